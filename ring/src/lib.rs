@@ -1,0 +1,3 @@
+//! ring
+mod node;
+pub use node::*;

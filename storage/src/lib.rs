@@ -1,0 +1,3 @@
+//! One replica's durable state.
+pub mod disk;
+pub mod engine;
