@@ -1,1 +1,54 @@
-//! Under construction.
+//! The client library of Quoit, a leaderless replicated key-value store.
+//!
+//! ```no_run
+//! use quoit_client::{ClientBuilder, Context};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! // The directory holds client.toml, the cluster's authority and this client's certificate.
+//! let client = ClientBuilder::from_directory("/etc/quoit/client")?.connect().await?;
+//! let carts = client.table("carts").await?;
+//!
+//! carts.put("alice", "3 apples", &Context::none()).await?;
+//! let reading = carts.get("alice").await?;
+//! for value in &reading.siblings {
+//!     println!("{}", String::from_utf8_lossy(&value.bytes));
+//! }
+//! // The context says what was read; a write replaces exactly that.
+//! carts.put("alice", "2 apples", &reading.context).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`Client`] holds the connections (QUIC, mutual TLS 1.3) and routes each request to a primary
+//!   of its key. It is cheap to clone; clones share everything.
+//! - [`Table`] reads and writes, with the table's levels or others ([`Level`]).
+//! - Reads are tried again on other nodes until their deadline. A write is tried again only while
+//!   it is certainly not done, or when it is marked idempotent; a write whose outcome is not known
+//!   ends as [`WriteError::Unknown`], never as a failure.
+//!
+//! All decisions are made by `quoit-session`, which does no I/O; this library drives it.
+
+mod builder;
+mod client;
+mod connection;
+mod context;
+mod driver;
+mod error;
+mod key;
+mod pages;
+mod table;
+mod tls;
+
+pub use builder::{ClientBuilder, ConnectError, Identity};
+pub use client::Client;
+pub use context::{Context, ParseContextError};
+pub use error::{ReadError, StatusError, TableChangeError, TableError, WriteError};
+pub use key::{IntoKey, KeyPart};
+pub use pages::{Item, Pages, ScanRange};
+pub use table::{Reading, Table, Value, Written};
+
+pub use quoit_protocol::{FailureCode, Key, Limits, status::NodeStatus};
+pub use quoit_ring::{
+    ClusterId, ClusterRecord, ConflictPolicy, HybridTime, Level, NodeId, TableOptions,
+};
+pub use quoit_session::{Trail, TrailEntry};

@@ -6,7 +6,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// How many of a key's N primaries a request waits for.
+///
+/// On the wire it is one number: 0 to 7 in the order below, 256 and more for [`Level::Exactly`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "u16", try_from = "u16")]
 pub enum Level {
     /// One replica.
     One,
@@ -66,6 +69,41 @@ impl Level {
             return Err(LevelError::MoreThanReplicas { asked, replication });
         }
         Ok(asked)
+    }
+}
+
+impl From<Level> for u16 {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::One => 0,
+            Level::Two => 1,
+            Level::Three => 2,
+            Level::Quorum => 3,
+            Level::All => 4,
+            Level::LocalOne => 5,
+            Level::LocalQuorum => 6,
+            Level::EachQuorum => 7,
+            Level::Exactly(count) => 256 + Self::from(count),
+        }
+    }
+}
+
+impl TryFrom<u16> for Level {
+    type Error = String;
+
+    fn try_from(number: u16) -> Result<Self, Self::Error> {
+        Ok(match number {
+            0 => Self::One,
+            1 => Self::Two,
+            2 => Self::Three,
+            3 => Self::Quorum,
+            4 => Self::All,
+            5 => Self::LocalOne,
+            6 => Self::LocalQuorum,
+            7 => Self::EachQuorum,
+            256..=511 => Self::Exactly(number.to_le_bytes()[0]),
+            _ => return Err(format!("{number} is no level")),
+        })
     }
 }
 

@@ -5,6 +5,8 @@
 //! owners carry a configuration number of their own: requests are fenced by it, so that a change
 //! elsewhere disturbs nobody.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -98,11 +100,18 @@ impl ClusterRecord {
                 return wrong("a table's options are out of range");
             }
         }
+        let names: BTreeSet<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
+        if names.len() != self.tables.len() {
+            return wrong("two of its tables have one name");
+        }
         if self.voters.is_empty()
             || self.voters.len() > VOTERS_MAX
             || !self.voters.is_sorted_by(|a, b| a < b)
         {
             return wrong("its voters are missing, too many or not in order");
+        }
+        if self.voters.iter().any(|&voter| self.member(voter).is_none()) {
+            return wrong("a voter is not a member");
         }
         Ok(())
     }
@@ -144,13 +153,15 @@ impl ClusterRecord {
         })
     }
 
-    /// A virtual node's own owners, then the next distinct ones clockwise.
+    /// A virtual node's own owners, then the next distinct ones clockwise, and last, ascending by
+    /// id, the members that own nothing: with few virtual nodes not everyone has one.
     fn walk(&self, vnode: VnodeIndex) -> impl Iterator<Item = NodeId> {
         let count = self.owners.len();
         let start = vnode.0 as usize;
         let mut seen = Vec::with_capacity(self.members.len().min(16));
         (0..count)
             .flat_map(move |step| self.owners[(start + step) % count].iter().copied())
+            .chain((0..).take(self.members.len()))
             .filter(move |index| {
                 let new = !seen.contains(index);
                 if new {
@@ -190,3 +201,6 @@ impl ClusterRecord {
             .count()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,4 @@
-//! Under construction.
+//! The real disk and the real sorted tables.
+
+pub mod disk;
+pub mod tables;

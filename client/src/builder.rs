@@ -1,0 +1,243 @@
+//! How a client is made: by hand, or from a directory that `quoit ca` wrote.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quoit_ring::{ClusterId, ParseClusterIdError};
+use quoit_session::{Configuration, Request, Seed};
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
+
+use crate::client::{Client, Clock, Inner, Known, trail_of};
+use crate::driver::Driver;
+use crate::{Trail, tls};
+
+/// How long a request may take when nobody says otherwise.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many requests may be in flight when nobody says otherwise.
+const IN_FLIGHT_MAX: usize = 4_096;
+/// How long the first connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The file in a client's directory.
+const CONFIGURATION_FILE: &str = "client.toml";
+
+/// By what the client knows the cluster and the cluster knows the client; PEM texts.
+#[derive(Clone)]
+pub struct Identity {
+    /// The certificate of the cluster's authority.
+    pub authority_pem: Vec<u8>,
+    /// The client's certificate, and those between it and the authority if there are any.
+    pub certificate_pem: Vec<u8>,
+    /// The certificate's private key.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity(..)")
+    }
+}
+
+/// What a client needs to know before it can connect.
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    cluster: Option<ClusterId>,
+    contact_points: Vec<SocketAddr>,
+    identity: Option<Identity>,
+    request_timeout: Duration,
+    in_flight_max: usize,
+    name: String,
+}
+
+/// A client that could not be made. Nothing was changed anywhere.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// A file of the client's directory cannot be read. Check the path and its permissions.
+    #[error("{} cannot be read", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `client.toml` is not what it should be. Correct it.
+    #[error("{} is wrong: {message}", path.display())]
+    Configuration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and where.
+        message: String,
+    },
+    /// The builder was not given something that it needs.
+    #[error("the client was not told {0}")]
+    Missing(&'static str),
+    /// The certificates or the key cannot be used.
+    #[error("the client's identity cannot be used: {0}")]
+    Identity(String),
+    /// No socket could be opened.
+    #[error("no UDP socket can be opened")]
+    Socket(#[source] io::Error),
+    /// No randomness could be had from the operating system.
+    #[error("the operating system gives no random numbers: {0}")]
+    Randomness(String),
+    /// No contact point led to the cluster. The trail names each and why.
+    #[error("the cluster cannot be reached ({0})")]
+    Unreachable(Trail),
+}
+
+/// `client.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigurationFile {
+    cluster: String,
+    contact_points: Vec<SocketAddr>,
+    authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ClientBuilder {
+    /// A builder with the defaults: 5 s a request, 4,096 requests in flight.
+    pub fn new() -> Self {
+        Self {
+            cluster: None,
+            contact_points: Vec::new(),
+            identity: None,
+            request_timeout: REQUEST_TIMEOUT,
+            in_flight_max: IN_FLIGHT_MAX,
+            name: format!("quoit-client {}", env!("CARGO_PKG_VERSION")),
+        }
+    }
+
+    /// Reads `client.toml` in a directory, and the files that it names (relative to the directory):
+    ///
+    /// ```toml
+    /// cluster = "00112233445566778899aabbccddeeff"
+    /// contact_points = ["127.0.0.1:7101"]
+    /// authority = "authority.pem"
+    /// certificate = "client.pem"
+    /// key = "client.key"
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectError::File`] and [`ConnectError::Configuration`], which name the file.
+    pub fn from_directory(directory: impl AsRef<Path>) -> Result<Self, ConnectError> {
+        let directory = directory.as_ref();
+        let path = directory.join(CONFIGURATION_FILE);
+        let wrong = |message: String| ConnectError::Configuration { path: path.clone(), message };
+        let text = String::from_utf8(read(&path)?)
+            .map_err(|_| wrong("it is not UTF-8 text".to_owned()))?;
+        let file: ConfigurationFile =
+            toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        let cluster = file
+            .cluster
+            .parse()
+            .map_err(|error: ParseClusterIdError| wrong(format!("cluster: {error}")))?;
+        if file.contact_points.is_empty() {
+            return Err(wrong("contact_points is empty: name at least one node".to_owned()));
+        }
+        let identity = Identity {
+            authority_pem: read(&directory.join(file.authority))?,
+            certificate_pem: read(&directory.join(file.certificate))?,
+            key_pem: read(&directory.join(file.key))?,
+        };
+        Ok(Self::new().cluster(cluster).contact_points(file.contact_points).identity(identity))
+    }
+
+    /// Which cluster is meant. Nodes of another are refused.
+    pub fn cluster(mut self, cluster: ClusterId) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// Nodes to ask for the others. If all are IPv4 addresses, only IPv4 is spoken.
+    pub fn contact_points(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.contact_points = addresses.into_iter().collect();
+        self
+    }
+
+    /// By what client and cluster know each other.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// When a request completes at the latest (5 s; a [`Table`](crate::Table) may have another).
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// How many requests may be in flight at once (4,096); more are refused as `Overloaded`.
+    pub fn in_flight_max(mut self, count: usize) -> Self {
+        self.in_flight_max = count.max(1);
+        self
+    }
+
+    /// The client's name in the nodes' logs.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Connects, and returns when the cluster record is known; a task of the current tokio runtime
+    /// then keeps the connections.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]. Gives up after 5 s, and at once when every contact point is refused
+    /// for a reason that will not pass by itself (a certificate, another cluster).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let cluster = self.cluster.ok_or(ConnectError::Missing("which cluster is meant"))?;
+        let identity = self.identity.ok_or(ConnectError::Missing("its identity"))?;
+        if self.contact_points.is_empty() {
+            return Err(ConnectError::Missing("any contact point"));
+        }
+        let tls = tls::ClientTls::new(&identity)?;
+        let endpoint = tls::endpoint(&self.contact_points).map_err(ConnectError::Socket)?;
+        let configuration = Configuration {
+            cluster,
+            contact_points: self.contact_points,
+            client: self.name,
+            in_flight_max: self.in_flight_max,
+        };
+        let clock = Clock::start();
+        let (commands, commands_taken) = mpsc::channel(self.in_flight_max);
+        let (known, known_seen) = watch::channel(Known::default());
+        let driver =
+            Driver::new(configuration, seed()?, endpoint, tls, clock, commands_taken, known);
+        tokio::spawn(driver.run());
+        let inner =
+            Inner::new(commands, known_seen, clock, self.in_flight_max, self.request_timeout);
+        let submission = inner
+            .submit(Request::Record, None, CONNECT_TIMEOUT)
+            .map_err(|error| ConnectError::Unreachable(trail_of(error)))?;
+        match submission.outcome().await {
+            Some(Ok(_)) => Ok(Client::new(inner)),
+            Some(Err(error)) => Err(ConnectError::Unreachable(trail_of(error))),
+            None => Err(ConnectError::Unreachable(Trail::default())),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
+    std::fs::read(path).map_err(|source| ConnectError::File { path: path.to_owned(), source })
+}
+
+fn seed() -> Result<Seed, ConnectError> {
+    let draw = || getrandom::u64().map_err(|error| ConnectError::Randomness(error.to_string()));
+    Ok(Seed(draw()?, draw()?))
+}

@@ -1,0 +1,264 @@
+//! The client: one driver task and the handles that submit to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quoit_protocol::{Limits, TableChange, status::NodeStatus};
+use quoit_ring::{ClusterRecord, Level, NodeId, TableOptions};
+use quoit_session::{Answer, Instant, Operation, OperationError, Request};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    ClientBuilder, ReadError, StatusError, Table, TableChangeError, TableError, Trail,
+};
+
+/// How an operation ended.
+pub(crate) type Outcome = Result<Answer, OperationError>;
+
+/// A connection to a cluster. Cheap to clone; clones share everything. When the last clone and the
+/// last [`Table`] are gone, the connections are closed.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+/// What the handles share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    commands: mpsc::Sender<Command>,
+    known: watch::Receiver<Known>,
+    clock: Clock,
+    in_flight_max: usize,
+    timeout: Duration,
+}
+
+/// What the driver tells everyone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) record: Option<Arc<ClusterRecord>>,
+    pub(crate) limits: Option<Limits>,
+}
+
+/// What a handle asks of the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit { operation: Operation, reply: oneshot::Sender<Outcome> },
+    Close { done: oneshot::Sender<()> },
+}
+
+/// Tells the session's time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    start: std::time::Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant(microseconds(self.start.elapsed()))
+    }
+
+    /// The moment as the runtime's timer takes it.
+    pub(crate) fn timer(&self, at: Instant) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.start + Duration::from_micros(at.0))
+    }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The longest timeout: longer ones are cut, so that moments can be added up.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Inner {
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        known: watch::Receiver<Known>,
+        clock: Clock,
+        in_flight_max: usize,
+        timeout: Duration,
+    ) -> Self {
+        Self { commands, known, clock, in_flight_max, timeout }
+    }
+
+    pub(crate) fn record(&self) -> Arc<ClusterRecord> {
+        self.known.borrow().record.clone().expect("a client is handed out once it knows a record")
+    }
+
+    /// Hands a request to the driver; it is under way when this returns.
+    pub(crate) fn submit(
+        &self,
+        request: Request,
+        level: Option<Level>,
+        timeout: Duration,
+    ) -> Result<Submission, OperationError> {
+        let deadline = self.clock.now().plus_us(microseconds(timeout.min(TIMEOUT_MAX)));
+        let (reply, outcome) = oneshot::channel();
+        let operation = Operation { request, level, deadline };
+        match self.commands.try_send(Command::Submit { operation, reply }) {
+            // A driver that is gone drops the reply, and the submission tells so.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(Submission { outcome }),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(OperationError::Overloaded { in_flight_max: self.in_flight_max })
+            }
+        }
+    }
+}
+
+/// An operation that is under way.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Submission {
+    /// How it ended; `None` where the client was closed before.
+    pub(crate) async fn outcome(self) -> Option<Outcome> {
+        self.outcome.await.ok()
+    }
+
+    /// As the end of a read.
+    pub(crate) async fn read(mut self, table: &str) -> Result<Answer, ReadError> {
+        self.wait(table).await
+    }
+
+    /// As the end of a read; may be dropped midway and called again until it has yielded.
+    pub(crate) async fn wait(&mut self, table: &str) -> Result<Answer, ReadError> {
+        match (&mut self.outcome).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(ReadError::from_session(error, table)),
+            Err(_) => Err(ReadError::Closed),
+        }
+    }
+}
+
+impl Client {
+    /// A builder with the defaults; it needs a cluster, contact points and an identity.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
+
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The newest cluster record that this client knows.
+    pub fn record(&self) -> Arc<ClusterRecord> {
+        self.inner.record()
+    }
+
+    /// What the cluster accepts, as the node said that was connected last.
+    pub fn limits(&self) -> Limits {
+        self.inner.known.borrow().limits.unwrap_or_default()
+    }
+
+    /// Asks a node for its record, and yields the newest one known then.
+    pub async fn refresh_record(&self) -> Result<Arc<ClusterRecord>, ReadError> {
+        self.inner
+            .submit(Request::Record, None, self.inner.timeout)
+            .map_err(|error| ReadError::from_session(error, ""))?
+            .read("")
+            .await
+            .map(record_of)
+    }
+
+    /// Makes a table. One of the same name and the same options that is there already is no error.
+    pub async fn create_table(
+        &self,
+        name: &str,
+        options: TableOptions,
+    ) -> Result<Arc<ClusterRecord>, TableChangeError> {
+        options.check(name, self.record().members.len())?;
+        self.change_tables(name, TableChange::Create { name: name.to_owned(), options }).await
+    }
+
+    /// Drops a table and all its data, for good.
+    pub async fn drop_table(&self, name: &str) -> Result<Arc<ClusterRecord>, TableChangeError> {
+        self.change_tables(name, TableChange::Drop { name: name.to_owned() }).await
+    }
+
+    async fn change_tables(
+        &self,
+        name: &str,
+        change: TableChange,
+    ) -> Result<Arc<ClusterRecord>, TableChangeError> {
+        self.inner
+            .submit(Request::ChangeTables(change), None, self.inner.timeout)
+            .map_err(|error| TableChangeError::from_session(error, name))?
+            .outcome()
+            .await
+            .ok_or(TableChangeError::Closed)?
+            .map(record_of)
+            .map_err(|error| TableChangeError::from_session(error, name))
+    }
+
+    /// Asks that very node what it knows of itself and the others.
+    pub async fn status(&self, node: NodeId) -> Result<NodeStatus, StatusError> {
+        let answer = self
+            .inner
+            .submit(Request::Status(node), None, self.inner.timeout)
+            .map_err(|error| StatusError::from_session(error, node))?
+            .outcome()
+            .await
+            .ok_or(StatusError::Closed)?
+            .map_err(|error| StatusError::from_session(error, node))?;
+        match answer {
+            Answer::Status(status) => Ok(*status),
+            other => unreachable!("the session answers with a status, not {other:?}"),
+        }
+    }
+
+    /// A handle of a table. Asks for the record anew if it does not know the table.
+    pub async fn table(&self, name: &str) -> Result<Table, TableError> {
+        let mut record = self.record();
+        if record.table(name).is_none() {
+            record = self.refresh_record().await.map_err(TableError::Record)?;
+        }
+        match record.table(name) {
+            Some(table) => {
+                Ok(Table::new(Arc::clone(&self.inner), table.clone(), self.inner.timeout))
+            }
+            None => Err(TableError::Unknown {
+                name: name.to_owned(),
+                known: record.tables.iter().map(|table| table.name.clone()).collect(),
+            }),
+        }
+    }
+
+    /// Closes the connections and waits until the nodes were told (a second at most). Requests in
+    /// flight end as `Closed`, and so does every later one, on all clones.
+    pub async fn close(self) {
+        let (done, wait) = oneshot::channel();
+        if self.inner.commands.send(Command::Close { done }).await.is_ok() {
+            // An error says that the driver is gone: closed already.
+            let _ = wait.await;
+        }
+    }
+}
+
+fn record_of(answer: Answer) -> Arc<ClusterRecord> {
+    match answer {
+        Answer::Record(record) => record,
+        other => unreachable!("the session answers with a record, not {other:?}"),
+    }
+}
+
+/// What was tried, where it was tried in vain.
+pub(crate) fn trail_of(error: OperationError) -> Trail {
+    match error {
+        OperationError::Timeout { trail }
+        | OperationError::Unreachable { trail }
+        | OperationError::Refused { trail, .. }
+        | OperationError::Unknown { trail, .. }
+        | OperationError::Damaged { trail } => trail,
+        OperationError::Overloaded { .. }
+        | OperationError::TooLarge { .. }
+        | OperationError::Level(_)
+        | OperationError::UnknownTable(_)
+        | OperationError::UnknownNode(_) => Trail::default(),
+    }
+}

@@ -1,0 +1,318 @@
+//! What nodes say to each other. Same frames as the clients' (see [`quoit_protocol::frame`]).
+
+use bytes::{Bytes, BytesMut};
+use quoit_protocol::frame::{Frame, put_frame};
+use quoit_protocol::{Failure, Key, MessageError, Write, Written, decode};
+use quoit_ring::{
+    ClusterRecord, ConfigurationNumber, Epoch, HybridTime, NodeId, TableId, VnodeIndex, WallTime,
+};
+use serde::{Deserialize, Serialize};
+
+pub use crate::handshake::{PeerHello, PeerWelcome};
+
+/// The ALPN name under which peers connect.
+pub const ALPN_PEER: &[u8] = b"quoit-peer";
+
+/// What every request about a key begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerHead {
+    /// The table.
+    pub table: TableId,
+    /// The virtual node.
+    pub vnode: VnodeIndex,
+    /// The configuration of the virtual node that the coordinator serves the request under.
+    pub configuration: ConfigurationNumber,
+    /// The coordinator's hybrid time.
+    pub time: HybridTime,
+    /// How long the answer is worth anything, in milliseconds.
+    pub deadline_ms: u32,
+}
+
+/// Reads one key of this replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRead {
+    /// Common fields.
+    pub head: PeerHead,
+    /// The key.
+    pub key: Key,
+}
+
+/// Merges a set into this replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerMerge {
+    /// Common fields.
+    pub head: PeerHead,
+    /// The key.
+    pub key: Key,
+    /// The encoded sibling set.
+    pub set: Bytes,
+    /// The set holds all that a read quorum of the other replicas knew.
+    pub rebuild: bool,
+}
+
+/// Reads a page of this replica's keys of one virtual node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerPage {
+    /// Common fields.
+    pub head: PeerHead,
+    /// The first key's stored bytes (included).
+    pub from: Bytes,
+    /// The end (excluded).
+    pub to: Option<Bytes>,
+    /// At most so many rows.
+    pub rows_max: u32,
+}
+
+/// What a replica found under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadAnswer {
+    /// The replica's hybrid time.
+    pub time: HybridTime,
+    /// The encoded set, empty where nothing was ever written; or why there is none.
+    pub found: Result<Bytes, Refusal>,
+}
+
+/// What became of a merge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeAnswer {
+    /// The replica's hybrid time.
+    pub time: HybridTime,
+    /// `Ok`: the set is durable here. Otherwise nothing (more) was done.
+    pub merged: Result<(), Refusal>,
+}
+
+/// One row of a page: stored key and encoded set; `None` where the replica cannot vouch for it.
+pub type WireRow = (Bytes, Option<Bytes>);
+
+/// A page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageAnswer {
+    /// The replica's hybrid time.
+    pub time: HybridTime,
+    /// The rows, ascending, and whether there may be more after them.
+    pub page: Result<(Vec<WireRow>, bool), Refusal>,
+}
+
+/// Why a replica did not do what a coordinator asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The replica follows another configuration of the virtual node.
+    WrongConfiguration,
+    /// The replica does not know the table.
+    UnknownTable,
+    /// In a `latest` table it holds a greater dot, of this time.
+    Older(HybridTime),
+    /// It cannot vouch for what it holds under the key.
+    Unreadable,
+    /// Its queues are full.
+    Overloaded,
+    /// Its disk is full, failed, or does not keep up.
+    Storage(String),
+    /// The request made no sense to it.
+    Invalid,
+}
+
+/// A client's write, handed on by a node that is no primary of its key. Once: the receiver does not
+/// hand it on again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// The write, with what is left of its deadline.
+    pub write: Write,
+}
+
+/// The primary's answer to [`Forward`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwarded {
+    /// What the client is told.
+    pub result: Result<Written, Failure>,
+}
+
+/// A proposal's number: the greater wins.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Ballot {
+    /// Counts the tries.
+    pub round: u64,
+    /// Who proposes.
+    pub node: NodeIdOrZero,
+}
+
+/// A node's number, 0 in the ballot before all.
+pub type NodeIdOrZero = u64;
+
+/// Paxos, phase 1a: promise not to take part in older ballots on that epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// The version that is to be decided.
+    pub epoch: Epoch,
+    /// The ballot.
+    pub ballot: Ballot,
+}
+
+/// Phase 1b.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// The version that is to be decided.
+    pub epoch: Epoch,
+    /// The ballot promised to; greater than the asked one where the promise is refused.
+    pub ballot: Ballot,
+    /// What this voter accepted last, if anything.
+    pub accepted: Option<(Ballot, ClusterRecord)>,
+}
+
+/// Phase 2a: accept this record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accept {
+    /// The ballot.
+    pub ballot: Ballot,
+    /// The record; its epoch is the one that is decided.
+    pub record: ClusterRecord,
+}
+
+/// Phase 2b.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The version that is to be decided.
+    pub epoch: Epoch,
+    /// The ballot accepted; a greater one where it is refused.
+    pub ballot: Ballot,
+}
+
+/// This record was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// The record.
+    pub record: ClusterRecord,
+}
+
+/// Asks for the record, if there is a newer one than this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskRecord {
+    /// The version that the asker has.
+    pub have: Epoch,
+}
+
+/// A node's clocks and the version that it follows, told every second.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// The wall clock's reading.
+    pub wall: WallTime,
+    /// Hybrid time.
+    pub time: HybridTime,
+    /// The version that the node follows; 0 where it has none.
+    pub epoch: Epoch,
+}
+
+macro_rules! peer_messages {
+    ($($variant:ident($body:ty) = $kind:literal),+ $(,)?) => {
+        /// A message between nodes. Its kind is in the frame's header.
+        #[derive(Debug, Clone, PartialEq)]
+        #[expect(missing_docs, reason = "each variant is named and documented by its body")]
+        pub enum PeerMessage { $($variant($body)),+ }
+
+        impl PeerMessage {
+            /// The frame kind.
+            pub fn kind(&self) -> u8 {
+                match self { $(Self::$variant(_) => $kind),+ }
+            }
+
+            /// Appends the message as a frame.
+            pub fn put(&self, request: u64, buffer: &mut BytesMut) {
+                let result = put_frame(buffer, self.kind(), request, |writer| match self {
+                    $(Self::$variant(body) => rmp_serde::encode::write(writer, body)),+
+                });
+                result.expect("plain data always encodes into memory");
+            }
+
+            /// Reads a frame.
+            pub fn read(frame: &Frame) -> Result<Self, MessageError> {
+                match frame.kind {
+                    $($kind => decode(&frame.body).map(Self::$variant),)+
+                    kind => Err(MessageError::Kind(kind)),
+                }
+            }
+        }
+
+        $(impl From<$body> for PeerMessage {
+            fn from(body: $body) -> Self { Self::$variant(body) }
+        })+
+    };
+}
+
+peer_messages! {
+    Hello(PeerHello) = 129,
+    Welcome(PeerWelcome) = 130,
+    Read(PeerRead) = 131,
+    ReadAnswer(ReadAnswer) = 132,
+    Merge(PeerMerge) = 133,
+    MergeAnswer(MergeAnswer) = 134,
+    Page(PeerPage) = 135,
+    PageAnswer(PageAnswer) = 136,
+    Forward(Box<Forward>) = 137,
+    Forwarded(Box<Forwarded>) = 138,
+    Prepare(Prepare) = 139,
+    Promise(Box<Promise>) = 140,
+    Accept(Box<Accept>) = 141,
+    Accepted(Accepted) = 142,
+    Decided(Box<Decided>) = 143,
+    AskRecord(AskRecord) = 144,
+    Ping(Ping) = 145,
+}
+
+/// The frame kind of a gossip message, whose body is not MessagePack but what the gossip library
+/// made; the core never sees it.
+pub const KIND_GOSSIP: u8 = 200;
+
+/// Which stream a message travels on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Clients wait for it.
+    Foreground,
+    /// The record, pings, gossip, repair.
+    Background,
+}
+
+impl PeerMessage {
+    /// Which stream the message travels on.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Read(_)
+            | Self::ReadAnswer(_)
+            | Self::Merge(_)
+            | Self::MergeAnswer(_)
+            | Self::Page(_)
+            | Self::PageAnswer(_)
+            | Self::Forward(_)
+            | Self::Forwarded(_) => Class::Foreground,
+            Self::Hello(_)
+            | Self::Welcome(_)
+            | Self::Prepare(_)
+            | Self::Promise(_)
+            | Self::Accept(_)
+            | Self::Accepted(_)
+            | Self::Decided(_)
+            | Self::AskRecord(_)
+            | Self::Ping(_) => Class::Background,
+        }
+    }
+
+    /// Whether it answers a request that the receiver made on its own connection.
+    pub fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::ReadAnswer(_)
+                | Self::MergeAnswer(_)
+                | Self::PageAnswer(_)
+                | Self::Forwarded(_)
+                | Self::Promise(_)
+                | Self::Accepted(_)
+                | Self::Welcome(_)
+        )
+    }
+}
+
+/// The number that stands for a node in a [`Ballot`].
+pub fn ballot_node(node: NodeId) -> NodeIdOrZero {
+    node.0
+}

@@ -1,0 +1,214 @@
+//! How a sibling set lies in bytes, on the disk and between nodes.
+//!
+//! The encoding is canonical: equal sets have equal bytes, so that a coordinator tells equal
+//! answers apart from different ones without decoding them, and values are slices of the message
+//! that brought them. Everything is little endian:
+//!
+//! ```text
+//! u8  format, 1
+//! u16 number of vector entries, then for each, ascending: u64 actor, u64 time
+//! u16 number of versions, then for each, ascending by dot:
+//!     u64 time, u64 actor, u8 flags (1: has a value, 2: expires)
+//!     u64 expiry             where flag 2 is set
+//!     u64 checksum, u32 length, the value    where flag 1 is set
+//! ```
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quoit_ring::HybridTime;
+
+use crate::version::{Actor, Content, Dot, SiblingSet, Version, VersionVector};
+
+const FORMAT: u8 = 1;
+const HAS_VALUE: u8 = 1;
+const EXPIRES: u8 = 2;
+/// At most so many actors in one vector and versions in one set.
+pub const ENTRIES_MAX: usize = u16::MAX as usize;
+
+/// Bytes that are no sibling set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// Bytes are missing, left over or out of order.
+    #[error("a sibling set is damaged")]
+    Damaged,
+    /// The format is of a newer program.
+    #[error("a sibling set has format {0}, which this program does not know; use a newer one")]
+    Format(u8),
+}
+
+/// The number of bytes of a set's encoding.
+pub fn encoded_bytes(set: &SiblingSet) -> usize {
+    let version_bytes = |version: &Version| {
+        17 + if version.expires.is_some() { 8 } else { 0 }
+            + match &version.content {
+                Content::Value { bytes, .. } => 12 + bytes.len(),
+                Content::Tombstone => 0,
+            }
+    };
+    5 + 16 * set.vector().entries().len()
+        + set.versions().iter().map(version_bytes).sum::<usize>()
+}
+
+/// Appends a set's encoding.
+///
+/// # Panics
+/// If the set has more than [`ENTRIES_MAX`] entries or versions: limits are kept far below.
+pub fn encode_into(set: &SiblingSet, out: &mut BytesMut) {
+    let count = |length: usize| u16::try_from(length).expect("sets are bounded far below");
+    out.reserve(encoded_bytes(set));
+    out.put_u8(FORMAT);
+    out.put_u16_le(count(set.vector().entries().len()));
+    for (actor, time) in set.vector().entries() {
+        out.put_u64_le(actor.0);
+        out.put_u64_le(time.0);
+    }
+    out.put_u16_le(count(set.versions().len()));
+    for version in set.versions() {
+        out.put_u64_le(version.dot.time.0);
+        out.put_u64_le(version.dot.actor.0);
+        let value_flag = if matches!(version.content, Content::Value { .. }) { HAS_VALUE } else { 0 };
+        out.put_u8(value_flag | if version.expires.is_some() { EXPIRES } else { 0 });
+        if let Some(expires) = version.expires {
+            out.put_u64_le(expires.0);
+        }
+        if let Content::Value { bytes, checksum } = &version.content {
+            out.put_u64_le(*checksum);
+            out.put_u32_le(u32::try_from(bytes.len()).expect("values are bounded far below"));
+            out.put_slice(bytes);
+        }
+    }
+}
+
+/// A set's encoding.
+pub fn encode(set: &SiblingSet) -> Bytes {
+    let mut out = BytesMut::new();
+    encode_into(set, &mut out);
+    out.freeze()
+}
+
+/// Decodes a set; its values share the memory of `bytes`.
+pub fn decode(bytes: &Bytes) -> Result<SiblingSet, CodecError> {
+    let mut input = bytes.clone();
+    match input.try_get_u8().map_err(|_| CodecError::Damaged)? {
+        FORMAT => {}
+        newer => return Err(CodecError::Format(newer)),
+    }
+    decode_parts(&mut input).filter(|_| input.is_empty()).ok_or(CodecError::Damaged)
+}
+
+fn decode_parts(input: &mut Bytes) -> Option<SiblingSet> {
+    let entry_count = usize::from(input.try_get_u16_le().ok()?);
+    if input.len() < entry_count * 16 {
+        return None;
+    }
+    let mut entries = Vec::with_capacity(entry_count);
+    for _ in 0..entry_count {
+        entries.push((Actor(input.get_u64_le()), HybridTime(input.get_u64_le())));
+    }
+    if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+        return None;
+    }
+    let version_count = usize::from(input.try_get_u16_le().ok()?);
+    if input.len() < version_count * 17 {
+        return None;
+    }
+    let mut versions = Vec::with_capacity(version_count);
+    for _ in 0..version_count {
+        versions.push(decode_version(input)?);
+    }
+    if !versions.is_sorted_by(|a, b| a.dot < b.dot) {
+        return None;
+    }
+    SiblingSet::new(VersionVector::new(entries), versions)
+}
+
+fn decode_version(input: &mut Bytes) -> Option<Version> {
+    let time = HybridTime(input.try_get_u64_le().ok()?);
+    let actor = Actor(input.try_get_u64_le().ok()?);
+    let flags = input.try_get_u8().ok()?;
+    if flags & !(HAS_VALUE | EXPIRES) != 0 {
+        return None;
+    }
+    let expires = if flags & EXPIRES != 0 {
+        Some(HybridTime(input.try_get_u64_le().ok()?))
+    } else {
+        None
+    };
+    let content = if flags & HAS_VALUE != 0 {
+        let checksum = input.try_get_u64_le().ok()?;
+        let length = input.try_get_u32_le().ok()? as usize;
+        if input.len() < length {
+            return None;
+        }
+        Content::Value { bytes: input.split_to(length), checksum }
+    } else {
+        Content::Tombstone
+    };
+    Some(Version { dot: Dot { time, actor }, content, expires })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set() -> impl Strategy<Value = SiblingSet> {
+        let version = (1u64..50, 1u64..5, prop::option::of(prop::collection::vec(any::<u8>(), 0..40)), prop::option::of(any::<u64>()));
+        (prop::collection::btree_map(1u64..8, 50u64..90, 0..6), prop::collection::vec(version, 0..5))
+            .prop_map(|(vector, versions)| {
+                let mut vector = VersionVector::new(
+                    vector.into_iter().map(|(actor, time)| (Actor(actor), HybridTime(time))),
+                );
+                let mut distinct = std::collections::BTreeMap::new();
+                for (time, actor, value, expires) in versions {
+                    let dot = Dot { time: HybridTime(time), actor: Actor(actor) };
+                    vector.add(dot);
+                    let content = match value {
+                        Some(bytes) => Content::Value { bytes: bytes.into(), checksum: 7 },
+                        None => Content::Tombstone,
+                    };
+                    distinct.insert(dot, Version { dot, content, expires: expires.map(HybridTime) });
+                }
+                SiblingSet::new(vector, distinct.into_values().collect()).expect("made to fit")
+            })
+    }
+
+    #[test]
+    fn the_encoding_is_golden() {
+        let dot = Dot { time: HybridTime(0x0102), actor: Actor(0x0a) };
+        let content = Content::Value { bytes: Bytes::from_static(b"v"), checksum: 0x0b };
+        let set = SiblingSet::of(Version { dot, content, expires: Some(HybridTime(0x0c)) });
+        #[rustfmt::skip]
+        let golden = [
+            1, 1, 0,
+            0x0a, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0,
+            1, 0,
+            2, 1, 0, 0, 0, 0, 0, 0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 3,
+            0x0c, 0, 0, 0, 0, 0, 0, 0,
+            0x0b, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'v',
+        ];
+        assert_eq!(&encode(&set)[..], golden);
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_undoes_encoding(set in set()) {
+            let bytes = encode(&set);
+            prop_assert_eq!(bytes.len(), encoded_bytes(&set));
+            prop_assert_eq!(decode(&bytes), Ok(set));
+        }
+
+        #[test]
+        fn a_truncated_encoding_is_refused(set in set(), at in any::<prop::sample::Index>()) {
+            let bytes = encode(&set);
+            prop_assert!(decode(&bytes.slice(..at.index(bytes.len()))).is_err());
+        }
+
+        #[test]
+        fn what_decodes_is_canonical(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+            let bytes = Bytes::from(bytes);
+            if let Ok(set) = decode(&bytes) {
+                prop_assert_eq!(encode(&set), bytes);
+            }
+        }
+    }
+}

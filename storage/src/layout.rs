@@ -1,0 +1,145 @@
+//! How keys lie in the sorted tables: token, table, partition key, sort key.
+//!
+//! ```text
+//! u64 token | u32 table | u16 length | partition key | sort key      (numbers big endian)
+//! ```
+//!
+//! Virtual nodes and digest leaves are contiguous ranges, and so are the items of one partition
+//! key, ascending by sort key.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quoit_ring::{TableId, Token, VnodeCount, VnodeIndex};
+
+const FIXED_BYTES: usize = 14;
+/// Partition key and sort key together never have more bytes than this.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
+/// A key as the sorted tables hold it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoredKey {
+    bytes: Bytes,
+}
+
+/// Bytes that are no stored key, or parts that make none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a stored key is damaged or too long")]
+pub struct KeyError;
+
+impl StoredKey {
+    /// Lays out a key.
+    pub fn new(token: Token, table: TableId, partition: &[u8], sort: &[u8]) -> Result<Self, KeyError> {
+        if partition.len() + sort.len() > KEY_BYTES_MAX {
+            return Err(KeyError);
+        }
+        let mut bytes = BytesMut::with_capacity(FIXED_BYTES + partition.len() + sort.len());
+        bytes.put_slice(&partition_prefix(token, table, partition));
+        bytes.put_slice(sort);
+        Ok(Self { bytes: bytes.freeze() })
+    }
+
+    /// Reads a key back from its bytes.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, KeyError> {
+        if bytes.len() < FIXED_BYTES {
+            return Err(KeyError);
+        }
+        let key = Self { bytes };
+        if FIXED_BYTES + key.partition_bytes() > key.bytes.len() { Err(KeyError) } else { Ok(key) }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The token of the partition key.
+    pub fn token(&self) -> Token {
+        Token((&self.bytes[..]).get_u64())
+    }
+
+    /// The table.
+    pub fn table(&self) -> TableId {
+        TableId((&self.bytes[8..]).get_u32())
+    }
+
+    fn partition_bytes(&self) -> usize {
+        usize::from((&self.bytes[12..]).get_u16())
+    }
+
+    /// The partition key.
+    pub fn partition(&self) -> Bytes {
+        self.bytes.slice(FIXED_BYTES..FIXED_BYTES + self.partition_bytes())
+    }
+
+    /// The sort key.
+    pub fn sort(&self) -> Bytes {
+        self.bytes.slice(FIXED_BYTES + self.partition_bytes()..)
+    }
+}
+
+/// What the keys of one partition key begin with.
+pub fn partition_prefix(token: Token, table: TableId, partition: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(FIXED_BYTES + partition.len());
+    bytes.put_u64(token.0);
+    bytes.put_u32(table.0);
+    bytes.put_u16(u16::try_from(partition.len()).expect("checked when the key came in"));
+    bytes.put_slice(partition);
+    bytes.freeze()
+}
+
+/// The first bytes after all that begin with `prefix`; `None` where there are none.
+pub fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end.into())
+}
+
+/// The range of a virtual node's keys: the first bytes, and the end (excluded) where there is one.
+pub fn vnode_range(vnodes: VnodeCount, vnode: VnodeIndex) -> (Bytes, Option<Bytes>) {
+    let bound = |vnode| Bytes::copy_from_slice(&vnodes.first_token(vnode).0.to_be_bytes());
+    let next = VnodeIndex(vnode.0 + 1);
+    (bound(vnode), (next.0 < vnodes.get()).then(|| bound(next)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_key_reads_back_as_it_was_laid_out(
+            token: u64, table: u32,
+            partition in prop::collection::vec(any::<u8>(), 0..30), sort in prop::collection::vec(any::<u8>(), 0..30),
+        ) {
+            let key = StoredKey::new(Token(token), TableId(table), &partition, &sort).expect("short");
+            let again = StoredKey::from_bytes(key.bytes().clone()).expect("laid out");
+            prop_assert_eq!(again.token(), Token(token));
+            prop_assert_eq!(again.table(), TableId(table));
+            prop_assert_eq!(&again.partition()[..], &partition[..]);
+            prop_assert_eq!(&again.sort()[..], &sort[..]);
+        }
+
+        #[test]
+        fn items_of_one_partition_key_are_ordered_by_sort_key(
+            a in prop::collection::vec(any::<u8>(), 0..10), b in prop::collection::vec(any::<u8>(), 0..10),
+        ) {
+            let key = |sort: &[u8]| StoredKey::new(Token(1), TableId(1), b"p", sort).expect("short");
+            prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn any_bytes_are_a_key_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(key) = StoredKey::from_bytes(bytes.into()) {
+                let again = StoredKey::new(key.token(), key.table(), &key.partition(), &key.sort());
+                prop_assert_eq!(again, Ok(key));
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_after_a_prefix_skips_trailing_ones() {
+        assert_eq!(after_prefix(&[1, 255, 255]).as_deref(), Some(&[2][..]));
+        assert_eq!(after_prefix(&[255]), None);
+    }
+}

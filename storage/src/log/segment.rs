@@ -1,0 +1,202 @@
+//! A segment's file: its name, its header, and how it is born.
+//!
+//! Every segment is made under the spare's name, allocated, given its header, synced, and only then
+//! renamed. So a file with a segment's name has a whole header and its full length, and one that
+//! does not is damaged, whatever the moment of a crash.
+
+use std::io;
+
+use super::record::{seed_of, u32_at, u64_at};
+use crate::disk::{Disk, DiskFile};
+
+/// Where all of the log's files are.
+pub(super) const DIRECTORY: &str = "log";
+
+/// An allocated file without records, kept so that the log can go on for one more segment when the
+/// disk is full.
+pub(super) const SPARE: &str = "log/spare";
+
+/// Bytes before a segment's first record.
+pub(super) const SEGMENT_HEADER_BYTES: usize = 56;
+
+const MAGIC: [u8; 8] = *b"QUOITLOG";
+const VERSION: u16 = 1;
+const FLAG_AFTER_LOSS: u32 = 1;
+
+/// What a segment says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    /// The log that it belongs to.
+    pub(super) identity: u64,
+    /// The sequence of its first record, whether or not that was written yet.
+    pub(super) first: u64,
+    /// The last sequence of the segment before it. Sequences between the two never were.
+    pub(super) previous: u64,
+    /// The file's length.
+    pub(super) length: u64,
+    /// The last chain value of the segment before it.
+    pub(super) previous_chain: u32,
+    /// It was begun because the end of the log before it was damaged.
+    pub(super) after_loss: bool,
+    /// The header's checksum, to which the first record is chained.
+    pub(super) chain: u32,
+}
+
+/// A segment's file, as the open log remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) first: u64,
+    pub(super) length: u64,
+}
+
+/// Why a segment was not born.
+#[derive(Debug)]
+pub(super) enum BirthError {
+    /// No space; nothing changed.
+    Full(io::Error),
+    /// The disk failed; what is durable is unknown.
+    Failed(io::Error),
+}
+
+/// What the first bytes of a segment's file turn out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decoded {
+    Valid(SegmentHeader),
+    /// Written by a program that is newer than this one.
+    Newer(u16),
+    Bad,
+}
+
+impl SegmentHeader {
+    pub(super) fn encode(&mut self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[10..12].copy_from_slice(&(!VERSION).to_le_bytes());
+        let flags = if self.after_loss { FLAG_AFTER_LOSS } else { 0 };
+        bytes[12..16].copy_from_slice(&flags.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.identity.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.first.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.previous.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.length.to_le_bytes());
+        bytes[48..52].copy_from_slice(&self.previous_chain.to_le_bytes());
+        self.chain = crc32c::crc32c_append(seed_of(self.identity), &bytes[..52]);
+        bytes[52..56].copy_from_slice(&self.chain.to_le_bytes());
+        bytes
+    }
+
+    /// The version stands there twice, the second time inverted, in every version of the format:
+    /// a flipped bit is thus not taken for a newer program's work.
+    pub(super) fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Decoded {
+        let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+        let inverted = u16::from_le_bytes([bytes[10], bytes[11]]);
+        if bytes[..8] != MAGIC || version != !inverted {
+            return Decoded::Bad;
+        }
+        if version > VERSION {
+            return Decoded::Newer(version);
+        }
+        let flags = u32_at(bytes, 12);
+        let header = SegmentHeader {
+            identity: u64_at(bytes, 16),
+            first: u64_at(bytes, 24),
+            previous: u64_at(bytes, 32),
+            length: u64_at(bytes, 40),
+            previous_chain: u32_at(bytes, 48),
+            after_loss: flags & FLAG_AFTER_LOSS != 0,
+            chain: u32_at(bytes, 52),
+        };
+        let sound = crc32c::crc32c_append(seed_of(header.identity), &bytes[..52]) == header.chain
+            && version == VERSION
+            && flags & !FLAG_AFTER_LOSS == 0
+            && header.previous < header.first;
+        if sound {
+            Decoded::Valid(header)
+        } else {
+            Decoded::Bad
+        }
+    }
+}
+
+/// The file of the segment that begins with `first`.
+pub(super) fn path_of(first: u64) -> String {
+    format!("{DIRECTORY}/{first:020}.log")
+}
+
+/// The first sequences of all segments, by their names, in ascending order.
+pub(super) fn list(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    let names = disk.list(DIRECTORY)?;
+    let firsts = names.iter().filter_map(|name| {
+        let digits = name.strip_suffix(".log")?;
+        let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse().ok()).flatten()
+    });
+    let mut firsts: Vec<u64> = firsts.collect();
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// Whether an error says that there is no space left, which is no reason to distrust the disk.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Makes the segment that `header` describes, at least `length` bytes long, and fills in the
+/// header's length and chain. On return its name and its header are durable.
+pub(super) fn birth(
+    disk: &dyn Disk,
+    header: &mut SegmentHeader,
+    length: u64,
+) -> Result<Box<dyn DiskFile>, BirthError> {
+    let full_or_failed = |error: io::Error| match is_full(&error) {
+        true => BirthError::Full(error),
+        false => BirthError::Failed(error),
+    };
+    let mut file = take_spare(disk, length).map_err(full_or_failed)?;
+    header.length = file.len().map_err(BirthError::Failed)?;
+    let bytes = header.encode();
+    file.write_all_at(&bytes, 0).map_err(BirthError::Failed)?;
+    file.sync_data().map_err(BirthError::Failed)?;
+    disk.rename(SPARE, &path_of(header.first))
+        .map_err(full_or_failed)?;
+    disk.sync_directory(DIRECTORY)
+        .map_err(BirthError::Failed)?;
+    Ok(file)
+}
+
+/// Opens the spare, making or enlarging it where needed, so that it has `length` zero bytes. On an
+/// error nothing is left behind.
+pub(super) fn take_spare(disk: &dyn Disk, length: u64) -> io::Result<Box<dyn DiskFile>> {
+    let made = match disk.open(SPARE) {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(SPARE),
+        Err(error) => Err(error),
+    };
+    let allocated = made.and_then(|mut file| {
+        if file.len()? < length {
+            file.allocate(length)?;
+        }
+        Ok(file)
+    });
+    if allocated.is_err() {
+        // What is left over here takes space that others need; the next start clears it as well.
+        let _ = disk.remove(SPARE);
+    }
+    allocated
+}
+
+/// Removes a spare that a crash left with another length than `length`.
+pub(super) fn drop_unfit_spare(disk: &dyn Disk, length: u64) -> io::Result<()> {
+    match disk.open(SPARE) {
+        Ok(file) if file.len()? == length => Ok(()),
+        Ok(file) => {
+            drop(file);
+            disk.remove(SPARE)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,127 @@
+//! The store of one replica: one writer, any number of readers, one maintainer.
+//!
+//! - [`Writer`] merges mutations with what the keys hold, in order, and commits a batch with one
+//!   log write and one fsync. What it has merged but not committed is seen by its own later
+//!   mutations, and by nobody else.
+//! - [`Reader`] reads what is committed. It never waits for a sync.
+//! - [`Maintainer`] flushes and compacts the tables, and writes the checkpoint that lets the log be
+//!   cut.
+//!
+//! **What damage means.** A record of the log that is damaged makes its key incomplete (see
+//! [`crate::stored`]), unless a later record of the key is intact, since each record holds the
+//! whole set. Damage whose keys cannot be told begins a new era: every key is incomplete until a
+//! read quorum of its peers has been merged in. Nothing is taken for absent that may have been
+//! lost.
+
+mod mutation;
+mod open;
+mod reader;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quoit_ring::{HybridTime, TableId};
+
+use crate::digest::{Digests, TableFigures};
+use crate::engine::Sequence;
+use crate::stored::Era;
+
+pub use mutation::{Change, Mutation};
+pub use open::{OpenError, Opened, StoreReport, open};
+pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures};
+pub use writer::{CommitError, Durability, Outcome, Writer};
+
+/// How a store behaves.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// When a commit counts as durable.
+    pub durability: Durability,
+    /// Siblings of a key, enforced where a write is coordinated.
+    pub siblings_max: usize,
+    /// Bytes of a key's encoded set, enforced where a write is coordinated.
+    pub set_bytes_max: usize,
+    /// The tables' memory is closed for a flush when it holds so many bytes.
+    pub memory_bytes_max: u64,
+    /// Bytes of one log segment.
+    pub segment_bytes: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Group,
+            siblings_max: 32,
+            set_bytes_max: 16 << 20,
+            memory_bytes_max: 32 << 20,
+            segment_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What writer, readers and maintainer share.
+#[derive(Debug)]
+struct Shared {
+    /// Records of eras before this one are incomplete; 0 where all are trusted.
+    trusted_from: AtomicU32,
+    /// Reads that met damage.
+    unreadable: AtomicU64,
+    /// The last sequence that was committed.
+    committed: AtomicU64,
+    /// The log may be cut below this sequence (excluded).
+    cut: AtomicU64,
+    tables: Mutex<BTreeMap<TableId, TableFigures>>,
+    /// Checkpoints taken when memory was closed, waiting for its flush; ascending.
+    checkpoints: Mutex<Vec<Checkpoint>>,
+}
+
+/// A lock that no panic can leave broken: its holders only move values.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// What must be known besides the tables to replay the log from a sequence on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Checkpoint {
+    /// Records of the log up to this one are not needed any more.
+    sequence: Sequence,
+    /// What the tables had persisted when the checkpoint was written: they never hold less.
+    tables: Sequence,
+    lease: HybridTime,
+    era: Era,
+    trusted_from: Era,
+    digests: Digests,
+}
+
+/// The small file that holds the checkpoint.
+const CHECKPOINT_FILE: &str = "checkpoint";
+
+impl Checkpoint {
+    fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(1);
+        out.put_u64_le(self.sequence.0);
+        out.put_u64_le(self.tables.0);
+        out.put_u64_le(self.lease.0);
+        out.put_u32_le(self.era.0);
+        out.put_u32_le(self.trusted_from.0);
+        out.put_slice(&self.digests.encode());
+        out.freeze()
+    }
+
+    fn decode(mut input: &[u8]) -> Option<Self> {
+        if input.len() < 33 || input.get_u8() != 1 {
+            return None;
+        }
+        Some(Self {
+            sequence: Sequence(input.get_u64_le()),
+            tables: Sequence(input.get_u64_le()),
+            lease: HybridTime(input.get_u64_le()),
+            era: Era(input.get_u32_le()),
+            trusted_from: Era(input.get_u32_le()),
+            digests: Digests::decode(input)?,
+        })
+    }
+}

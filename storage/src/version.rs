@@ -1,0 +1,260 @@
+//! Versions: dots, version vectors, and the sibling set that every key holds.
+//!
+//! A sibling set is a version vector plus the live (dot, value or tombstone) pairs: dotted version
+//! vectors (Preguiça et al., "Dotted Version Vectors", 2010; Almeida et al., 2014), with hybrid
+//! times in place of counters. The vector claims, for each actor, every dot of that actor for this
+//! key up to a time. That claim is what makes erasing safe, and it rests on one rule: **an actor
+//! makes a dot for a key only while it has kept every dot that it ever made for that key.** So an
+//! actor is drawn anew for each tenure and never stored.
+//!
+//! In a `latest` table a set is one pair, the one with the greatest dot, and a vector that holds
+//! just that dot.
+
+use bytes::Bytes;
+use quoit_ring::{ConflictPolicy, HybridTime, Token};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Who makes dots: 64 random bits, drawn for each tenure of a virtual node by a running core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Actor(pub u64);
+
+/// The name of one write event. The order of dots decides in `latest` tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dot {
+    /// Greater than all that the coordinator had seen.
+    pub time: HybridTime,
+    /// Who made it.
+    pub actor: Actor,
+}
+
+/// For each actor the greatest time seen: all its earlier dots for the key are claimed too.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VersionVector {
+    /// Ascending by actor, each once.
+    entries: Vec<(Actor, HybridTime)>,
+}
+
+impl VersionVector {
+    /// A vector of entries in any order; of an actor named twice the greater time stays.
+    pub fn new(entries: impl IntoIterator<Item = (Actor, HybridTime)>) -> Self {
+        let mut vector = Self::default();
+        for (actor, time) in entries {
+            vector.add(Dot { time, actor });
+        }
+        vector
+    }
+
+    /// The entries, ascending by actor.
+    pub fn entries(&self) -> &[(Actor, HybridTime)] {
+        &self.entries
+    }
+
+    /// Whether nothing was ever seen.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether the dot is claimed.
+    pub fn has_seen(&self, dot: Dot) -> bool {
+        self.entries
+            .binary_search_by_key(&dot.actor, |&(actor, _)| actor)
+            .is_ok_and(|at| self.entries[at].1 >= dot.time)
+    }
+
+    /// Claims a dot.
+    pub fn add(&mut self, dot: Dot) {
+        match self.entries.binary_search_by_key(&dot.actor, |&(actor, _)| actor) {
+            Ok(at) => self.entries[at].1 = self.entries[at].1.max(dot.time),
+            Err(at) => self.entries.insert(at, (dot.actor, dot.time)),
+        }
+    }
+
+    /// Claims all that another vector claims.
+    pub fn join(&mut self, other: &Self) {
+        for &(actor, time) in &other.entries {
+            self.add(Dot { time, actor });
+        }
+    }
+
+    /// The greatest time of any actor; zero where nothing was seen.
+    pub fn greatest(&self) -> HybridTime {
+        self.entries.iter().map(|&(_, time)| time).max().unwrap_or_default()
+    }
+}
+
+/// What a write left: a value, or the mark that the key was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A value with its end-to-end checksum.
+    Value {
+        /// The bytes.
+        bytes: Bytes,
+        /// XXH3-64 of the bytes, seeded with the token of the partition key; made by the client.
+        checksum: u64,
+    },
+    /// The key was deleted.
+    Tombstone,
+}
+
+/// One live pair of a sibling set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Its name.
+    pub dot: Dot,
+    /// What was written.
+    pub content: Content,
+    /// From this time on the value is gone for every reader.
+    pub expires: Option<HybridTime>,
+}
+
+impl Version {
+    /// Whether a reader at that time gets a value.
+    pub fn is_live(&self, at: HybridTime) -> bool {
+        matches!(self.content, Content::Value { .. }) && self.expires.is_none_or(|end| at < end)
+    }
+
+    /// Whether the value is what its writer sent.
+    pub fn is_intact(&self, token: Token) -> bool {
+        match &self.content {
+            Content::Value { bytes, checksum } => {
+                xxh3_64_with_seed(bytes, token.0) == *checksum
+            }
+            Content::Tombstone => true,
+        }
+    }
+}
+
+/// All that a replica knows of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SiblingSet {
+    /// What was seen.
+    vector: VersionVector,
+    /// What is live, ascending by dot. Each dot is claimed by the vector.
+    versions: Vec<Version>,
+}
+
+/// In a `latest` table this replica holds a greater dot: the write has no effect here and does not
+/// count. The coordinator makes a dot above this time and sends again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Older(pub HybridTime);
+
+impl SiblingSet {
+    /// A set of its parts.
+    ///
+    /// Returns `None` if a version's dot is not claimed by the vector or stands twice.
+    pub fn new(vector: VersionVector, mut versions: Vec<Version>) -> Option<Self> {
+        versions.sort_by_key(|version| version.dot);
+        let distinct = versions.windows(2).all(|pair| pair[0].dot != pair[1].dot);
+        let claimed = versions.iter().all(|version| vector.has_seen(version.dot));
+        (distinct && claimed).then_some(Self { vector, versions })
+    }
+
+    /// The set of a first write that has seen nothing, as `latest` tables hold it.
+    pub fn of(version: Version) -> Self {
+        let vector = VersionVector::new([(version.dot.actor, version.dot.time)]);
+        Self { vector, versions: vec![version] }
+    }
+
+    /// What was seen.
+    pub fn vector(&self) -> &VersionVector {
+        &self.vector
+    }
+
+    /// What is live, ascending by dot.
+    pub fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    /// Whether nothing was ever written.
+    pub fn is_empty(&self) -> bool {
+        self.vector.is_empty()
+    }
+
+    /// The greatest dot; `None` where nothing is live.
+    pub fn greatest_dot(&self) -> Option<Dot> {
+        self.versions.last().map(|version| version.dot)
+    }
+
+    /// Whether a value is there for a reader at that time.
+    pub fn is_live(&self, at: HybridTime) -> bool {
+        self.versions.iter().any(|version| version.is_live(at))
+    }
+
+    /// The bytes of all values.
+    pub fn value_bytes(&self) -> usize {
+        let bytes = |version: &Version| match &version.content {
+            Content::Value { bytes, .. } => bytes.len(),
+            Content::Tombstone => 0,
+        };
+        self.versions.iter().map(bytes).sum()
+    }
+
+    /// Merges two replicas' knowledge of one key: commutative, associative, idempotent.
+    ///
+    /// A pair of one side stays if the other side holds it too or has not seen its dot.
+    pub fn merge(&self, other: &Self, policy: ConflictPolicy) -> Self {
+        match policy {
+            ConflictPolicy::Latest => {
+                if other.greatest_dot() > self.greatest_dot() { other.clone() } else { self.clone() }
+            }
+            ConflictPolicy::Siblings => self.merge_siblings(other),
+        }
+    }
+
+    fn merge_siblings(&self, other: &Self) -> Self {
+        let holds = |set: &Self, dot: Dot| {
+            set.versions.binary_search_by_key(&dot, |version| version.dot).is_ok()
+        };
+        let mut versions: Vec<Version> = Vec::with_capacity(self.versions.len());
+        for version in &self.versions {
+            if holds(other, version.dot) || !other.vector.has_seen(version.dot) {
+                versions.push(version.clone());
+            }
+        }
+        for version in &other.versions {
+            if !holds(self, version.dot) && !self.vector.has_seen(version.dot) {
+                versions.push(version.clone());
+            }
+        }
+        versions.sort_by_key(|version| version.dot);
+        let mut vector = self.vector.clone();
+        vector.join(&other.vector);
+        Self { vector, versions }
+    }
+
+    /// The set after a write that its writer made under `context`: what the context covers is
+    /// replaced, what it does not cover stays (in a `siblings` table).
+    ///
+    /// # Errors
+    /// [`Older`] if the set has seen a time at or above the new dot's. Nothing is changed; the
+    /// coordinator makes a greater dot. In a `siblings` table only a clock that lost its lease
+    /// could come to this.
+    pub fn write(
+        &self,
+        policy: ConflictPolicy,
+        context: &VersionVector,
+        version: Version,
+    ) -> Result<Self, Older> {
+        let greatest = self.vector.greatest().max(context.greatest());
+        if greatest >= version.dot.time {
+            return Err(Older(greatest));
+        }
+        if policy == ConflictPolicy::Latest {
+            return Ok(Self::of(version));
+        }
+        let mut versions: Vec<Version> = self
+            .versions
+            .iter()
+            .filter(|stored| !context.has_seen(stored.dot))
+            .cloned()
+            .collect();
+        let mut vector = self.vector.clone();
+        vector.join(context);
+        vector.add(version.dot);
+        versions.push(version);
+        Ok(Self { vector, versions })
+    }
+}
+
+#[cfg(test)]
+mod tests;
