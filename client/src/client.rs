@@ -8,9 +8,7 @@ use quoit_ring::{ClusterRecord, Level, NodeId, TableOptions};
 use quoit_session::{Answer, Instant, Operation, OperationError, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{
-    ClientBuilder, ReadError, StatusError, Table, TableChangeError, TableError, Trail,
-};
+use crate::{ClientBuilder, ReadError, StatusError, Table, TableChangeError, TableError, Trail};
 
 /// How an operation ended.
 pub(crate) type Outcome = Result<Answer, OperationError>;

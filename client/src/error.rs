@@ -10,7 +10,9 @@ use quoit_session::{OperationError, Trail};
 #[non_exhaustive]
 pub enum ReadError {
     /// Nothing was sent, for this client has as many requests in flight as it may. Wait for some.
-    #[error("{in_flight_max} requests are in flight already; wait for some of them, or raise the client's limit")]
+    #[error(
+        "{in_flight_max} requests are in flight already; wait for some of them, or raise the client's limit"
+    )]
     Overloaded {
         /// The client's bound.
         in_flight_max: usize,
@@ -47,7 +49,9 @@ pub enum ReadError {
         trail: Trail,
     },
     /// Fewer replicas answered than the level asks. Wait until more are back, or lower the level.
-    #[error("only {answered} of the {required} replicas that the read level asks for answered ({trail})")]
+    #[error(
+        "only {answered} of the {required} replicas that the read level asks for answered ({trail})"
+    )]
     Unavailable {
         /// How many answered.
         answered: u8,
@@ -133,7 +137,9 @@ impl ReadError {
 #[non_exhaustive]
 pub enum WriteError {
     /// Not done: this client has as many requests in flight as it may. Wait for some of them.
-    #[error("not written: {in_flight_max} requests are in flight already; wait for some of them, or raise the client's limit")]
+    #[error(
+        "not written: {in_flight_max} requests are in flight already; wait for some of them, or raise the client's limit"
+    )]
     Overloaded {
         /// The client's bound.
         in_flight_max: usize,
@@ -171,7 +177,9 @@ pub enum WriteError {
     },
     /// Not done: too few replicas can be reached for the level. Wait until more are back, or lower
     /// the level.
-    #[error("not written: only {acknowledged} of the {required} replicas that the write level asks for can be had ({trail})")]
+    #[error(
+        "not written: only {acknowledged} of the {required} replicas that the write level asks for can be had ({trail})"
+    )]
     Unavailable {
         /// How many would have acknowledged.
         acknowledged: u8,
@@ -198,7 +206,9 @@ pub enum WriteError {
     },
     /// It may be done now, later or never. Read the key to see; write again if that does no harm
     /// (the library does so itself for a write that is marked idempotent).
-    #[error("it is not known whether the write is done: {acknowledged} of {required} replicas are known to have it ({trail}); read the key before you write again")]
+    #[error(
+        "it is not known whether the write is done: {acknowledged} of {required} replicas are known to have it ({trail}); read the key before you write again"
+    )]
     Unknown {
         /// How many replicas are known to have acknowledged.
         acknowledged: u8,
@@ -208,7 +218,9 @@ pub enum WriteError {
         trail: Trail,
     },
     /// The client was closed; the write may be done, now or later.
-    #[error("the client was closed before the write was answered; it is not known whether it is done")]
+    #[error(
+        "the client was closed before the write was answered; it is not known whether it is done"
+    )]
     Closed,
     /// Not done: [`replace`](crate::Table::replace) could not read what it was to replace.
     #[error("not written: what is to be replaced could not be read")]
@@ -317,13 +329,17 @@ pub enum TableChangeError {
     #[error("the tables were not changed: {0}")]
     NotSent(OperationError),
     /// It may be done, now or later. Look at the record before you ask again.
-    #[error("it is not known whether the tables were changed ({trail}); list the tables before you try again")]
+    #[error(
+        "it is not known whether the tables were changed ({trail}); list the tables before you try again"
+    )]
     Unknown {
         /// What was tried.
         trail: Trail,
     },
     /// The client was closed; the change may be done, now or later.
-    #[error("the client was closed before the change was answered; it is not known whether it is done")]
+    #[error(
+        "the client was closed before the change was answered; it is not known whether it is done"
+    )]
     Closed,
 }
 

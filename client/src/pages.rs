@@ -85,12 +85,8 @@ impl Pages {
     }
 
     pub(crate) fn export(table: Table, vnodes: VnodeCount) -> Self {
-        let export = Export {
-            waiting: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            vnode_next: 0,
-            vnodes,
-        };
+        let export =
+            Export { waiting: VecDeque::new(), in_flight: VecDeque::new(), vnode_next: 0, vnodes };
         Self { table, state: State::Export(export) }
     }
 

@@ -240,7 +240,9 @@ impl Table {
                 context: Context(written.context),
                 acknowledged: written.acknowledged,
             }),
-            other => unreachable!("the session answers a write with that it is done, not {other:?}"),
+            other => {
+                unreachable!("the session answers a write with that it is done, not {other:?}")
+            }
         }
     }
 }

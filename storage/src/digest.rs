@@ -76,7 +76,11 @@ pub fn delta(key: &StoredKey, before: &SiblingSet, after: &SiblingSet) -> Delta 
     let is_live = |set: &SiblingSet| set.is_live(HybridTime::ZERO);
     let held = |set: &SiblingSet| !set.is_empty();
     let bytes = |set: &SiblingSet| {
-        if held(set) { i64::try_from(key.bytes().len() + set.value_bytes()).unwrap_or(i64::MAX) } else { 0 }
+        if held(set) {
+            i64::try_from(key.bytes().len() + set.value_bytes()).unwrap_or(i64::MAX)
+        } else {
+            0
+        }
     };
     let change = |condition: &dyn Fn(&SiblingSet) -> bool| {
         i8::from(condition(after)) - i8::from(condition(before))
@@ -85,7 +89,9 @@ pub fn delta(key: &StoredKey, before: &SiblingSet, after: &SiblingSet) -> Delta 
         leaf: item_digest(key, before) ^ item_digest(key, after),
         live: change(&is_live),
         tombstones: change(&|set| {
-            held(set) && !is_live(set) && set.versions().iter().any(|v| v.content == Content::Tombstone)
+            held(set)
+                && !is_live(set)
+                && set.versions().iter().any(|v| v.content == Content::Tombstone)
         }),
         bytes: bytes(after) - bytes(before),
     }
@@ -180,7 +186,9 @@ mod tests {
 
     #[test]
     fn equal_stores_have_equal_digests_whatever_the_order_of_their_writes() {
-        let key = |n: u64| StoredKey::new(Token(n << 50), TableId(1), &n.to_be_bytes(), b"").expect("short");
+        let key = |n: u64| {
+            StoredKey::new(Token(n << 50), TableId(1), &n.to_be_bytes(), b"").expect("short")
+        };
         let empty = SiblingSet::default();
         let mut one = Digests::default();
         let mut two = Digests::default();

@@ -55,7 +55,7 @@ pub trait Engine: Send + Sync {
     /// together: a reader sees all of them or none.
     fn insert(&self, changes: Vec<Change>, sequence: Sequence) -> Result<(), EngineError>;
 
-    /// Bytes that are only in memory.
+    /// Bytes in the memory that inserts go to; what [`Engine::rotate`] has closed does not count.
     fn memory_bytes(&self) -> u64;
 
     /// Closes what is in memory for a flush: later inserts go to new memory. Call it between

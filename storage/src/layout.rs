@@ -27,7 +27,12 @@ pub struct KeyError;
 
 impl StoredKey {
     /// Lays out a key.
-    pub fn new(token: Token, table: TableId, partition: &[u8], sort: &[u8]) -> Result<Self, KeyError> {
+    pub fn new(
+        token: Token,
+        table: TableId,
+        partition: &[u8],
+        sort: &[u8],
+    ) -> Result<Self, KeyError> {
         if partition.len() + sort.len() > KEY_BYTES_MAX {
             return Err(KeyError);
         }

@@ -105,10 +105,7 @@ impl Copy {
 impl SmallFile {
     /// The document called `name`, a path on the disk without the copies' endings.
     pub fn new(disk: Arc<dyn Disk>, name: &str) -> SmallFile {
-        SmallFile {
-            disk,
-            name: name.to_owned(),
-        }
+        SmallFile { disk, name: name.to_owned() }
     }
 
     /// The newest whole copy; `None` if there never was one. Where the other copy is not as good,
@@ -137,27 +134,19 @@ impl SmallFile {
                 Err(error) => format!("{path} {wrong}, and could not be written anew: {error}"),
             }
         });
-        Ok(Some(Loaded {
-            bytes: bytes.clone(),
-            generation: *generation,
-            repaired,
-        }))
+        Ok(Some(Loaded { bytes: bytes.clone(), generation: *generation, repaired }))
     }
 
     /// Replaces the document; it is durable, twice, when this returns.
     pub fn save(&self, bytes: &[u8]) -> Result<(), SmallFileError> {
         if bytes.len() > DOCUMENT_BYTES_MAX {
-            return Err(SmallFileError::TooLarge {
-                name: self.name.clone(),
-                bytes: bytes.len(),
-            });
+            return Err(SmallFileError::TooLarge { name: self.name.clone(), bytes: bytes.len() });
         }
         let copies = [self.read(0)?, self.read(1)?];
         let older = usize::from(copies[0].generation() > copies[1].generation());
         let generation = copies[1 - older].generation() + 1;
         for index in [older, 1 - older] {
-            self.write(index, generation, bytes)
-                .map_err(self.failed("write"))?;
+            self.write(index, generation, bytes).map_err(self.failed("write"))?;
         }
         Ok(())
     }
@@ -223,10 +212,7 @@ impl SmallFile {
         if !sound {
             return Ok(Copy::Bad("fails its checksum".to_owned()));
         }
-        Ok(Copy::Valid {
-            generation,
-            bytes: Bytes::from(content).slice(HEADER_BYTES..),
-        })
+        Ok(Copy::Valid { generation, bytes: Bytes::from(content).slice(HEADER_BYTES..) })
     }
 
     fn write(&self, index: usize, generation: u64, bytes: &[u8]) -> io::Result<()> {
@@ -262,11 +248,7 @@ impl SmallFile {
 
     fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> SmallFileError {
         let name = self.name.clone();
-        move |source| SmallFileError::Io {
-            action,
-            name: name.clone(),
-            source,
-        }
+        move |source| SmallFileError::Io { action, name: name.clone(), source }
     }
 }
 

@@ -116,9 +116,7 @@ impl Version {
     /// Whether the value is what its writer sent.
     pub fn is_intact(&self, token: Token) -> bool {
         match &self.content {
-            Content::Value { bytes, checksum } => {
-                xxh3_64_with_seed(bytes, token.0) == *checksum
-            }
+            Content::Value { bytes, checksum } => xxh3_64_with_seed(bytes, token.0) == *checksum,
             Content::Tombstone => true,
         }
     }
@@ -195,7 +193,11 @@ impl SiblingSet {
     pub fn merge(&self, other: &Self, policy: ConflictPolicy) -> Self {
         match policy {
             ConflictPolicy::Latest => {
-                if other.greatest_dot() > self.greatest_dot() { other.clone() } else { self.clone() }
+                if other.greatest_dot() > self.greatest_dot() {
+                    other.clone()
+                } else {
+                    self.clone()
+                }
             }
             ConflictPolicy::Siblings => self.merge_siblings(other),
         }
@@ -242,12 +244,8 @@ impl SiblingSet {
         if policy == ConflictPolicy::Latest {
             return Ok(Self::of(version));
         }
-        let mut versions: Vec<Version> = self
-            .versions
-            .iter()
-            .filter(|stored| !context.has_seen(stored.dot))
-            .cloned()
-            .collect();
+        let mut versions: Vec<Version> =
+            self.versions.iter().filter(|stored| !context.has_seen(stored.dot)).cloned().collect();
         let mut vector = self.vector.clone();
         vector.join(context);
         vector.add(version.dot);

@@ -1,1 +1,143 @@
-//! Under construction.
+//! The commands of the `quoit` program that speak to a cluster as a client.
+//!
+//! The program flattens [`ClientCommand`] into its own subcommands and [`ConnectionOptions`] into
+//! its options, and hands both to [`run`]. Results go to standard output, words for people to
+//! standard error, and the exit code says what became of it:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | the key is absent (`get`) |
+//! | 2 | the input is wrong and will be refused always; what was asked is not done |
+//! | 3 | certainly not done now; it may succeed later (nodes down, too few replicas, overload) |
+//! | 4 | it is not known whether it is done |
+//!
+//! An import or an export that ends with an error has done a part; it says which.
+//!
+//! A file of lines that was imported comes back from an export byte for byte where its keys ascend,
+//! each once, in one of the orders that an export offers ([`Order`]); the import's last words say
+//! whether they do, and which flags give the file back.
+
+mod arguments;
+mod bench;
+mod duration;
+mod export;
+mod failure;
+mod import;
+mod items;
+mod order;
+mod output;
+mod progress;
+mod render;
+mod ring;
+#[cfg(test)]
+mod sample;
+mod status;
+mod tables;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+pub use arguments::{ConnectionOptions, KeyArguments, LevelArguments, ReadLevelArguments};
+pub use bench::{BenchArguments, Distribution, Workload};
+pub use duration::{ParseTimeToLiveError, TimeToLive};
+pub use export::{ExportArguments, ExportFormat};
+pub use failure::CommandError;
+pub use import::{
+    Column, ColumnError, Delimiter, Format, ImportArguments, OnError, ParseDelimiterError,
+};
+pub use items::{DeleteArguments, GetArguments, PutArguments, ScanArguments};
+pub use order::Order;
+pub use render::{NodeRow, node_rows, render_nodes_table};
+pub use ring::RingArguments;
+pub use status::StatusArguments;
+pub use tables::TablesArguments;
+
+use output::{Output, note};
+
+/// A command that speaks to a cluster as a client.
+#[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "each variant is documented by its arguments")]
+pub enum ClientCommand {
+    Put(PutArguments),
+    Get(GetArguments),
+    Delete(DeleteArguments),
+    Scan(ScanArguments),
+    Tables(TablesArguments),
+    Import(ImportArguments),
+    Export(ExportArguments),
+    Bench(BenchArguments),
+    Status(StatusArguments),
+    Ring(RingArguments),
+}
+
+impl ClientCommand {
+    /// How many threads its runtime should have. One is best for all but a large benchmark: the
+    /// client shares the machine with nodes, and a wake-up of another thread costs more than it
+    /// gives.
+    fn threads(&self) -> usize {
+        match self {
+            Self::Bench(arguments) => arguments.threads(),
+            _ => 1,
+        }
+    }
+}
+
+/// Runs a command on a runtime of its own, tells its error on standard error, and yields the exit
+/// code. Not to be called inside another runtime: [`execute`] is for that.
+pub fn run(command: &ClientCommand, options: &ConnectionOptions) -> ExitCode {
+    let mut builder = match command.threads() {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    let result = match builder.enable_all().build() {
+        Ok(runtime) => runtime.block_on(execute(command, options)),
+        Err(error) => Err(CommandError::NotDone(format!("no runtime could be made: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error != CommandError::OutputClosed {
+                note(&format!("quoit: {error}"));
+            }
+            error.exit_code()
+        }
+    }
+}
+
+/// Runs a command inside the current runtime.
+///
+/// # Errors
+/// [`CommandError`], whose variants say what it means for the data.
+///
+/// # Panics
+/// Outside a tokio runtime with I/O and time enabled.
+pub async fn execute(
+    command: &ClientCommand,
+    options: &ConnectionOptions,
+) -> Result<(), CommandError> {
+    let output = Output::new(options.json);
+    let client = options.connect().await?;
+    let result = match command {
+        ClientCommand::Put(arguments) => items::put(&client, arguments, output).await,
+        ClientCommand::Get(arguments) => items::get(&client, arguments, output).await,
+        ClientCommand::Delete(arguments) => items::delete(&client, arguments, output).await,
+        ClientCommand::Scan(arguments) => items::scan(&client, arguments, output).await,
+        ClientCommand::Tables(arguments) => tables::run(&client, arguments, output).await,
+        ClientCommand::Import(arguments) => import::run(&client, arguments, options, output).await,
+        ClientCommand::Export(arguments) => export::run(&client, arguments, output).await,
+        ClientCommand::Bench(arguments) => bench::run(&client, arguments, output).await,
+        ClientCommand::Status(arguments) => status::show(&client, arguments, output).await,
+        ClientCommand::Ring(arguments) => ring::show(&client.record(), arguments, output),
+    };
+    client.close().await;
+    result
+}
+
+#[cfg(test)]
+mod tests;

@@ -44,13 +44,10 @@ impl Output {
     /// A value as it is; a line end follows where a person looks on.
     pub(crate) fn value(self, value: &[u8]) -> Result<(), CommandError> {
         self.bytes(value)?;
-        if io::stdout().is_terminal() && !value.ends_with(b"\n") { self.bytes(b"\n") } else { Ok(()) }
-    }
-
-    /// Words for people; left out where JSON was asked for.
-    pub(crate) fn note(self, text: &str) {
-        if !self.json {
-            note(text);
+        if io::stdout().is_terminal() && !value.ends_with(b"\n") {
+            self.bytes(b"\n")
+        } else {
+            Ok(())
         }
     }
 }

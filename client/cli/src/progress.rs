@@ -10,6 +10,8 @@ use crate::render::{bytes_text, count_text};
 
 /// How often a line is written where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(3);
+/// How often the bar's words change.
+const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Shows bytes, rows and their rate on standard error.
 pub(crate) struct Progress {
@@ -17,7 +19,7 @@ pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     total_bytes: Option<u64>,
     started: Instant,
-    line_at: Instant,
+    shown_at: Instant,
 }
 
 impl Progress {
@@ -37,22 +39,22 @@ impl Progress {
             bar.with_prefix(label)
         });
         let started = Instant::now();
-        Self { label, bar, total_bytes, started, line_at: started }
+        Self { label, bar, total_bytes, started, shown_at: started }
     }
 
     /// So much is done. Cheap enough for every row.
     pub(crate) fn set(&mut self, bytes: u64, rows: u64) {
+        let interval = if self.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
+        let now = Instant::now();
+        if now - self.shown_at < interval {
+            return;
+        }
+        self.shown_at = now;
         if let Some(bar) = &self.bar {
             bar.set_position(bytes);
-            if rows.is_multiple_of(64) {
-                bar.set_message(self.rate_text(rows));
-            }
+            bar.set_message(self.rate_text(rows));
             return;
         }
-        if !rows.is_multiple_of(64) || self.line_at.elapsed() < LINE_INTERVAL {
-            return;
-        }
-        self.line_at = Instant::now();
         let total = self.total_bytes.map(|total| format!(" of {}", bytes_text(total)));
         let (label, total) = (self.label, total.unwrap_or_default());
         note(&format!("{label}: {}{total}, {}", bytes_text(bytes), self.rate_text(rows)));

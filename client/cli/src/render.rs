@@ -74,9 +74,12 @@ impl Grid {
         self.table.add_row(cells);
     }
 
-    /// The table's lines, without blanks at their ends.
+    /// The table's lines, without the blank that each cell begins with and those at the end.
     pub(crate) fn render(&self) -> String {
-        self.table.lines().map(|line| format!("{}\n", line.trim().trim_end())).collect()
+        let lines = self.table.lines();
+        lines
+            .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(&line).trim_end()))
+            .collect()
     }
 }
 

@@ -19,7 +19,7 @@ pub struct RingArguments {
 pub(crate) fn show(
     record: &ClusterRecord,
     arguments: &RingArguments,
-    output: &Output,
+    output: Output,
 ) -> Result<(), CommandError> {
     if output.is_json() {
         return output.json(&ring_json(record, arguments.vnodes));
@@ -73,8 +73,10 @@ fn render(record: &ClusterRecord, with_vnodes: bool) -> String {
         record.vnodes.get(),
         record.members.len(),
     );
-    let mut grid =
-        Grid::new(&["NODE", "ZONE", "CAPACITY", "FIRST", "OTHER", "OWNED", "SHARE"], &[2, 3, 4, 5, 6]);
+    let mut grid = Grid::new(
+        &["NODE", "ZONE", "CAPACITY", "FIRST", "OTHER", "OWNED", "SHARE"],
+        &[2, 3, 4, 5, 6],
+    );
     for (member, share) in record.members.iter().zip(shares(record)) {
         grid.row([
             member.id.to_string(),
@@ -90,8 +92,7 @@ fn render(record: &ClusterRecord, with_vnodes: bool) -> String {
     if with_vnodes {
         let mut grid = Grid::new(&["VNODE", "FIRST TOKEN", "CONFIGURATION", "OWNERS"], &[0, 2]);
         for vnode in record.vnodes.all() {
-            let owners: Vec<_> =
-                owner_ids(record, vnode).iter().map(NodeId::to_string).collect();
+            let owners: Vec<_> = owner_ids(record, vnode).iter().map(NodeId::to_string).collect();
             grid.row([
                 vnode.to_string(),
                 record.vnodes.first_token(vnode).to_string(),

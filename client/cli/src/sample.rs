@@ -55,8 +55,18 @@ pub(crate) fn status(id: u64, down: &[u64]) -> NodeStatus {
         uptime_ms: 65_000,
         version: "0.1.0".into(),
         members: (1..=3).map(member).collect(),
-        tables: vec![TableStatus { table: TableId(1), live_keys: 34_924, tombstones: 3, bytes: 1 << 21 }],
-        storage: StorageStatus { disk_bytes: 3 << 20, memory_bytes: 512, log_sequence: 99, unreadable: 0 },
+        tables: vec![TableStatus {
+            table: TableId(1),
+            live_keys: 34_924,
+            tombstones: 3,
+            bytes: 1 << 21,
+        }],
+        storage: StorageStatus {
+            disk_bytes: 3 << 20,
+            memory_bytes: 512,
+            log_sequence: 99,
+            unreadable: 0,
+        },
         counters: Vec::new(),
     }
 }

@@ -29,7 +29,7 @@ pub struct StatusArguments {
 pub(crate) async fn show(
     client: &Client,
     arguments: &StatusArguments,
-    output: &Output,
+    output: Output,
 ) -> Result<(), CommandError> {
     let view = ClusterView::ask(client, Duration::from_millis(arguments.patience_ms)).await;
     if output.is_json() { output.json(&view.json()) } else { output.text(&view.render()) }
@@ -157,9 +157,8 @@ impl ClusterView {
         let mut grid = Grid::new(&headings, &[3, 5, 6, 7, 8]);
         for member in &self.record.members {
             let status = self.answers.get(&member.id);
-            let figure = |figure: fn(&NodeStatus) -> String| {
-                status.map_or_else(|| "-".to_owned(), figure)
-            };
+            let figure =
+                |figure: fn(&NodeStatus) -> String| status.map_or_else(|| "-".to_owned(), figure);
             grid.row([
                 member.id.to_string(),
                 member.address.to_string(),
@@ -249,7 +248,10 @@ mod tests {
         let text = view.render();
         let problem = "PROBLEM  n2 is down: no answer within 9 ms, and n1 and n3 cannot reach it\n";
         assert!(text.starts_with(problem), "{text}");
-        assert!(text.contains("n2    127.0.0.1:7402  local/rack2       3  down          -"), "{text}");
+        assert!(
+            text.contains("n2    127.0.0.1:7402  local/rack2       3  down          -"),
+            "{text}"
+        );
         let json = view.json();
         assert_eq!(json["nodes"][1]["up"], false);
         assert_eq!(json["nodes"][1]["seen_down_by"], serde_json::json!(["n1", "n3"]));

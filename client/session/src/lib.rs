@@ -12,7 +12,9 @@
 //!   was marked idempotent;
 //! - a value is handed out only with the checksum that its writer gave it.
 
+mod answer;
 mod check;
+mod link;
 mod operation;
 mod peer;
 mod pending;

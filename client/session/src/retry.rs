@@ -1,1 +1,346 @@
-//! stub
+//! What did not go well: which attempts are made again, and how an operation fails.
+//!
+//! The rule for writes: each attempt that was handed to a connection is uncertain until a node says
+//! that it is certainly not done. While one is uncertain, only a write that may be done twice is
+//! sent again, and no end but success or "unknown" is reported.
+
+use quoit_protocol::{Failure, FailureCode};
+use quoit_ring::NodeId;
+
+use crate::pending::{Attempt, Phase};
+use crate::{Effect, Instant, LinkFailure, LinkId, OperationError, OperationId, Request, Session};
+
+/// The pauses before an operation is sent again: doubled each time, up to a bound.
+const PAUSE_US_MIN: u64 = 4_000;
+const PAUSE_US_MAX: u64 = 500_000;
+/// A node that refuses for now is put last for at least this long.
+const REFUSAL_US_MIN: u64 = 10_000;
+const NOT_SERVING_US: u64 = 250_000;
+/// An unanswered attempt counts against its node once it is this old.
+const STRIKE_AGE_US_MIN: u64 = 250_000;
+
+impl Session {
+    /// A node answered with a failure; the attempt is closed.
+    pub(crate) fn on_failure(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        node: NodeId,
+        failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let is_write = pending.what.request.is_write();
+        pending
+            .trail
+            .note(Some(node), format!("refused ({:?}): {}", failure.code, failure.message));
+        let in_doubt = is_write && failure.unknown;
+        if is_write && !failure.unknown {
+            pending.uncertain -= 1;
+        }
+        if in_doubt {
+            pending.acknowledged = pending.acknowledged.max(failure.answered);
+            pending.required = pending.required.max(failure.required);
+            pending.prefer = Some(node);
+        }
+        let again = if in_doubt {
+            pending.what.request.is_repeatable()
+        } else {
+            is_passing(failure.code, &pending.what.request)
+        };
+        let (code, retry_after_us) = (failure.code, u64::from(failure.retry_after_ms) * 1_000);
+        pending.failure = Some(Box::new(failure));
+        let wants_record =
+            matches!(code, FailureCode::WrongConfiguration | FailureCode::UnknownTable);
+        if wants_record {
+            self.ask_record(node, effects);
+        }
+        self.hold_against(now, node, code, retry_after_us);
+        if again {
+            self.back_off(now, id, retry_after_us, wants_record, effects);
+        } else {
+            self.end(id, effects);
+        }
+    }
+
+    /// Puts a node last for a while that says it cannot serve now.
+    fn hold_against(&mut self, now: Instant, node: NodeId, code: FailureCode, retry_us: u64) {
+        let Some(peer) = self.peers.node_mut(node) else {
+            return;
+        };
+        match code {
+            FailureCode::Overloaded => peer.avoid(now, retry_us.max(REFUSAL_US_MIN)),
+            FailureCode::NotServing => peer.avoid(now, retry_us.max(NOT_SERVING_US)),
+            _ => {}
+        }
+    }
+
+    /// A node answered with a value that does not match its checksum; the attempt is closed.
+    pub(crate) fn on_damaged(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        node: NodeId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        pending.damaged = true;
+        self.on_useless(now, id, node, "answered with a damaged value", effects);
+    }
+
+    /// A node's answer was of no use, but another's may be; the attempt is closed.
+    pub(crate) fn on_useless(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        node: NodeId,
+        what: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        pending.trail.note(Some(node), what);
+        self.back_off(now, id, 0, false, effects);
+    }
+
+    /// Sends an operation again after a pause, if it has attempts and time left.
+    fn back_off(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        retry_after_us: u64,
+        wants_record: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let pending = &self.operations[&id];
+        let doublings = pending.trail.attempts.saturating_sub(1).min(16);
+        let mut pause_us = self.random.jitter_us((PAUSE_US_MIN << doublings).min(PAUSE_US_MAX));
+        let mut up = self.peers.nodes.values().filter(|peer| peer.up().is_some());
+        if up.all(|peer| now < peer.avoid_until) {
+            // There is no other node that would be glad of it.
+            pause_us = pause_us.max(retry_after_us);
+        }
+        let until = now.plus_us(pause_us);
+        if !pending.may_try_again() || until >= pending.what.deadline {
+            self.end(id, effects);
+            return;
+        }
+        let pending = self.operations.get_mut(&id).expect("it was looked up above");
+        pending.phase = Phase::BackingOff { wants_record };
+        self.set_operation_timer(id, until);
+    }
+
+    /// Ends an operation that is not sent again; but while an attempt is out, it may still answer.
+    fn end(&mut self, id: OperationId, effects: &mut Vec<Effect>) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        // A read that breaks a rule breaks it everywhere.
+        let is_invalid = !pending.what.request.is_write()
+            && pending.failure.as_ref().is_some_and(|failure| failure.code == FailureCode::Invalid);
+        if !pending.open.is_empty() && !is_invalid {
+            let deadline = pending.what.deadline;
+            pending.phase = Phase::InFlight;
+            self.set_operation_timer(id, deadline);
+            return;
+        }
+        let error = if let Some(failure) = pending.failure.take() {
+            OperationError::Refused { failure: *failure, trail: pending.trail.clone() }
+        } else if pending.damaged {
+            OperationError::Damaged { trail: pending.trail.clone() }
+        } else if matches!(pending.what.request, Request::Status(_)) {
+            OperationError::Unreachable { trail: pending.trail.clone() }
+        } else {
+            OperationError::Timeout { trail: pending.trail.clone() }
+        };
+        self.fail(id, error, effects);
+    }
+
+    /// Fails an operation, or reports it as unknown if it may be done nonetheless.
+    pub(crate) fn fail(
+        &mut self,
+        id: OperationId,
+        error: OperationError,
+        effects: &mut Vec<Effect>,
+    ) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let error = if pending.uncertain > 0 {
+            let trail = std::mem::take(&mut pending.trail);
+            let (acknowledged, required) = (pending.acknowledged, pending.required);
+            OperationError::Unknown { acknowledged, required, trail }
+        } else {
+            error
+        };
+        self.complete(id, Err(error), effects);
+    }
+
+    /// The deadline: whatever is known now is the end.
+    pub(crate) fn on_deadline(&mut self, now: Instant, id: OperationId, effects: &mut Vec<Effect>) {
+        for request in self.operations[&id].open.clone() {
+            self.note_unanswered(now, request);
+        }
+        let pending = &self.operations[&id];
+        if pending.trail.attempts == 0 && !self.peers.any_node_is_up() {
+            self.fail_unreachable(id, effects);
+            return;
+        }
+        let pending = self.operations.get_mut(&id).expect("it was looked up above");
+        let trail = pending.trail.clone();
+        let error = match pending.failure.take() {
+            // It tells more than that time ran out.
+            Some(failure) if failure.code == FailureCode::Unavailable => {
+                OperationError::Refused { failure: *failure, trail }
+            }
+            _ if pending.damaged => OperationError::Damaged { trail },
+            _ => OperationError::Timeout { trail },
+        };
+        self.fail(id, error, effects);
+    }
+
+    /// An attempt has been out for long: another node is asked, and the first may still answer.
+    pub(crate) fn on_attempt_timeout(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(&request) = self.operations[&id].open.last() {
+            self.note_unanswered(now, request);
+        }
+        let open = self.operations[&id].open.len();
+        self.dispatch(now, id, effects);
+        // Where nobody else can be asked it goes on waiting for the answers that are due.
+        if let Some(pending) = self.operations.get_mut(&id)
+            && pending.open.len() == open
+            && open > 0
+        {
+            pending.phase = Phase::InFlight;
+            let timer = pending.next_timer(now);
+            self.set_operation_timer(id, timer);
+        }
+    }
+
+    fn note_unanswered(&mut self, now: Instant, request: u64) {
+        let attempt = self.attempts[&request];
+        let age_us = now.since_us(attempt.sent);
+        let pending =
+            self.operations.get_mut(&attempt.operation).expect("attempts end with theirs");
+        pending
+            .trail
+            .note(Some(attempt.node), format!("did not answer within {} ms", age_us / 1_000));
+        if age_us >= STRIKE_AGE_US_MIN
+            && let Some(peer) = self.peers.node_mut(attempt.node)
+        {
+            peer.strike(now);
+        }
+    }
+
+    /// A connection is gone: what was sent over it will not be answered.
+    pub(crate) fn fail_attempts(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        what: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let lost: Vec<(u64, Attempt)> = self
+            .attempts
+            .iter()
+            .filter(|(_, attempt)| attempt.link == link)
+            .map(|(&request, &attempt)| (request, attempt))
+            .collect();
+        for (request, attempt) in lost {
+            // Ending one operation ends all of its attempts.
+            if !self.attempts.contains_key(&request) {
+                continue;
+            }
+            self.close_attempt(request);
+            let id = attempt.operation;
+            let pending = self.operations.get_mut(&id).expect("attempts end with theirs");
+            pending.trail.note(Some(attempt.node), format!("was lost: {what}"));
+            let elsewhere = pending.what.request.is_repeatable()
+                && !matches!(pending.what.request, Request::Status(_));
+            if !elsewhere || !pending.may_try_again() {
+                self.end(id, effects);
+            } else if pending.phase == Phase::InFlight && pending.open.is_empty() {
+                self.dispatch(now, id, effects);
+            }
+        }
+    }
+
+    /// A request was certainly not handed to its connection, whose queue is full.
+    pub(crate) fn on_not_sent(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        request: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(attempt) = self.attempts.get(&request).copied() else {
+            return; // Over in the meantime.
+        };
+        assert_eq!(attempt.link, link, "a request belongs to one connection");
+        self.close_attempt(request);
+        if let Some(peer) = self.peers.node_mut(attempt.node) {
+            peer.avoid(now, REFUSAL_US_MIN);
+        }
+        let id = attempt.operation;
+        let pending = self.operations.get_mut(&id).expect("attempts end with theirs");
+        if pending.what.request.is_write() {
+            pending.uncertain -= 1;
+        }
+        let what = "was not asked: the queue of its connection is full";
+        self.on_useless(now, id, attempt.node, what, effects);
+    }
+
+    /// Ends all that waits for a node, once no node will ever have us; and a question for one
+    /// node's status once that one cannot be reached.
+    pub(crate) fn fail_hopeless(&mut self, effects: &mut Vec<Effect>) {
+        let hopeless = self.peers.are_hopeless();
+        for id in self.waiting() {
+            let alone = match self.operations[&id].what.request {
+                Request::Status(node) => {
+                    self.peers.nodes.get(&node).is_some_and(|peer| peer.link().is_none())
+                }
+                _ => false,
+            };
+            if hopeless || alone {
+                self.fail_unreachable(id, effects);
+            }
+        }
+    }
+
+    /// Fails an operation for want of a node, naming what came of each connection.
+    pub(crate) fn fail_unreachable(&mut self, id: OperationId, effects: &mut Vec<Effect>) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let only = match pending.what.request {
+            Request::Status(node) => Some(node),
+            _ => None,
+        };
+        for (node, peer) in self.peers.all() {
+            if only.is_some() && node != only {
+                continue;
+            }
+            if let Some(LinkFailure::Refused(text) | LinkFailure::Unreachable(text)) = &peer.problem
+            {
+                pending.trail.note(node, format!("at {}: {text}", peer.address));
+            }
+        }
+        let trail = pending.trail.clone();
+        self.fail(id, OperationError::Unreachable { trail }, effects);
+    }
+}
+
+/// Whether a request that was certainly not done may be better off elsewhere, or a little later.
+fn is_passing(code: FailureCode, request: &Request) -> bool {
+    if matches!(request, Request::Status(_)) {
+        return false;
+    }
+    match code {
+        FailureCode::WrongConfiguration
+        | FailureCode::Overloaded
+        | FailureCode::NotServing
+        | FailureCode::Conflict => true,
+        // The node's record may be behind ours: if ours has the table, another is asked.
+        FailureCode::UnknownTable => request.table().is_some(),
+        FailureCode::Unavailable => !request.is_write(),
+        FailureCode::Invalid | FailureCode::TooManySiblings | FailureCode::Protocol => false,
+    }
+}

@@ -1,1 +1,267 @@
-//! stub
+//! Where a request goes: to a primary of its key, the one with the least to do (Dynamo, section
+//! 6.4: requests go straight to a coordinator of the key).
+
+use std::sync::Arc;
+
+use quoit_protocol::{
+    AskRecord, AskStatus, ChangeTables, ClientRequest, Export, Get, Head, Scan, Write,
+    value_checksum,
+};
+use quoit_ring::{ClusterRecord, NodeId};
+
+use crate::check;
+use crate::peer::{Peer, PeerId};
+use crate::pending::{Attempt, Pending, Phase, Place};
+use crate::{Effect, Instant, LinkId, OperationError, OperationId, Request, Session};
+
+impl Session {
+    /// Sends an operation to the best node, or lets it wait for one.
+    pub(crate) fn dispatch(&mut self, now: Instant, id: OperationId, effects: &mut Vec<Effect>) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        if now >= pending.what.deadline {
+            self.on_deadline(now, id, effects);
+            return;
+        }
+        let Some(record) = self.record.clone() else {
+            self.wait(id, effects);
+            return;
+        };
+        if let Err(error) = self.prepare(id, &record) {
+            self.fail(id, error, effects);
+            return;
+        }
+        match self.choose(now, id, &record) {
+            Some((node, link)) => self.send(now, id, node, link, &record, effects),
+            None => {
+                if let Request::Status(node) = self.operations[&id].what.request {
+                    self.connect(now, PeerId::Node(node), effects);
+                }
+                self.wait(id, effects);
+            }
+        }
+    }
+
+    /// Sends whatever waits for a node.
+    pub(crate) fn dispatch_waiting(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        for id in self.waiting() {
+            self.dispatch(now, id, effects);
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> Vec<OperationId> {
+        let waits = self.operations.iter().filter(|(_, pending)| pending.phase == Phase::Waiting);
+        waits.map(|(&id, _)| id).collect()
+    }
+
+    /// There is no node to ask. Attempts that are still out may answer meanwhile.
+    fn wait(&mut self, id: OperationId, effects: &mut Vec<Effect>) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let deadline = pending.what.deadline;
+        pending.phase = Phase::Waiting;
+        self.set_operation_timer(id, deadline);
+        if self.peers.are_hopeless() {
+            self.fail_unreachable(id, effects);
+        }
+    }
+
+    /// Checks an operation against the record and the nodes' limits, and finds its place.
+    fn prepare(&mut self, id: OperationId, record: &ClusterRecord) -> Result<(), OperationError> {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let request = &pending.what.request;
+        if let Some(id) = request.table() {
+            let table = record.table_by_id(id).ok_or(OperationError::UnknownTable(id))?;
+            if let Some(level) = pending.what.level {
+                level.required(table.options.replication).map_err(OperationError::Level)?;
+            }
+        }
+        if let Request::Status(node) = *request {
+            let member = record.member(node).ok_or(OperationError::UnknownNode(node))?;
+            let new = || Peer::new(member.address, Instant(0));
+            self.peers.nodes.entry(node).or_insert_with(new);
+        }
+        if pending.place.is_none() {
+            check::request_fits(request, &self.limits.unwrap_or_default())?;
+            pending.place = place_of(request, record);
+        }
+        if let Request::Write { idempotent: true, .. } = request
+            && pending.write_id.is_none()
+        {
+            pending.write_id = Some(self.random.write_id());
+        }
+        Ok(())
+    }
+
+    /// The best node to ask now, of those without an open attempt of this operation.
+    fn choose(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        record: &ClusterRecord,
+    ) -> Option<(NodeId, LinkId)> {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        if let Request::Status(node) = pending.what.request {
+            return Some((node, self.peers.nodes.get(&node)?.up()?));
+        }
+        if let Some(node) = pending.prefer.take()
+            && let Some(link) = self.peers.nodes.get(&node).and_then(Peer::up)
+        {
+            return Some((node, link));
+        }
+        let pending = &self.operations[&id];
+        let mut best = Best::default();
+        if let (Some(place), Some(table)) = (pending.place, pending.what.request.table()) {
+            let table = record.table_by_id(table).expect("prepare looked it up");
+            for node in record.primaries(place.vnode, table.options.replication) {
+                if let Some(peer) = self.peers.nodes.get(&node) {
+                    let standing = self.standing(now, pending, node, peer);
+                    best.offer(standing, node, peer, || self.random.below(1 << 32));
+                }
+            }
+        }
+        if best.class.is_some_and(|class| class <= TRIED) {
+            return best.node;
+        }
+        // No primary can well be asked: any other member forwards.
+        for (&node, peer) in &self.peers.nodes {
+            let standing = self.standing(now, pending, node, peer);
+            let other = standing.map(|(class, load)| (class + OTHER, load));
+            best.offer(other, node, peer, || self.random.below(1 << 32));
+        }
+        best.node
+    }
+
+    /// How good a node is to ask: the lower the better, `None` where it cannot be asked.
+    fn standing(
+        &self,
+        now: Instant,
+        pending: &Pending,
+        node: NodeId,
+        peer: &Peer,
+    ) -> Option<(u32, u32)> {
+        let is_open =
+            |request: &u64| self.attempts.get(request).is_some_and(|open| open.node == node);
+        if peer.up().is_none() || pending.open.iter().any(is_open) {
+            return None;
+        }
+        let avoided = if now < peer.avoid_until { AVOIDED } else { 0 };
+        let tried = if pending.tried.contains(&node) { TRIED } else { 0 };
+        Some((avoided + tried, peer.in_flight))
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        node: NodeId,
+        link: LinkId,
+        record: &Arc<ClusterRecord>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let request = self.next_request();
+        let time = self.time;
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let message = message(now, pending, record, time);
+        pending.open.push(request);
+        pending.trail.attempts += 1;
+        pending.phase = Phase::InFlight;
+        if !pending.tried.contains(&node) {
+            pending.tried.push(node);
+        }
+        if pending.what.request.is_write() {
+            pending.uncertain += 1;
+        }
+        let timer = pending.next_timer(now);
+        self.set_operation_timer(id, timer);
+        self.attempts.insert(request, Attempt { operation: id, node, link, sent: now });
+        let peer = self.peers.node_mut(node).expect("a chosen node is known");
+        peer.in_flight += 1;
+        effects.push(Effect::Send { link, request, message });
+    }
+}
+
+/// What speaks against a node, added up.
+const TRIED: u32 = 1;
+const OTHER: u32 = 2;
+const AVOIDED: u32 = 4;
+
+/// The best of the nodes that were offered; of equals, one by lot.
+#[derive(Default)]
+struct Best {
+    class: Option<u32>,
+    key: Option<(u32, u32, u64)>,
+    node: Option<(NodeId, LinkId)>,
+}
+
+impl Best {
+    fn offer(
+        &mut self,
+        standing: Option<(u32, u32)>,
+        node: NodeId,
+        peer: &Peer,
+        lot: impl FnOnce() -> u64,
+    ) {
+        let (Some((class, load)), Some(link)) = (standing, peer.up()) else {
+            return;
+        };
+        let key = (class, load, lot());
+        if self.key.is_none_or(|best| key < best) {
+            *self = Self { class: Some(class), key: Some(key), node: Some((node, link)) };
+        }
+    }
+}
+
+/// Where a request's key lies; `None` for those without a key.
+fn place_of(request: &Request, record: &ClusterRecord) -> Option<Place> {
+    let partition = match request {
+        Request::Get { key, .. } | Request::Write { key, .. } => &key.partition,
+        Request::Scan { partition, .. } => partition,
+        Request::Export { vnode, .. } => {
+            assert!(vnode.0 < record.vnodes.get(), "{vnode:?} is not on the ring");
+            return Some(Place { token: None, vnode: *vnode });
+        }
+        Request::ChangeTables(_) | Request::Status(_) | Request::Record => return None,
+    };
+    let token = record.token(partition);
+    Some(Place { token: Some(token), vnode: record.vnodes.vnode_of(token) })
+}
+
+/// The request as it goes over the wire now.
+fn message(
+    now: Instant,
+    pending: &Pending,
+    record: &ClusterRecord,
+    time: quoit_ring::HybridTime,
+) -> ClientRequest {
+    let left_ms = pending.what.deadline.since_us(now) / 1_000;
+    let deadline_ms = u32::try_from(left_ms).unwrap_or(u32::MAX).max(1);
+    let head = |table| {
+        let place = pending.place.expect("prepare found the place of the key");
+        Head {
+            table,
+            vnode: place.vnode,
+            configuration: record.configuration(place.vnode),
+            time,
+            deadline_ms,
+            level: pending.what.level,
+        }
+    };
+    match pending.what.request.clone() {
+        Request::Get { table, key } => Get { head: head(table), key }.into(),
+        Request::Write { table, key, value, context, ttl_ms, .. } => {
+            let place = pending.place.expect("prepare found the place of the key");
+            let token = place.token.expect("a write has a key");
+            let checksum = value.as_deref().map_or(0, |value| value_checksum(token, value));
+            let write_id = pending.write_id;
+            Write { head: head(table), key, value, checksum, context, ttl_ms, write_id }.into()
+        }
+        Request::Scan { table, partition, from, to, limit } => {
+            Scan { head: head(table), partition, from, to, limit: limit.max(1) }.into()
+        }
+        Request::Export { table, after, limit, .. } => {
+            Export { head: head(table), after, limit: limit.max(1) }.into()
+        }
+        Request::ChangeTables(change) => ChangeTables { change, deadline_ms }.into(),
+        Request::Status(_) => AskStatus {}.into(),
+        Request::Record => AskRecord {}.into(),
+    }
+}

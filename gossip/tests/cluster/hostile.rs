@@ -18,7 +18,7 @@ async fn thrives(network: &Network, node: &Node, id: u64) {
 async fn three_and_their_messages(network: &Network) -> (Vec<Node>, Vec<Bytes>) {
     network.capture(40);
     let nodes = Node::start_many(network, 3).await;
-    nodes[1].gossip.publish("load", "12").await.unwrap();
+    nodes[1].gossip.publish("load", "12").await.expect("a small fact");
     within(6.0, "all meet", || nodes.iter().all(|node| node.live().len() == 2)).await;
     rounds(10).await;
     (nodes, network.captured())

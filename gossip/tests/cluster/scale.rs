@@ -8,7 +8,7 @@ const NODES: u64 = 100;
 /// Within how many rounds all of a hundred learn of a new node, of a fact, and of a death.
 const BORN_ROUNDS: f64 = 10.0;
 const FACT_ROUNDS: f64 = 6.0;
-const DEAD_ROUNDS: f64 = 13.0;
+const DEAD_ROUNDS: f64 = 15.0;
 
 #[tokio::test(start_paused = true)]
 async fn a_hundred_nodes_learn_of_a_birth_a_fact_and_a_death() {

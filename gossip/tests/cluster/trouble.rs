@@ -20,7 +20,7 @@ async fn a_partition_is_seen_by_both_sides_and_heals() {
         within(8.0, "all meet", || nodes.iter().all(|node| node.live().len() == 4)).await;
         rounds(10).await;
         network.separate(&[address(1), address(2)]);
-        within(9.0, "both sides see it", || {
+        within(10.0, "both sides see it", || {
             let sees = |node: usize| nodes[node].live();
             [sees(0), sees(1)] == [vec![2], vec![1]]
                 && [sees(2), sees(3), sees(4)] == [vec![4, 5], vec![3, 5], vec![3, 4]]

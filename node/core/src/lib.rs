@@ -1,8 +1,43 @@
-//! Everything that a node decides, as one deterministic state machine.
+//! Everything that a node decides, as one deterministic state machine without I/O.
 //!
-//! Under construction.
+//! [`NodeCore::handle`] takes one event and the clocks' readings and appends effects. The node's
+//! driver carries effects out on QUIC and the disk, the simulator on a virtual network and virtual
+//! disks; neither decides anything.
+//!
+//! What is where, along the way of a write:
+//! - `client`: the request is checked (limits, table, configuration, context);
+//! - [`coordinator`]: a write operation draws a dot and asks the primaries; [`quorum`] counts;
+//! - [`replica`]: this node's and the peers' requests become questions to the storage worker;
+//! - [`event`]: the storage worker's answers come back under their tags.
+//!
+//! Beside it: [`record`] (the cluster record and its Paxos round), [`handshake`] (may two nodes
+//! speak?), [`liveness`] (what is believed of peers), [`context`] (what clients carry).
+//!
+//! **Absent by design:** clocks, randomness but for the seed in [`CoreConfig`], threads, files,
+//! sockets, `async`, and gossip's machinery: liveness comes in as events, and nothing that must be
+//! safe rests on it.
 
+mod client;
+mod config;
+pub mod context;
+pub mod coordinator;
+mod counters;
 pub mod event;
 pub mod handshake;
+pub mod liveness;
+mod node;
+pub mod operation;
 pub mod peer;
+pub mod quorum;
+pub mod random;
+pub mod record;
+pub mod replica;
+mod status;
 pub mod time;
+mod turn;
+
+pub use config::CoreConfig;
+pub use counters::Counters;
+pub use event::{ConnectionId, Effect, Effects, Event, StorageAnswer, StorageRequest, Tag};
+pub use node::{NodeCore, Recovered};
+pub use time::{Instant, Now};

@@ -30,16 +30,10 @@ impl FileDisk {
     pub fn open(root: impl Into<PathBuf>) -> io::Result<FileDisk> {
         let root = root.into();
         make_directories(&root)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(root.join(LOCK))?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(root.join(LOCK))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(FileDisk {
-                root,
-                _lock: Arc::new(lock),
-            }),
+            Ok(()) => Ok(FileDisk { root, _lock: Arc::new(lock) }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
                 io::ErrorKind::WouldBlock,
                 format!(
@@ -81,19 +75,13 @@ impl FileDisk {
 
 impl Disk for FileDisk {
     fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.file(path)?)?;
+        let file = OpenOptions::new().read(true).write(true).open(self.file(path)?)?;
         Ok(Box::new(OpenFile { file }))
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(self.file(path)?)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).open(self.file(path)?)?;
         Ok(Box::new(OpenFile { file }))
     }
 
@@ -191,7 +179,6 @@ impl DiskFile for OpenFile {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
     use quoit_storage::engine::Sequence;
@@ -229,10 +216,7 @@ mod tests {
         disk.create_directory("log/deep").unwrap();
         let mut file = disk.create("log/b").unwrap();
         disk.create("log/a").unwrap();
-        assert_eq!(
-            disk.create("log/a").err().unwrap().kind(),
-            io::ErrorKind::AlreadyExists
-        );
+        assert_eq!(disk.create("log/a").err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(disk.list("log").unwrap(), ["a", "b"]);
         assert!(disk.list("").unwrap().is_empty());
         file.allocate(8192).unwrap();
@@ -254,10 +238,7 @@ mod tests {
     #[test]
     fn a_log_and_a_small_file_live_on_it() {
         let directory = tempfile::tempdir().unwrap();
-        let options = LogOptions {
-            segment_bytes: 64 << 10,
-            ..LogOptions::default()
-        };
+        let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
         {
             let disk = Arc::new(FileDisk::open(directory.path()).unwrap());
             SmallFile::new(disk.clone(), "identity").save(b"me").unwrap();

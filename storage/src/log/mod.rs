@@ -9,7 +9,8 @@
 //! the log's identity, and every checksum of a record starts from it.
 //! - `00000000000000000001.log`: a segment, named by its first sequence, allocated in full when it
 //!   is made, zeros where nothing was written yet;
-//! - `spare`: an allocated file without records, for the next segment;
+//! - `spare`: an allocated file without records, for the next segment; `next` and `filling` are
+//!   a segment and a spare in the making;
 //! - `watermark`: two slots, at 0 and 512: mark `QWATER\x01\0`, identity u64, synced sequence u64,
 //!   chain value u32, zeros, checksum u32 of the 36 bytes before.
 //!
@@ -39,7 +40,7 @@
 //! A header's checksum covers the payload's checksum, so the chain covers the payloads, and yet a
 //! flip in a payload leaves length and sequence trustworthy. Records follow each other without
 //! padding and without gaps in their sequences. How a torn tail is told from damage stands in
-//! [`Recovery`]'s module.
+//! the module `recovery`.
 //!
 //! # Invariants
 //! - A batch is one write; it never spans segments.
@@ -58,6 +59,7 @@ use crate::engine::Sequence;
 mod reader;
 mod record;
 mod recovery;
+mod report;
 mod segment;
 mod settle;
 mod watermark;
@@ -65,7 +67,8 @@ mod watermark;
 #[cfg(test)]
 mod tests;
 
-pub use recovery::{LossReason, Lost, RecoveredEntry, Recovery, Tail};
+pub use report::{LossReason, Lost, RecoveredEntry, Recovery, Tail};
+pub use segment::SpareKeeper;
 
 use record::{PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES};
 use segment::{BirthError, SEGMENT_HEADER_BYTES, Segment, SegmentHeader};
@@ -95,11 +98,7 @@ impl LogOptions {
 
 impl Default for LogOptions {
     fn default() -> LogOptions {
-        LogOptions {
-            segment_bytes: LogOptions::SEGMENT_BYTES,
-            persisted: Sequence(0),
-            identity: 0,
-        }
+        LogOptions { segment_bytes: LogOptions::SEGMENT_BYTES, persisted: Sequence(0), identity: 0 }
     }
 }
 
@@ -146,11 +145,7 @@ pub enum LogError {
 impl LogError {
     fn io(action: &'static str, file: &str) -> impl Fn(io::Error) -> LogError + use<> {
         let file = file.to_owned();
-        move |source| LogError::Io {
-            action,
-            file: file.clone(),
-            source,
-        }
+        move |source| LogError::Io { action, file: file.clone(), source }
     }
 }
 
@@ -171,6 +166,8 @@ pub struct Log {
     watermark: watermark::Writer,
     buffer: Vec<u8>,
     poisoned: bool,
+    /// Whether the spare is this log's own affair, and not a keeper's.
+    reserves_spare: bool,
 }
 
 impl std::fmt::Debug for Log {
@@ -286,9 +283,16 @@ impl Log {
         if removed {
             let synced = self.disk.sync_directory(segment::DIRECTORY);
             self.poison_on_error("sync the names of", synced)?;
-            self.prepare_spare();
+            self.reserve_spare();
         }
         Ok(())
+    }
+
+    /// Hands the spare over to a keeper, for a maintenance thread. From here on the log takes the
+    /// spare when it needs one, and makes none itself.
+    pub fn spare_keeper(&mut self) -> SpareKeeper {
+        self.reserves_spare = false;
+        SpareKeeper { disk: self.disk.clone(), segment_bytes: self.segment_bytes }
     }
 
     /// The last appended sequence.
@@ -345,20 +349,19 @@ impl Log {
         if unused {
             self.segments.pop();
         }
-        self.segments.push(Segment {
-            first: header.first,
-            length: header.length,
-        });
+        self.segments.push(Segment { first: header.first, length: header.length });
         self.end = SEGMENT_HEADER_BYTES as u64;
         self.chain = header.chain;
         self.header = header;
-        self.prepare_spare();
+        self.reserve_spare();
         Ok(())
     }
 
     /// Tries to have a spare. Where there is no space, the next segment has to look for its own.
-    fn prepare_spare(&self) {
-        let _ = segment::take_spare(&*self.disk, self.segment_bytes);
+    fn reserve_spare(&self) {
+        if self.reserves_spare {
+            let _ = segment::reserve_spare(&*self.disk, self.segment_bytes);
+        }
     }
 
     fn poison_on_error(

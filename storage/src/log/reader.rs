@@ -68,16 +68,9 @@ impl Reader {
     /// that far.
     fn some_bytes(&mut self, offset: u64, least: u64) -> io::Result<&[u8]> {
         let window_end = self.window_offset + self.window.len() as u64;
-        let at_hand = if offset < self.window_offset {
-            0
-        } else {
-            window_end.saturating_sub(offset)
-        };
-        let size = if at_hand >= least {
-            at_hand
-        } else {
-            CHUNK_BYTES.min(self.length - offset)
-        };
+        let at_hand =
+            if offset < self.window_offset { 0 } else { window_end.saturating_sub(offset) };
+        let size = if at_hand >= least { at_hand } else { CHUNK_BYTES.min(self.length - offset) };
         self.bytes(offset, size)
     }
 

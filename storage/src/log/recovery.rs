@@ -15,120 +15,12 @@ use bytes::Bytes;
 
 use super::reader::Reader;
 use super::record::{RECORD_HEADER_BYTES, RecordHeader, seed_of};
+use super::report::{LossReason, Lost, RecoveredEntry, Recovery, Tail, push_bounded};
 use super::segment::{Decoded, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, list, path_of};
 use super::watermark::{self, Mark};
 use super::{LogError, LogOptions};
 use crate::disk::Disk;
 use crate::engine::Sequence;
-
-/// Reports beyond this number are folded into the last one.
-const LOST_REPORTS_MAX: usize = 1024;
-
-/// A record that was found, in ascending order of sequences.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecoveredEntry {
-    /// What was appended, bit for bit as far as its checksum can tell.
-    Intact {
-        /// The record's number.
-        sequence: Sequence,
-        /// What was appended.
-        payload: Bytes,
-    },
-    /// The record was there, and its payload is damaged. What it was about is unknown, though the
-    /// bytes may still tell which keys it *may* have been about.
-    Damaged {
-        /// The record's number.
-        sequence: Sequence,
-        /// The bytes in the payload's place; not to be used as if they were the payload.
-        payload_as_found: Bytes,
-    },
-}
-
-/// What [`super::Log::open`] found, besides the records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recovery {
-    /// The sequence of the next record to be appended.
-    pub next_sequence: Sequence,
-    /// How the log ended.
-    pub tail: Tail,
-    /// Records that may be missing, so that the replica must be mended from its peers. The next
-    /// opening reports them again until the caller's persisted sequence has passed them: note down
-    /// the report before you flush.
-    pub lost: Vec<Lost>,
-    /// Damage that concerns no record which is needed: worth a line in the program's log.
-    pub harmless: Vec<Lost>,
-    /// How many entries were intact.
-    pub intact_records: u64,
-    /// How many entries were damaged.
-    pub damaged_records: u64,
-}
-
-/// How the log ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tail {
-    /// With a whole record (or where damage was reported instead).
-    Clean,
-    /// With a write that a crash cut short, none of which had been synced. It was cut off.
-    Torn {
-        /// The segment's file.
-        segment: String,
-        /// Where the torn part began.
-        offset: u64,
-        /// How long it was.
-        bytes: u64,
-    },
-}
-
-/// A place where records may be missing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// The segment's file (or another file of the log).
-    pub segment: String,
-    /// Where in the file the damage begins.
-    pub from_offset: u64,
-    /// The last record before it.
-    pub after_sequence: Sequence,
-    /// The first record known after it; `None` if the damage goes on to the log's end, so that
-    /// nobody knows how many records there were.
-    pub before_sequence: Option<Sequence>,
-    /// What is wrong.
-    pub reason: LossReason,
-}
-
-/// What is wrong at a damaged place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LossReason {
-    /// No record of this log begins where one should.
-    #[error("the bytes are no record of this log")]
-    NoRecord,
-    /// A whole record, but of another place or of an older life of the file.
-    #[error("a record stands where it does not belong")]
-    ForeignRecord,
-    /// A record's payload is damaged, and it was not needed any more.
-    #[error("a record's payload is damaged")]
-    Payload,
-    /// The segment's header is damaged, or the file is no segment of this log.
-    #[error("the file's header is not that of a segment of this log")]
-    SegmentHeader,
-    /// The file has another length than it was made with.
-    #[error("the file has another length than it was made with")]
-    FileLength,
-    /// The segment does not follow on what was found before it: something between is missing.
-    #[error("the segment does not follow on what was found before it")]
-    Gap,
-    /// The log ends before what is known to have been synced.
-    #[error("the log ends before what was synced")]
-    EndsEarly,
-    /// The record at the watermark is not the one that was synced.
-    #[error("the record at the watermark is not the one that was synced")]
-    OtherHistory,
-    /// An earlier opening found the end of the log before this segment damaged.
-    #[error("an earlier start found the log before this segment damaged")]
-    FoundEarlier,
-    /// The watermark's own file is damaged.
-    #[error("the watermark is damaged")]
-    Watermark,
-}
 
 /// What the log goes on from.
 pub(super) struct Outcome {
@@ -231,10 +123,8 @@ pub(super) fn recover(
         let next = segments.get(index + 1);
         reading.segment(&segments[index], next)?;
     }
-    let segments = segments.iter().map(|found| Segment {
-        first: found.first,
-        length: found.length,
-    });
+    let segments =
+        segments.iter().map(|found| Segment { first: found.first, length: found.length });
     Ok(reading.finish(segments.collect(), identity))
 }
 
@@ -257,12 +147,7 @@ fn look_at(disk: &dyn Disk, first: u64) -> Result<Found, LogError> {
             }
         };
     }
-    Ok(Found {
-        first,
-        length: reader.length(),
-        path,
-        header,
-    })
+    Ok(Found { first, length: reader.length(), path, header })
 }
 
 struct Reading<'a> {
@@ -316,6 +201,7 @@ impl Reading<'_> {
                 self.mention(&found.path, reader.length(), LossReason::FileLength);
             }
         }
+        last.sound &= !last.open_ended;
         self.last = Some(last);
         Ok(())
     }
@@ -329,25 +215,18 @@ impl Reading<'_> {
             }
             None => {}
             Some(position) => {
-                let other_chain = position
-                    .chain
-                    .is_some_and(|chain| chain != header.previous_chain);
+                let other_chain =
+                    position.chain.is_some_and(|chain| chain != header.previous_chain);
                 if position.last != header.previous || other_chain {
                     self.lose(path, 0, before, LossReason::Gap);
                 }
             }
         }
-        self.position = Some(Position {
-            last: header.previous,
-            chain: Some(header.chain),
-        });
+        self.position = Some(Position { last: header.previous, chain: Some(header.chain) });
         if header.after_loss {
             self.lose(path, 0, Some(header.first), LossReason::FoundEarlier);
         }
-        self.position = Some(Position {
-            last: header.first - 1,
-            chain: Some(header.chain),
-        });
+        self.position = Some(Position { last: header.first - 1, chain: Some(header.chain) });
     }
 
     fn records(
@@ -367,10 +246,7 @@ impl Reading<'_> {
             let at = if trusted {
                 self.look(reader, *offset)?
             } else {
-                At::Bad {
-                    reason: LossReason::SegmentHeader,
-                    to: *offset,
-                }
+                At::Bad { reason: LossReason::SegmentHeader, to: *offset }
             };
             trusted = true;
             match at {
@@ -420,25 +296,16 @@ impl Reading<'_> {
             return Ok(if end {
                 At::End
             } else {
-                At::Bad {
-                    reason: LossReason::NoRecord,
-                    to: header_end,
-                }
+                At::Bad { reason: LossReason::NoRecord, to: header_end }
             });
         };
         let end = record_end(offset, &header);
         let expected = self.position.is_some_and(|position| {
             header.sequence == position.last + 1
-                && position
-                    .chain
-                    .is_none_or(|chain| chain == header.previous_chain)
+                && position.chain.is_none_or(|chain| chain == header.previous_chain)
         });
         if !expected || end > reader.length() {
-            let reason = if expected {
-                LossReason::FileLength
-            } else {
-                LossReason::ForeignRecord
-            };
+            let reason = if expected { LossReason::FileLength } else { LossReason::ForeignRecord };
             return Ok(At::Bad { reason, to: offset });
         }
         let payload = reader.bytes(header_end, u64::from(header.length))?;
@@ -467,11 +334,7 @@ impl Reading<'_> {
 
     fn cut(&mut self, path: &str, reader: &mut Reader, offset: u64) -> io::Result<()> {
         let end = reader.content_end(offset)?.unwrap_or(offset);
-        self.recovery.tail = Tail::Torn {
-            segment: path.to_owned(),
-            offset,
-            bytes: end - offset,
-        };
+        self.recovery.tail = Tail::Torn { segment: path.to_owned(), offset, bytes: end - offset };
         Ok(())
     }
 
@@ -521,10 +384,8 @@ impl Reading<'_> {
         } else {
             self.lose(&found.path, *offset, Some(header.sequence), reason);
         }
-        self.position = Some(Position {
-            last: header.sequence - 1,
-            chain: Some(header.previous_chain),
-        });
+        self.position =
+            Some(Position { last: header.sequence - 1, chain: Some(header.previous_chain) });
         *offset = at;
         Ok(true)
     }
@@ -537,13 +398,9 @@ impl Reading<'_> {
         header: &RecordHeader,
         intact: bool,
     ) -> io::Result<()> {
-        self.position = Some(Position {
-            last: header.sequence,
-            chain: Some(header.chain),
-        });
-        let at_mark = self
-            .mark
-            .filter(|mark| mark.sequence == header.sequence && mark.chain != header.chain);
+        self.position = Some(Position { last: header.sequence, chain: Some(header.chain) });
+        let at_mark =
+            self.mark.filter(|mark| mark.sequence == header.sequence && mark.chain != header.chain);
         if at_mark.is_some() {
             self.lose(path, offset, Some(header.sequence + 1), LossReason::OtherHistory);
         }
@@ -562,10 +419,7 @@ impl Reading<'_> {
             RecoveredEntry::Intact { sequence, payload }
         } else {
             self.recovery.damaged_records += 1;
-            RecoveredEntry::Damaged {
-                sequence,
-                payload_as_found: payload,
-            }
+            RecoveredEntry::Damaged { sequence, payload_as_found: payload }
         });
         Ok(())
     }
@@ -577,8 +431,7 @@ impl Reading<'_> {
     }
 
     fn last_sequence(&self) -> u64 {
-        self.position
-            .map_or(self.persisted, |position| position.last)
+        self.position.map_or(self.persisted, |position| position.last)
     }
 
     fn synced_before(&self) -> u64 {
@@ -625,10 +478,7 @@ impl Reading<'_> {
         if segments.is_empty() && self.mark.is_some() {
             self.lose(super::segment::DIRECTORY, 0, None, LossReason::EndsEarly);
         }
-        let position = self.position.unwrap_or(Position {
-            last: self.persisted,
-            chain: None,
-        });
+        let position = self.position.unwrap_or(Position { last: self.persisted, chain: None });
         Outcome {
             identity,
             watermark: self.mark,
@@ -643,13 +493,4 @@ impl Reading<'_> {
 
 fn record_end(offset: u64, header: &RecordHeader) -> u64 {
     offset + RECORD_HEADER_BYTES as u64 + u64::from(header.length)
-}
-
-/// Adds a report; past the bound it is folded into the last one, which then reaches further.
-fn push_bounded(reports: &mut Vec<Lost>, report: Lost) {
-    if reports.len() < LOST_REPORTS_MAX {
-        reports.push(report);
-    } else if let Some(last) = reports.last_mut() {
-        last.before_sequence = report.before_sequence;
-    }
 }

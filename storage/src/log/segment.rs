@@ -1,10 +1,11 @@
 //! A segment's file: its name, its header, and how it is born.
 //!
-//! Every segment is made under the spare's name, allocated, given its header, synced, and only then
+//! Every segment is made under another name, allocated, given its header, synced, and only then
 //! renamed. So a file with a segment's name has a whole header and its full length, and one that
 //! does not is damaged, whatever the moment of a crash.
 
 use std::io;
+use std::sync::Arc;
 
 use super::record::{seed_of, u32_at, u64_at};
 use crate::disk::{Disk, DiskFile};
@@ -15,6 +16,14 @@ pub(super) const DIRECTORY: &str = "log";
 /// An allocated file without records, kept so that the log can go on for one more segment when the
 /// disk is full.
 pub(super) const SPARE: &str = "log/spare";
+
+/// A segment before it has its name; only the log's writer touches it.
+const NEXT: &str = "log/next";
+
+/// A spare in the making; only the [`SpareKeeper`] touches it.
+const FILLING: &str = "log/filling";
+
+const FILL_BYTES: u64 = 1 << 20;
 
 /// Bytes before a segment's first record.
 pub(super) const SEGMENT_HEADER_BYTES: usize = 56;
@@ -110,11 +119,7 @@ impl SegmentHeader {
             && version == VERSION
             && flags & !FLAG_AFTER_LOSS == 0
             && header.previous < header.first;
-        if sound {
-            Decoded::Valid(header)
-        } else {
-            Decoded::Bad
-        }
+        if sound { Decoded::Valid(header) } else { Decoded::Bad }
     }
 }
 
@@ -138,10 +143,7 @@ pub(super) fn list(disk: &dyn Disk) -> io::Result<Vec<u64>> {
 
 /// Whether an error says that there is no space left, which is no reason to distrust the disk.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Makes the segment that `header` describes, at least `length` bytes long, and fills in the
@@ -155,48 +157,129 @@ pub(super) fn birth(
         true => BirthError::Full(error),
         false => BirthError::Failed(error),
     };
-    let mut file = take_spare(disk, length).map_err(full_or_failed)?;
+    let mut file = take_file(disk, length).map_err(full_or_failed)?;
     header.length = file.len().map_err(BirthError::Failed)?;
     let bytes = header.encode();
     file.write_all_at(&bytes, 0).map_err(BirthError::Failed)?;
     file.sync_data().map_err(BirthError::Failed)?;
-    disk.rename(SPARE, &path_of(header.first))
-        .map_err(full_or_failed)?;
-    disk.sync_directory(DIRECTORY)
-        .map_err(BirthError::Failed)?;
+    if let Err(error) = disk.rename(NEXT, &path_of(header.first)) {
+        give_back(disk, &*file);
+        return Err(full_or_failed(error));
+    }
+    let synced = disk.sync_directory(DIRECTORY);
+    synced.map_err(BirthError::Failed)?;
     Ok(file)
 }
 
-/// Opens the spare, making or enlarging it where needed, so that it has `length` zero bytes. On an
-/// error nothing is left behind.
-pub(super) fn take_spare(disk: &dyn Disk, length: u64) -> io::Result<Box<dyn DiskFile>> {
-    let made = match disk.open(SPARE) {
-        Ok(file) => Ok(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(SPARE),
+/// Gives the new segment's file, at least `length` zero bytes long, under a name that is the
+/// writer's alone: the spare, or a new one. On an error nothing changed.
+fn take_file(disk: &dyn Disk, length: u64) -> io::Result<Box<dyn DiskFile>> {
+    let made = match disk.rename(SPARE, NEXT) {
+        Ok(()) => disk.open(NEXT),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            remove_if_there(disk, NEXT)?;
+            disk.create(NEXT)
+        }
         Err(error) => Err(error),
     };
-    let allocated = made.and_then(|mut file| {
-        if file.len()? < length {
-            file.allocate(length)?;
+    let mut file = made?;
+    let allocated = match file.len() {
+        Ok(at_hand) if at_hand >= length => Ok(()),
+        Ok(_) => file.allocate(length),
+        Err(error) => Err(error),
+    };
+    match allocated {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            give_back(disk, &*file);
+            Err(error)
         }
-        Ok(file)
-    });
+    }
+}
+
+/// After a failure: a file that was the spare is the spare again, and a new one leaves its space.
+fn give_back(disk: &dyn Disk, file: &dyn DiskFile) {
+    // Whatever fails here leaves a file that the next attempt or the next start clears away.
+    let _ = match file.len() {
+        Ok(length) if length > 0 => disk.rename(NEXT, SPARE),
+        Ok(_) | Err(_) => disk.remove(NEXT),
+    };
+}
+
+/// Removes what a crash left of files in the making, and a spare of another length.
+pub(super) fn clear_unfit(disk: &dyn Disk, segment_bytes: u64) -> io::Result<()> {
+    remove_if_there(disk, NEXT)?;
+    remove_if_there(disk, FILLING)?;
+    if spare_length(disk)?.is_some_and(|length| length != segment_bytes) {
+        disk.remove(SPARE)?;
+    }
+    Ok(())
+}
+
+/// Reserves a spare where there is none, without filling it. On an error nothing is left behind.
+pub(super) fn reserve_spare(disk: &dyn Disk, segment_bytes: u64) -> io::Result<()> {
+    if spare_length(disk)?.is_some() {
+        return Ok(());
+    }
+    let allocated = disk.create(SPARE)?.allocate(segment_bytes);
     if allocated.is_err() {
-        // What is left over here takes space that others need; the next start clears it as well.
-        let _ = disk.remove(SPARE);
+        disk.remove(SPARE)?;
     }
     allocated
 }
 
-/// Removes a spare that a crash left with another length than `length`.
-pub(super) fn drop_unfit_spare(disk: &dyn Disk, length: u64) -> io::Result<()> {
+fn spare_length(disk: &dyn Disk) -> io::Result<Option<u64>> {
     match disk.open(SPARE) {
-        Ok(file) if file.len()? == length => Ok(()),
-        Ok(file) => {
-            drop(file);
-            disk.remove(SPARE)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(file) => Ok(Some(file.len()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+fn remove_if_there(disk: &dyn Disk, path: &str) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Keeps the spare ready, written full with zeros, from a maintenance thread. A file system has
+/// to note of every reserved block that it was written for the first time, which doubles the time
+/// that a sync takes; blocks that hold zeros already spare the writer that.
+pub struct SpareKeeper {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) segment_bytes: u64,
+}
+
+impl SpareKeeper {
+    /// Makes a spare if there is none, and says whether it did. Slow (it writes a segment's length
+    /// of zeros); may run beside the log's own calls, but only once at a time. An error, a full
+    /// disk for instance, is no reason to stop: the log reserves its next segment by itself.
+    pub fn keep(&self) -> io::Result<bool> {
+        if spare_length(&*self.disk)?.is_some() {
+            return Ok(false);
+        }
+        let filled = self.fill();
+        if filled.is_err() {
+            remove_if_there(&*self.disk, FILLING)?;
+        }
+        filled.map(|()| true)
+    }
+
+    /// The spare's name appears only when all is done, since the log may take it at any moment.
+    fn fill(&self) -> io::Result<()> {
+        remove_if_there(&*self.disk, FILLING)?;
+        let mut file = self.disk.create(FILLING)?;
+        file.allocate(self.segment_bytes)?;
+        let zeros = vec![0; FILL_BYTES.min(self.segment_bytes) as usize];
+        let mut at = 0;
+        while at < self.segment_bytes {
+            let size = FILL_BYTES.min(self.segment_bytes - at);
+            file.write_all_at(&zeros[..size as usize], at)?;
+            // In small portions, so that the log's syncs need not wait for one large one.
+            file.sync_data()?;
+            at += size;
+        }
+        self.disk.rename(FILLING, SPARE)
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::reader::Reader;
 use super::record::{RECORD_HEADER_BYTES, seed_of};
-use super::recovery::{LastSegment, Outcome, RecoveredEntry, Recovery, Tail, recover};
+use super::recovery::{LastSegment, Outcome, recover};
+use super::report::{RecoveredEntry, Recovery, Tail};
 use super::segment::{
     self, BirthError, DIRECTORY, SEGMENT_HEADER_BYTES, SPARE, Segment, SegmentHeader,
 };
@@ -22,7 +23,7 @@ pub(super) fn open(
 ) -> Result<(Log, Recovery), LogError> {
     let made = disk.create_directory(DIRECTORY);
     made.map_err(LogError::io("make", DIRECTORY))?;
-    let cleared = segment::drop_unfit_spare(&*disk, options.segment_bytes);
+    let cleared = segment::clear_unfit(&*disk, options.segment_bytes);
     cleared.map_err(LogError::io("clear", SPARE))?;
     let mut outcome = recover(&*disk, &options, visit)?;
     let mut file = None;
@@ -60,8 +61,9 @@ pub(super) fn open(
         watermark,
         buffer: Vec::new(),
         poisoned: false,
+        reserves_spare: true,
     };
-    log.prepare_spare();
+    log.reserve_spare();
     Ok((log, outcome.recovery))
 }
 
@@ -140,10 +142,7 @@ fn begin_afresh(
             return Err(LogError::io("begin", &segment::path_of(header.first))(error));
         }
     };
-    outcome.segments.push(Segment {
-        first: header.first,
-        length: header.length,
-    });
+    outcome.segments.push(Segment { first: header.first, length: header.length });
     outcome.sequence = header.first - 1;
     outcome.chain = header.chain;
     Ok((file, header, SEGMENT_HEADER_BYTES as u64))

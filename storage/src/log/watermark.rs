@@ -85,11 +85,8 @@ impl Writer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(PATH),
             opened => opened,
         };
-        let mut writer = Writer {
-            failures: u64::from(opened.is_err()),
-            file: opened.ok(),
-            next_slot: 0,
-        };
+        let mut writer =
+            Writer { failures: u64::from(opened.is_err()), file: opened.ok(), next_slot: 0 };
         let mut bytes = [0; SLOT_BYTES];
         if let Some(file) = &writer.file
             && file.read_exact_at(&mut bytes, SLOT_OFFSETS[0]).is_ok()

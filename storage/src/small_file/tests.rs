@@ -1,4 +1,3 @@
-#![allow(clippy::unwrap_used)]
 use super::*;
 use crate::twin::disk::TwinDisk;
 
@@ -26,24 +25,20 @@ fn a_document_that_was_never_saved_is_none() {
 fn the_last_save_is_loaded() {
     let disk = saved_twice();
     disk.crash();
-    let expected = Loaded {
-        bytes: Bytes::from_static(b"second"),
-        generation: 2,
-        repaired: None,
-    };
+    let expected = Loaded { bytes: Bytes::from_static(b"second"), generation: 2, repaired: None };
     assert_eq!(loaded(&disk), expected);
 }
 
 #[test]
 fn the_layout_stays_as_it_is() {
     let disk = saved_twice();
-    let mut golden = b"QUOITDOC\x01\x00\xfe\xff\x06\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00".to_vec();
-    golden.extend_from_slice(&GOLDEN_CHECKSUM);
-    golden.extend_from_slice(b"second");
-    assert_eq!(disk.content("state/identity.a").unwrap(), golden);
+    let golden = [
+        &b"QUOITDOC\x01\x00\xfe\xff"[..],
+        &[6, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 11, 205, 153, 193],
+        &b"second"[..],
+    ];
+    assert_eq!(disk.content("state/identity.a").unwrap(), golden.concat());
 }
-
-const GOLDEN_CHECKSUM: [u8; 4] = [0, 0, 0, 0];
 
 #[test]
 fn every_flipped_bit_in_one_copy_is_survived_and_repaired() {

@@ -61,7 +61,12 @@ pub(super) enum Record {
 
 /// Lays out a key's record; `sealed` is its envelope. Returns the record and where the envelope
 /// lies in it.
-pub(super) fn key_record(key: &StoredKey, replication: u8, delta: Delta, sealed: &Bytes) -> (Bytes, usize) {
+pub(super) fn key_record(
+    key: &StoredKey,
+    replication: u8,
+    delta: Delta,
+    sealed: &Bytes,
+) -> (Bytes, usize) {
     let bytes = key.bytes();
     let mut out = BytesMut::with_capacity(bytes.len() + 26 + sealed.len());
     out.put_u8(KIND_KEY);
@@ -151,7 +156,10 @@ mod tests {
         let sealed = Bytes::from_static(b"sealed");
         let (record, at) = key_record(&key(), 3, delta, &sealed);
         assert_eq!(record.slice(at..), sealed);
-        assert_eq!(Record::read(&record), Some(Record::Key { key: key(), replication: 3, delta, sealed }));
+        assert_eq!(
+            Record::read(&record),
+            Some(Record::Key { key: key(), replication: 3, delta, sealed })
+        );
         assert_eq!(Record::read(&lease_record(HybridTime(4))), Some(Record::Lease(HybridTime(4))));
     }
 

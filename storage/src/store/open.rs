@@ -80,10 +80,8 @@ pub fn open(
     let had_checkpoint = found.checkpoint_found;
     // Lost tables need every record of the log again, and will be told that most are gone.
     let persisted = if tables_lost.is_some() { Sequence(0) } else { found.checkpoint.sequence };
-    let log_options =
-        LogOptions { segment_bytes: options.segment_bytes, persisted, identity };
-    let (log, recovery) =
-        Log::open(disk.clone(), log_options, &mut |entry| found.take(entry))?;
+    let log_options = LogOptions { segment_bytes: options.segment_bytes, persisted, identity };
+    let (log, recovery) = Log::open(disk.clone(), log_options, &mut |entry| found.take(entry))?;
     if let Some(error) = found.failed {
         return Err(error.into());
     }
@@ -213,7 +211,9 @@ impl<'a> Replay<'a> {
             }
             Ok(None) if tables_persisted > Sequence(0) => replay.checkpoint_is_gone("is missing"),
             Ok(None) => {}
-            Err(SmallFileError::Damaged { .. }) => replay.checkpoint_is_gone("is damaged in both copies"),
+            Err(SmallFileError::Damaged { .. }) => {
+                replay.checkpoint_is_gone("is damaged in both copies")
+            }
             Err(other) => return Err(other.into()),
         }
         Ok(replay)

@@ -149,7 +149,8 @@ impl Reader {
     }
 }
 
-/// Flushes and compacts the tables and writes checkpoints. One a store; a thread of its own.
+/// Flushes and compacts the tables and writes checkpoints.
+#[derive(Clone)]
 pub struct Maintainer {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) disk: Arc<dyn Disk>,
@@ -162,27 +163,38 @@ impl Maintainer {
         !lock(&self.shared.checkpoints).is_empty()
     }
 
-    /// Flushes what was closed, writes its checkpoint and lets the log be cut; then one round of
-    /// compaction.
+    /// Flushes what was closed, writes its checkpoint and lets the log be cut. May run beside
+    /// [`Maintainer::compact`], on a thread of its own: a flush that waits for a compaction halts
+    /// the writer.
     ///
     /// # Errors
     /// What failed, for people. Everything is as durable as before; call again later.
-    pub fn run(&mut self) -> Result<(), String> {
-        if self.has_work() {
-            let persisted = self.engine.flush().map_err(|error| error.to_string())?;
-            let due = {
-                let checkpoints = lock(&self.shared.checkpoints);
-                checkpoints.iter().rfind(|checkpoint| checkpoint.sequence <= persisted).cloned()
-            };
-            if let Some(mut checkpoint) = due {
-                checkpoint.tables = persisted;
-                SmallFile::new(self.disk.clone(), CHECKPOINT_FILE)
-                    .save(&checkpoint.encode())
-                    .map_err(|error| error.to_string())?;
-                lock(&self.shared.checkpoints).retain(|other| other.sequence > checkpoint.sequence);
-                self.shared.cut.fetch_max(checkpoint.sequence.0 + 1, Ordering::Release);
-            }
+    pub fn flush(&self) -> Result<(), String> {
+        if !self.has_work() {
+            return Ok(());
         }
-        self.engine.compact().map_err(|error| error.to_string())
+        let persisted = self.engine.flush().map_err(|error| error.to_string())?;
+        let due = {
+            let checkpoints = lock(&self.shared.checkpoints);
+            checkpoints.iter().rfind(|checkpoint| checkpoint.sequence <= persisted).cloned()
+        };
+        if let Some(mut checkpoint) = due {
+            checkpoint.tables = persisted;
+            SmallFile::new(self.disk.clone(), CHECKPOINT_FILE)
+                .save(&checkpoint.encode())
+                .map_err(|error| error.to_string())?;
+            lock(&self.shared.checkpoints).retain(|other| other.sequence > checkpoint.sequence);
+            self.shared.cut.fetch_max(checkpoint.sequence.0 + 1, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// One round of compaction, if one is due.
+    ///
+    /// # Errors
+    /// What failed. After [`EngineError::Damaged`] the same round fails for ever: the tables must
+    /// be condemned and made anew at the next start.
+    pub fn compact(&self) -> Result<(), EngineError> {
+        self.engine.compact()
     }
 }

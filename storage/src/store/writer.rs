@@ -59,7 +59,9 @@ pub enum CommitError {
     Full,
     /// A write or an fsync failed, so nobody knows what the disk holds. The store acknowledges
     /// nothing any more: mend the disk and restart the node.
-    #[error("a write to the disk failed ({0}): nothing more is acknowledged; mend the disk and restart")]
+    #[error(
+        "a write to the disk failed ({0}): nothing more is acknowledged; mend the disk and restart"
+    )]
     Poisoned(String),
 }
 
@@ -268,8 +270,7 @@ impl Writer {
         }
         let delta = digest::delta(&key, &before.set, &after.set);
         let stored = Stored { incomplete: after.incomplete, era: self.era, set: set.clone() };
-        let (record, envelope_at) =
-            key_record(&key, replication, delta, &stored.seal(key.bytes()));
+        let (record, envelope_at) = key_record(&key, replication, delta, &stored.seal(key.bytes()));
         self.batch.overlay.insert(key.clone(), after);
         self.batch.prepared.push(Prepared { key, replication, delta, record, envelope_at });
         Outcome::Merged(set)
@@ -302,7 +303,9 @@ impl Writer {
             self.rotate();
         }
         let cut = self.shared.cut.swap(0, Ordering::Acquire);
-        if cut > 0 && let Err(error) = self.log.truncate_before(Sequence(cut)) {
+        if cut > 0
+            && let Err(error) = self.log.truncate_before(Sequence(cut))
+        {
             return Err(self.poison(&error));
         }
         Ok(())

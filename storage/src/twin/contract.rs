@@ -129,11 +129,7 @@ pub fn check(reopen: &mut Reopen<'_>) {
     assert_eq!(engine.persisted_sequence(), persisted);
     assert_eq!(engine.get(b"a").expect("readable"), Some("3".into()));
     assert_eq!(engine.get(b"b").expect("readable"), None);
-    assert_eq!(
-        engine.get(b"lost").expect("readable"),
-        None,
-        "what was not flushed is gone"
-    );
+    assert_eq!(engine.get(b"lost").expect("readable"), None, "what was not flushed is gone");
     check_replay(&*engine, persisted);
     check_flushes(&*engine);
     engine = reopen(Some(engine));
@@ -149,25 +145,27 @@ fn check_reads(engine: Box<dyn Engine>) -> Box<dyn Engine> {
     assert_eq!(engine.memory_bytes(), 0);
     assert_eq!(engine.pressure(), Pressure::None);
 
-    insert(
-        &*engine,
-        &[put("a", "1"), put("b", "1"), put("a", "2")],
-        Sequence(7),
-    );
+    let batch = [
+        put("a", "1"),
+        take("c"),
+        put("b", "1"),
+        put("a", "2"),
+        put("c", "1"),
+        put("never", "1"),
+        take("never"),
+    ];
+    insert(&*engine, &batch, Sequence(7));
     assert_eq!(
         engine.get(b"a").expect("readable"),
         Some("2".into()),
         "of two changes to a key in one batch the last wins"
     );
+    assert_eq!(keys(&*engine, b"", None), ["a", "b", "c"]);
     assert!(engine.memory_bytes() > 0);
-    let removals = [put("a", "3"), take("b"), take("never")];
+    let removals = [put("a", "3"), take("b"), take("c"), take("never")];
     insert(&*engine, &removals, Sequence(9));
     assert_eq!(engine.rotate(), Some(Sequence(9)));
-    assert_eq!(
-        engine.memory_bytes(),
-        0,
-        "later inserts go to memory of their own"
-    );
+    assert_eq!(engine.memory_bytes(), 0, "later inserts go to memory of their own");
     assert_eq!(keys(&*engine, b"", None), ["a"]);
     insert(&*engine, &[put("lost", "1")], Sequence(10));
     assert_eq!(engine.persisted_sequence(), Sequence(0));
@@ -178,11 +176,7 @@ fn check_reads(engine: Box<dyn Engine>) -> Box<dyn Engine> {
 }
 
 fn check_replay(engine: &dyn Engine, persisted: Sequence) {
-    insert(
-        engine,
-        &[put("a", "old"), put("b", "old")],
-        Sequence(persisted.0 - 1),
-    );
+    insert(engine, &[put("a", "old"), put("b", "old")], Sequence(persisted.0 - 1));
     assert_eq!(
         engine.get(b"a").expect("readable"),
         Some("3".into()),
@@ -209,11 +203,7 @@ fn check_flushes(engine: &dyn Engine) {
     assert_eq!(engine.pressure(), Pressure::None);
     engine.compact().expect("no fault is set");
     assert_eq!(keys(engine, b"", None), all);
-    assert_eq!(
-        keys(engine, b"k1", Some(b"k3")),
-        ["k1", "k2"],
-        "from is in, to is out"
-    );
+    assert_eq!(keys(engine, b"k1", Some(b"k3")), ["k1", "k2"], "from is in, to is out");
     assert_eq!(keys(engine, b"k3", Some(b"k3")), [""; 0]);
     assert_eq!(keys(engine, b"k3", Some(b"k1")), [""; 0]);
     let mut visits = 0;
@@ -230,16 +220,13 @@ fn check_large_values(engine: &dyn Engine) {
     let next = engine.persisted_sequence().0 + 1;
     let large: Vec<Bytes> = [0, 1, 50, 4_096, 100_000, 16 << 20]
         .iter()
-        .map(|&length: &usize| (0..length).map(|n| (n * n >> 7) as u8).collect())
+        .map(|&length: &usize| (0..length).map(|n| ((n * n) >> 7) as u8).collect())
         .collect();
     for flushed in [false, true] {
         for (number, value) in large.iter().enumerate() {
             let key = numbered_key(number as u16);
             if !flushed {
-                let change = Change {
-                    key: key.clone(),
-                    value: Some(value.clone()),
-                };
+                let change = Change { key: key.clone(), value: Some(value.clone()) };
                 insert(engine, &[change], Sequence(next + number as u64));
             }
             assert!(engine.get(&key).expect("readable").as_ref() == Some(value));
@@ -252,9 +239,7 @@ fn check_large_values(engine: &dyn Engine) {
 /// Inserts, and checks that nobody saw a part: one after the other is enough here, tests with
 /// threads look at the rest.
 fn insert(engine: &dyn Engine, changes: &[Change], sequence: Sequence) {
-    engine
-        .insert(changes.to_vec(), sequence)
-        .expect("no fault is set");
+    engine.insert(changes.to_vec(), sequence).expect("no fault is set");
 }
 
 fn model_at(log: &[Batch], sequence: Sequence) -> Model {
@@ -273,10 +258,7 @@ fn model_at(log: &[Batch], sequence: Sequence) -> Model {
 fn compare(engine: &dyn Engine, model: &Model) {
     for number in 0..KEYS {
         let key = numbered_key(number);
-        assert_eq!(
-            engine.get(&key).expect("readable").as_ref(),
-            model.get(&key)
-        );
+        assert_eq!(engine.get(&key).expect("readable").as_ref(), model.get(&key));
     }
     let read = read_range(engine, b"", None).expect("readable");
     assert_eq!(read.len(), model.len());
@@ -313,9 +295,7 @@ fn read_range(
 
 fn keys(engine: &dyn Engine, from: &[u8], to: Option<&[u8]>) -> Vec<String> {
     let read = read_range(engine, from, to).expect("readable");
-    read.iter()
-        .map(|(key, _)| String::from_utf8_lossy(key).into_owned())
-        .collect()
+    read.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect()
 }
 
 fn put(key: &str, value: &str) -> Change {
@@ -326,10 +306,7 @@ fn put(key: &str, value: &str) -> Change {
 }
 
 fn take(key: &str) -> Change {
-    Change {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        value: None,
-    }
+    Change { key: Bytes::copy_from_slice(key.as_bytes()), value: None }
 }
 
 fn numbered_key(number: u16) -> Bytes {

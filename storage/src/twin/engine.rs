@@ -95,10 +95,7 @@ impl TwinTables {
         let mut state = lock(&self.state);
         state.incarnation += 1;
         state.drop_memory();
-        TwinEngine {
-            state: self.state.clone(),
-            incarnation: state.incarnation,
-        }
+        TwinEngine { state: self.state.clone(), incarnation: state.incarnation }
     }
 
     /// Makes the stored bytes under `key` unreadable (whether or not there were any, as when a
@@ -140,9 +137,7 @@ impl TwinEngine {
 
     /// The part that survives this engine.
     pub fn tables(&self) -> TwinTables {
-        TwinTables {
-            state: self.state.clone(),
-        }
+        TwinTables { state: self.state.clone() }
     }
 
     /// Loses what was not flushed and opens again, in one call.
@@ -193,14 +188,9 @@ impl Engine for TwinEngine {
                 return;
             }
         };
-        let bounds = (
-            Bound::Included(from),
-            to.map_or(Bound::Unbounded, Bound::Excluded),
-        );
-        let mut sources: Vec<_> = layers
-            .iter()
-            .map(|layer| layer.range::<[u8], _>(bounds).peekable())
-            .collect();
+        let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
+        let mut sources: Vec<_> =
+            layers.iter().map(|layer| layer.range::<[u8], _>(bounds).peekable()).collect();
         while let Some((key, entry)) = next_newest(&mut sources) {
             let goes_on = match entry {
                 Entry::Value(value) => visit(Ok((key.clone(), value.clone()))),
@@ -309,10 +299,8 @@ fn next_newest<'a, I>(sources: &mut [Peekable<I>]) -> Option<(&'a Bytes, &'a Ent
 where
     I: Iterator<Item = (&'a Bytes, &'a Entry)>,
 {
-    let smallest = sources
-        .iter_mut()
-        .filter_map(|source| source.peek().map(|(key, _)| *key))
-        .min()?;
+    let smallest =
+        sources.iter_mut().filter_map(|source| source.peek().map(|(key, _)| *key)).min()?;
     let mut newest = None;
     for source in sources {
         if let Some(found) = source.next_if(|(key, _)| *key == smallest) {
@@ -380,12 +368,7 @@ mod tests {
     #[test]
     fn damage_is_told_until_a_newer_insert_is_flushed_over_it() {
         let engine = TwinEngine::new();
-        engine
-            .insert(
-                vec![change("a", Some("1")), change("b", Some("1"))],
-                Sequence(1),
-            )
-            .unwrap();
+        engine.insert(vec![change("a", Some("1")), change("b", Some("1"))], Sequence(1)).unwrap();
         flush_all(&engine);
         engine.tables().damage(b"a");
         assert!(matches!(engine.get(b"a"), Err(EngineError::Damaged(_))));
@@ -397,9 +380,7 @@ mod tests {
         });
         assert_eq!(seen, [false], "a scan ends at the damage");
 
-        engine
-            .insert(vec![change("a", Some("2"))], Sequence(2))
-            .unwrap();
+        engine.insert(vec![change("a", Some("2"))], Sequence(2)).unwrap();
         assert_eq!(engine.get(b"a").unwrap().unwrap(), "2");
         let engine = engine.crash();
         assert!(matches!(engine.get(b"a"), Err(EngineError::Damaged(_))));
@@ -411,9 +392,7 @@ mod tests {
     #[test]
     fn a_failed_flush_loses_nothing() {
         let engine = TwinEngine::new();
-        engine
-            .insert(vec![change("a", Some("1"))], Sequence(1))
-            .unwrap();
+        engine.insert(vec![change("a", Some("1"))], Sequence(1)).unwrap();
         engine.rotate();
         engine.tables().fail_flushes(1);
         assert!(matches!(engine.flush(), Err(EngineError::Io(_))));
@@ -435,19 +414,12 @@ mod tests {
     #[test]
     fn a_scan_keeps_its_state_while_its_visitor_inserts() {
         let engine = TwinEngine::new();
-        engine
-            .insert(
-                vec![change("a", Some("1")), change("b", Some("1"))],
-                Sequence(1),
-            )
-            .unwrap();
+        engine.insert(vec![change("a", Some("1")), change("b", Some("1"))], Sequence(1)).unwrap();
         let mut seen = Vec::new();
         engine.scan(b"", None, &mut |item| {
             seen.push(item.unwrap().1);
             let next = Sequence(1 + seen.len() as u64);
-            engine
-                .insert(vec![change("b", Some("2")), change("c", Some("2"))], next)
-                .unwrap();
+            engine.insert(vec![change("b", Some("2")), change("c", Some("2"))], next).unwrap();
             flush_all(&engine);
             true
         });
@@ -457,9 +429,7 @@ mod tests {
     #[test]
     fn lost_tables_are_empty() {
         let engine = TwinEngine::new();
-        engine
-            .insert(vec![change("a", Some("1"))], Sequence(1))
-            .unwrap();
+        engine.insert(vec![change("a", Some("1"))], Sequence(1)).unwrap();
         flush_all(&engine);
         let tables = engine.tables();
         tables.lose();

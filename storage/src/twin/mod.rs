@@ -5,3 +5,4 @@ pub mod contract;
 pub mod disk;
 pub mod engine;
 mod sectors;
+mod state;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::disk::{Keep, Random};
+use super::state::{Keep, Random};
 
 pub(super) const SECTOR_BYTES: u64 = 512;
 
@@ -66,14 +66,11 @@ impl FileState {
             let start = index * SECTOR_BYTES;
             let from = start.max(offset);
             let to = (start + SECTOR_BYTES).min(end);
-            let sector = self
-                .sectors
+            let sector = self.sectors.entry(index).or_insert_with(|| Box::new(ZEROS));
+            let unsynced = self
+                .unsynced
                 .entry(index)
-                .or_insert_with(|| Box::new(ZEROS));
-            let unsynced = self.unsynced.entry(index).or_insert_with(|| Unsynced {
-                versions: Vec::new(),
-                abandoned: false,
-            });
+                .or_insert_with(|| Unsynced { versions: Vec::new(), abandoned: false });
             unsynced.abandoned = false;
             unsynced.versions.push(**sector);
             if unsynced.versions.len() > VERSIONS_MAX {
@@ -108,8 +105,7 @@ impl FileState {
                 Keep::Some if !unsynced.abandoned => random.below(versions),
                 _ => 0,
             };
-            self.sectors
-                .insert(index, Box::new(unsynced.versions[choice as usize]));
+            self.sectors.insert(index, Box::new(unsynced.versions[choice as usize]));
         }
         if self.length != self.durable_length && !keep.draw(random) {
             self.set_length(self.durable_length);
@@ -122,10 +118,7 @@ impl FileState {
         let end = offset.saturating_add(bytes).min(self.length);
         for at in offset..end {
             let (index, inside) = (at / SECTOR_BYTES, (at % SECTOR_BYTES) as usize);
-            let sector = self
-                .sectors
-                .entry(index)
-                .or_insert_with(|| Box::new(ZEROS));
+            let sector = self.sectors.entry(index).or_insert_with(|| Box::new(ZEROS));
             change(&mut sector[inside]);
             if let Some(unsynced) = self.unsynced.get_mut(&index) {
                 for version in &mut unsynced.versions {

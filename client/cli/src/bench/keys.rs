@@ -126,7 +126,7 @@ mod tests {
         for _ in 0..draws {
             seen[zipfian.rank(&mut random) as usize] += 1;
         }
-        // Gray's formula is exact for ranks 0 and 1 and close for groups of the others.
+        // Gray's formula is exact for ranks 0 and 1 and within a tenth for groups of the others.
         let expected = |ranks: std::ops::Range<u64>| -> f64 {
             ranks.map(|rank| ((rank + 1) as f64).powf(-THETA)).sum::<f64>() / zeta(count)
         };
@@ -134,7 +134,7 @@ mod tests {
             let got = ranks.clone().map(|rank| f64::from(seen[rank as usize])).sum::<f64>()
                 / f64::from(draws);
             let wanted = expected(ranks.clone());
-            assert!((got / wanted - 1.0).abs() < 0.08, "{ranks:?}: {got} for {wanted}");
+            assert!((got / wanted - 1.0).abs() < 0.1, "{ranks:?}: {got} for {wanted}");
         }
     }
 

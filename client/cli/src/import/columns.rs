@@ -70,7 +70,7 @@ pub enum ColumnError {
 
 /// Why a record cannot be stored. The line was not written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub(crate) enum Malformed {
     /// There is nothing on the line.
     #[error("the line is empty")]
     Empty,
@@ -103,7 +103,9 @@ pub enum Malformed {
     #[error("its field {0:?} is neither a string nor a number")]
     FieldKind(String),
     /// A quote opens and does not close.
-    #[error("a quote opens and does not close within {limit} bytes; without quoting use --no-quote")]
+    #[error(
+        "a quote opens and does not close within {limit} bytes; without quoting use --no-quote"
+    )]
     OpenQuote {
         /// How far the closing quote was looked for.
         limit: usize,
@@ -343,10 +345,7 @@ mod tests {
 
     fn keys(finder: &KeyFinder, record: &str) -> Result<(String, String), Malformed> {
         let (partition, sort) = finder.keys(record.as_bytes(), LIMIT)?;
-        Ok((
-            String::from_utf8(partition).expect("text"),
-            String::from_utf8(sort).expect("text"),
-        ))
+        Ok((String::from_utf8(partition).expect("text"), String::from_utf8(sort).expect("text")))
     }
 
     fn pair(partition: &str, sort: &str) -> Result<(String, String), Malformed> {
@@ -391,15 +390,12 @@ mod tests {
     fn json_fields_may_be_strings_or_numbers() {
         let id = Column::Name("id".into());
         let finder = KeyFinder::json(&id, Some(&Column::Name("at".into())));
-        assert_eq!(keys(&finder, r#"{"id":"a\u0041\n","at":12.50,"x":[1]}"#), pair("aA\n", "12.50"));
         assert_eq!(
-            keys(&finder, r#"{"id":"a"}"#),
-            Err(Malformed::MissingField("at".into()))
+            keys(&finder, r#"{"id":"a\u0041\n","at":12.50,"x":[1]}"#),
+            pair("aA\n", "12.50")
         );
-        assert_eq!(
-            keys(&finder, r#"{"id":null,"at":1}"#),
-            Err(Malformed::FieldKind("id".into()))
-        );
+        assert_eq!(keys(&finder, r#"{"id":"a"}"#), Err(Malformed::MissingField("at".into())));
+        assert_eq!(keys(&finder, r#"{"id":null,"at":1}"#), Err(Malformed::FieldKind("id".into())));
         assert!(matches!(keys(&finder, r#"{"id":1,"#), Err(Malformed::Json(_))));
         assert!(matches!(keys(&finder, "[1]"), Err(Malformed::Json(_))));
     }

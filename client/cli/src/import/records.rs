@@ -121,7 +121,11 @@ impl<R: Read> RecordCutter<R> {
         let first_end = self.buffer[self.start..].iter().position(|&byte| byte == b'\n');
         if let Some(at) = first_end.map(|at| self.start + at) {
             let is_whole = end == Some(at);
-            let why = if is_whole { Malformed::TooLong { limit } } else { Malformed::OpenQuote { limit } };
+            let why = if is_whole {
+                Malformed::TooLong { limit }
+            } else {
+                Malformed::OpenQuote { limit }
+            };
             return Ok(self.take(at + 1, 0, Err(why)));
         }
         let mut dropped = 0;
@@ -134,7 +138,11 @@ impl<R: Read> RecordCutter<R> {
             self.fill()?;
             let end = self.buffer[self.start..].iter().position(|&byte| byte == b'\n');
             if let Some(at) = end {
-                return Ok(self.take(self.start + at + 1, dropped, Err(Malformed::TooLong { limit })));
+                return Ok(self.take(
+                    self.start + at + 1,
+                    dropped,
+                    Err(Malformed::TooLong { limit }),
+                ));
             }
         }
         self.last_line_is_open = true;

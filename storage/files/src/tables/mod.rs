@@ -2,8 +2,8 @@
 //!
 //! lsm-tree brings memtables, sorted files, bloom filters, a block cache and compaction. This
 //! module brings what it leaves to its user (sequence numbers, published states, the persisted
-//! point, limits) and what it lacks (an open that never trusts damaged files: see [`guard`] and
-//! [`open`]).
+//! point, limits) and what it lacks (an open that never trusts damaged files: see `guard` and
+//! `open`).
 //!
 //! # Sequence numbers
 //!
@@ -22,7 +22,7 @@
 //! the moment between reading the published sequence and taking hold: a flush may fall into it and
 //! throw away the very versions. So each rotation notes the sequence up to which versions may be
 //! thrown away from now on, and a reader that finds its own sequence below that has perhaps missed
-//! something and reads again ([`Tables::settled`]). No reader registers, none waits, and all old
+//! something and reads again (`Tables::settled`). No reader registers, none waits, and all old
 //! versions go at the first flush or compaction that sees them.
 //!
 //! # What is persisted
@@ -51,6 +51,16 @@
 //! of its own, and large values are rare. What it would save is rewriting them at each level.
 //!
 //! # Figures
+//!
+//! `cargo run --release -p quoit-storage-files --example tables_speed -- load DIRECTORY`, then
+//! `read`, on two cores, with other work on them: a million random values of 1 KiB in batches of 64
+//! load at 64,000 to 78,000 a second and 174 to 189 MiB resident at most; the slowest batch waits
+//! 0.13 to 0.21 s with one thread for flushes and one for compactions, and 1.0 to 1.6 s where one
+//! thread does both in turn (`THREADS=1`), because flushes then wait for compactions: **give each
+//! its own thread.** An open takes 2 to 9 ms and is 3 MiB resident; 77 MiB after all reads (64 of
+//! them the block cache). Gets 93,000 to 105,000 a second, of absent keys 520,000 to 630,000, scan
+//! 670,000 to 760,000 keys a second. With lsm-tree's default of pinned, whole indexes and filters
+//! it was 5 to 8 % more for gets, and about a million a second for absent keys.
 
 mod guard;
 mod open;
@@ -403,7 +413,8 @@ impl Engine for Tables {
         }
         if next.sequence > record.sequence || closed.is_some() {
             next.version = self.tree.current_version().id();
-            next.write(&self.place.directory).map_err(|error| EngineError::Io(error.to_string()))?;
+            next.write(&self.place.directory)
+                .map_err(|error| EngineError::Io(error.to_string()))?;
             *record = next;
         }
         let mut writer = self.writer();

@@ -135,7 +135,9 @@ fn attempt(
     commits: &SequenceNumberCounter,
     existed: bool,
 ) -> Result<Attempt, TablesError> {
-    if let Some(reason) = read_note(&place.condemned()).map_err(TablesError::io(&place.condemned()))? {
+    if let Some(reason) =
+        read_note(&place.condemned()).map_err(TablesError::io(&place.condemned()))?
+    {
         return Ok(Attempt::Rebuild(reason));
     }
     match guard::inspect(&place.directory) {

@@ -1,0 +1,333 @@
+//! Requests of clients: what is checked before anything is begun.
+
+use quoit_protocol::{
+    ClientRequest, ClientResponse, Export, Failure, FailureCode, Get, Head, Hello, Key,
+    PROTOCOL_VERSION, RecordAnswer, Scan, Welcome, Write, value_checksum,
+};
+use quoit_ring::{HybridTime, Table, VnodeIndex};
+use quoit_storage::layout::{StoredKey, after_prefix, partition_prefix, vnode_range};
+use quoit_storage::version::Content;
+
+use crate::context;
+use crate::coordinator::read::ReadParts;
+use crate::coordinator::scan::ScanParts;
+use crate::coordinator::write::WriteParts;
+use crate::operation::{OperationId, Origin, Place, not_done};
+use crate::quorum::Tally;
+use crate::replica::PAGE_ROWS_MAX;
+use crate::time::Instant;
+use crate::turn::Turn;
+
+/// The shortest deadline that is worth beginning with, in milliseconds.
+const DEADLINE_MS_MIN: u32 = 1;
+
+/// What all requests about keys have in common, once checked.
+struct Admitted {
+    table: Table,
+    place: Place,
+    deadline: Instant,
+}
+
+impl Turn<'_> {
+    /// Checks the common fields of a request.
+    fn admit(&mut self, head: &Head) -> Result<Admitted, Failure> {
+        self.observe_client(head.time)?;
+        let config = &self.shared.config;
+        let deadline_ms = head.deadline_ms.clamp(DEADLINE_MS_MIN, config.deadline_ms_max);
+        let deadline = self.instant().plus_ms(u64::from(deadline_ms));
+        let record = self.record()?;
+        if head.vnode.0 >= record.vnodes.get()
+            || head.configuration != record.configuration(head.vnode)
+        {
+            return Err(not_done(
+                FailureCode::WrongConfiguration,
+                "the owners of that part of the ring have changed: ask for the cluster record",
+            ));
+        }
+        let Some(table) = record.table_by_id(head.table) else {
+            // A table of a later version may not have reached this node yet.
+            let code = if head.table >= record.table_id_next {
+                FailureCode::NotServing
+            } else {
+                FailureCode::UnknownTable
+            };
+            return Err(not_done(
+                code,
+                format!(
+                    "no table {} at version {} of the cluster record",
+                    head.table.0, record.epoch
+                ),
+            ));
+        };
+        Ok(Admitted {
+            table: table.clone(),
+            place: Place::new(record, table, head.vnode),
+            deadline,
+        })
+    }
+
+    /// Takes in a client's hybrid time, unless it would drag the cluster's into the far future.
+    fn observe_client(&mut self, time: HybridTime) -> Result<(), Failure> {
+        let bound = self.time().plus_ms(self.shared.config.clock_offset_ms_max);
+        if time > bound {
+            return Err(not_done(
+                FailureCode::Invalid,
+                "the session's time is far ahead of this node's: begin a new session, and check \
+                 the clocks of the cluster's nodes",
+            ));
+        }
+        self.shared.clock.observe(time);
+        Ok(())
+    }
+
+    /// Lays out a key and checks that it lies where the client says.
+    fn stored_key(&self, place: Place, key: &Key) -> Result<StoredKey, Failure> {
+        let length = key.partition.len() + key.sort.len();
+        let limit = self.limits().key_bytes_max as usize;
+        if key.partition.is_empty() {
+            return Err(not_done(FailureCode::Invalid, "the partition key is empty"));
+        }
+        if length > limit {
+            return Err(not_done(
+                FailureCode::Invalid,
+                format!(
+                    "the key has {length} bytes; partition key and sort key together may have {limit}"
+                ),
+            ));
+        }
+        let record = self.record()?;
+        let token = record.token(&key.partition);
+        if record.vnodes.vnode_of(token) != place.vnode {
+            return Err(not_done(
+                FailureCode::WrongConfiguration,
+                "the key does not lie in that part of the ring: ask for the cluster record",
+            ));
+        }
+        StoredKey::new(token, place.table, &key.partition, &key.sort)
+            .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))
+    }
+
+    fn tally(&self, place: Place, required: u8) -> Result<Tally, Failure> {
+        let record = self.record()?;
+        let list = record.preference_list(place.vnode, place.replication);
+        Ok(Tally::strict(list.take(usize::from(place.replication)), required))
+    }
+
+    /// Checks a read.
+    pub(crate) fn admit_get(
+        &mut self,
+        id: OperationId,
+        origin: Origin,
+        get: Get,
+    ) -> Result<ReadParts, Failure> {
+        let Admitted { table, place, deadline } = self.admit(&get.head)?;
+        let required = required_of(get.head.level.unwrap_or(table.options.read_level), &table)?;
+        Ok(ReadParts {
+            id,
+            origin,
+            deadline,
+            place,
+            policy: table.options.policy,
+            stored_key: self.stored_key(place, &get.key)?,
+            key: get.key,
+            write_required: required_of(table.options.write_level, &table)?,
+            tally: self.tally(place, required)?,
+        })
+    }
+
+    /// Checks a write.
+    pub(crate) fn admit_write(
+        &mut self,
+        id: OperationId,
+        origin: Origin,
+        write: Write,
+    ) -> Result<WriteParts, Failure> {
+        let Admitted { table, place, deadline } = self.admit(&write.head)?;
+        let required = required_of(write.head.level.unwrap_or(table.options.write_level), &table)?;
+        let stored_key = self.stored_key(place, &write.key)?;
+        let record = self.record()?;
+        let context = context::open(record.cluster, record.ring_key, &stored_key, &write.context)
+            .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))?;
+        let limit = self.limits().value_bytes_max as usize;
+        let content = match write.value {
+            Some(bytes) if bytes.len() > limit => {
+                return Err(not_done(
+                    FailureCode::Invalid,
+                    format!("the value has {} bytes; a value may have {limit}", bytes.len()),
+                ));
+            }
+            Some(bytes) if value_checksum(stored_key.token(), &bytes) != write.checksum => {
+                return Err(not_done(
+                    FailureCode::Invalid,
+                    "the value does not have the checksum that came with it: send it again",
+                ));
+            }
+            Some(bytes) => Content::Value { bytes, checksum: write.checksum },
+            None => Content::Tombstone,
+        };
+        self.shared.clock.observe(context.greatest());
+        let ttl_ms = write.ttl_ms.or(table.options.ttl_ms);
+        let expires = match (&content, ttl_ms) {
+            (Content::Value { .. }, Some(ttl_ms)) => Some(self.time().plus_ms(ttl_ms)),
+            (Content::Value { .. } | Content::Tombstone, _) => None,
+        };
+        let tally = self.tally(place, required)?;
+        let reachable = tally.primaries().filter(|node| self.is_reachable(*node)).count();
+        if reachable < usize::from(required) {
+            return Err(Failure {
+                required,
+                ..not_done(
+                    FailureCode::Unavailable,
+                    format!(
+                        "only {reachable} of the key's {} replicas can be reached, and {required} \
+                         must acknowledge; nothing was written",
+                        place.replication
+                    ),
+                )
+            });
+        }
+        Ok(WriteParts {
+            id,
+            origin,
+            write_id: write.write_id,
+            deadline,
+            place,
+            policy: table.options.policy,
+            key: write.key,
+            stored_key,
+            content,
+            expires,
+            context,
+            tally,
+        })
+    }
+
+    /// Checks a scan of one partition key.
+    pub(crate) fn admit_scan(
+        &mut self,
+        id: OperationId,
+        origin: Origin,
+        scan: Scan,
+    ) -> Result<ScanParts, Failure> {
+        let Admitted { table, place, deadline } = self.admit(&scan.head)?;
+        let required = required_of(scan.head.level.unwrap_or(table.options.read_level), &table)?;
+        let longest = scan.from.len().max(scan.to.as_ref().map_or(0, |to| to.len()));
+        // One byte more than a sort key may have: "after this key" is the key and a zero byte.
+        if longest > self.limits().key_bytes_max as usize + 1 {
+            return Err(not_done(
+                FailureCode::Invalid,
+                "the range's ends are longer than a key may be",
+            ));
+        }
+        let key = Key { partition: scan.partition, sort: bytes::Bytes::new() };
+        let token = self.stored_key(place, &key)?.token();
+        let prefix = partition_prefix(token, place.table, &key.partition);
+        let bound = |sort: &[u8]| bytes::Bytes::from([&prefix[..], sort].concat());
+        Ok(ScanParts {
+            id,
+            origin,
+            deadline,
+            place,
+            policy: table.options.policy,
+            from: bound(&scan.from),
+            to: scan.to.map(|to| bound(&to)).or_else(|| after_prefix(&prefix)),
+            limit: rows(scan.limit),
+            tally: self.tally(place, required)?,
+        })
+    }
+
+    /// Checks a page of a virtual node's keys.
+    pub(crate) fn admit_export(
+        &mut self,
+        id: OperationId,
+        origin: Origin,
+        export: Export,
+    ) -> Result<ScanParts, Failure> {
+        let Admitted { table, place, deadline } = self.admit(&export.head)?;
+        let required = required_of(export.head.level.unwrap_or(table.options.read_level), &table)?;
+        let (first, to) = vnode_range(self.record()?.vnodes, VnodeIndex(place.vnode.0));
+        let from = match &export.after {
+            Some(key) => {
+                let key = self.stored_key(place, key)?;
+                bytes::Bytes::from([&key.bytes()[..], &[0]].concat())
+            }
+            None => first,
+        };
+        Ok(ScanParts {
+            id,
+            origin,
+            deadline,
+            place,
+            policy: table.options.policy,
+            from,
+            to,
+            limit: rows(export.limit),
+            tally: self.tally(place, required)?,
+        })
+    }
+
+    /// Answers a client's first words.
+    pub(crate) fn welcome(&self, hello: &Hello) -> ClientResponse {
+        if hello.version_min > PROTOCOL_VERSION || hello.version_max < PROTOCOL_VERSION {
+            return not_done(
+                FailureCode::Protocol,
+                format!(
+                    "this node speaks client protocol {PROTOCOL_VERSION}, the client {} to {}: use \
+                     the client of this node's version",
+                    hello.version_min, hello.version_max
+                ),
+            )
+            .into();
+        }
+        let own = self.shared.config.genesis.cluster;
+        if let Some(cluster) = hello.cluster
+            && cluster != own
+        {
+            return not_done(
+                FailureCode::Invalid,
+                format!(
+                    "this node belongs to cluster {own}, not {cluster}: check the contact points"
+                ),
+            )
+            .into();
+        }
+        Box::new(Welcome {
+            version: PROTOCOL_VERSION,
+            node: self.own(),
+            record: self.shared.keeper.current().cloned(),
+            time: self.time(),
+            limits: self.limits(),
+        })
+        .into()
+    }
+
+    /// Answers with the record.
+    pub(crate) fn tell_record(&self) -> ClientResponse {
+        let record = self.shared.keeper.current().cloned();
+        Box::new(RecordAnswer { record, time: self.time() }).into()
+    }
+}
+
+fn rows(limit: u32) -> u32 {
+    limit.clamp(1, u32::try_from(PAGE_ROWS_MAX).expect("a small number"))
+}
+
+fn required_of(level: quoit_ring::Level, table: &Table) -> Result<u8, Failure> {
+    level
+        .required(table.options.replication)
+        .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))
+}
+
+/// Whether a request must wait for the record and counts as an operation.
+pub(crate) fn is_operation(request: &ClientRequest) -> bool {
+    match request {
+        ClientRequest::Get(_)
+        | ClientRequest::Write(_)
+        | ClientRequest::Scan(_)
+        | ClientRequest::Export(_) => true,
+        ClientRequest::Hello(_)
+        | ClientRequest::ChangeTables(_)
+        | ClientRequest::AskStatus(_)
+        | ClientRequest::AskRecord(_) => false,
+    }
+}

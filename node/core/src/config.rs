@@ -1,0 +1,58 @@
+//! What a core is told at its start.
+
+use quoit_protocol::Limits;
+use quoit_ring::NodeId;
+
+use crate::handshake::Genesis;
+
+/// What a core is told at its start and never changes.
+#[derive(Debug, Clone)]
+pub struct CoreConfig {
+    /// This node.
+    pub node: NodeId,
+    /// What the cluster is made from.
+    pub genesis: Genesis,
+    /// How often the node was started.
+    pub boot_count: u64,
+    /// The program's version, for people.
+    pub version: String,
+    /// What is accepted from clients.
+    pub limits: Limits,
+    /// At most so many operations are coordinated at once; more are answered with `Overloaded`.
+    pub operations_max: usize,
+    /// At most so many requests wait for the storage worker before peers are refused.
+    pub storage_requests_max: usize,
+    /// A request never lives longer than this, whatever its client says.
+    pub deadline_ms_max: u32,
+    /// Replicas that have not answered a read by then are helped out by the others.
+    pub read_patience_ms: u64,
+    /// The length of the clock's lease.
+    pub lease_ms: u64,
+    /// A node whose wall clock is further from its peers' median does not coordinate writes.
+    pub clock_offset_ms_max: u64,
+    /// Outcomes of so many writes with ids are remembered.
+    pub write_ids_max: usize,
+    /// Seeds everything that is drawn: actors, the ring key, back-off.
+    pub seed: u64,
+}
+
+impl CoreConfig {
+    /// The defaults for a node of a cluster.
+    pub fn new(node: NodeId, genesis: Genesis, seed: u64) -> Self {
+        Self {
+            node,
+            genesis,
+            boot_count: 1,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            limits: Limits::default(),
+            operations_max: 16_384,
+            storage_requests_max: 32_768,
+            deadline_ms_max: 60_000,
+            read_patience_ms: 40,
+            lease_ms: 10_000,
+            clock_offset_ms_max: 300_000,
+            write_ids_max: 65_536,
+            seed,
+        }
+    }
+}

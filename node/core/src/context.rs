@@ -1,0 +1,121 @@
+//! Contexts: what a reader saw, sealed for its next write.
+//!
+//! ```text
+//! u8 format, 1 | u16 entries, then for each: u64 actor, u64 time | u64 SipHash-1-3
+//! ```
+//! The hash is keyed with the cluster's ring key and covers the cluster, the table, the key and the
+//! entries: a context that was damaged, or is handed in for another key, is refused rather than
+//! believed, since a context that claims too much would erase what its writer never saw.
+
+use std::hash::Hasher;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quoit_ring::{ClusterId, HybridTime, RingKey};
+use quoit_storage::layout::StoredKey;
+use quoit_storage::version::{Actor, VersionVector};
+use siphasher::sip::SipHasher13;
+
+const FORMAT: u8 = 1;
+
+/// A context that was not made for this key, or is damaged. Read the key and use what that gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the context is not one of this key: read the key and write with the context that the read gives"
+)]
+pub struct ContextError;
+
+/// Seals what was seen under a key; empty where nothing was.
+pub fn seal(cluster: ClusterId, ring_key: RingKey, key: &StoredKey, seen: &VersionVector) -> Bytes {
+    if seen.is_empty() {
+        return Bytes::new();
+    }
+    let mut out = BytesMut::with_capacity(11 + 16 * seen.entries().len());
+    out.put_u8(FORMAT);
+    out.put_u16_le(u16::try_from(seen.entries().len()).expect("sets are bounded far below"));
+    for (actor, time) in seen.entries() {
+        out.put_u64_le(actor.0);
+        out.put_u64_le(time.0);
+    }
+    let hash = hash(cluster, ring_key, key, &out);
+    out.put_u64_le(hash);
+    out.freeze()
+}
+
+/// Opens a context for a key; empty bytes are the context that has seen nothing.
+pub fn open(
+    cluster: ClusterId,
+    ring_key: RingKey,
+    key: &StoredKey,
+    context: &Bytes,
+) -> Result<VersionVector, ContextError> {
+    if context.is_empty() {
+        return Ok(VersionVector::default());
+    }
+    let end = context.len().checked_sub(8).filter(|end| *end >= 3).ok_or(ContextError)?;
+    let mut tail = &context[end..];
+    if tail.get_u64_le() != hash(cluster, ring_key, key, &context[..end]) {
+        return Err(ContextError);
+    }
+    let mut input = &context[1..end];
+    let count = usize::from(input.get_u16_le());
+    if context[0] != FORMAT || input.len() != count * 16 {
+        return Err(ContextError);
+    }
+    let entries = (0..count).map(|_| (Actor(input.get_u64_le()), HybridTime(input.get_u64_le())));
+    Ok(VersionVector::new(entries))
+}
+
+fn hash(cluster: ClusterId, ring_key: RingKey, key: &StoredKey, sealed: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(ring_key.0, ring_key.1);
+    hasher.write(&cluster.0.to_le_bytes());
+    hasher.write(&(key.bytes().len() as u64).to_le_bytes());
+    hasher.write(key.bytes());
+    hasher.write(sealed);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quoit_ring::{TableId, Token};
+
+    const CLUSTER: ClusterId = ClusterId(7);
+    const RING_KEY: RingKey = RingKey(1, 2);
+
+    fn key(table: u32, sort: &[u8]) -> StoredKey {
+        StoredKey::new(Token(3), TableId(table), b"p", sort).expect("short")
+    }
+
+    fn seen() -> VersionVector {
+        VersionVector::new([(Actor(1), HybridTime(10)), (Actor(9), HybridTime(4))])
+    }
+
+    #[test]
+    fn a_context_opens_for_its_own_key_only() {
+        let context = seal(CLUSTER, RING_KEY, &key(1, b"s"), &seen());
+        assert_eq!(open(CLUSTER, RING_KEY, &key(1, b"s"), &context), Ok(seen()));
+        assert_eq!(open(CLUSTER, RING_KEY, &key(1, b"t"), &context), Err(ContextError));
+        assert_eq!(open(CLUSTER, RING_KEY, &key(2, b"s"), &context), Err(ContextError));
+        assert_eq!(open(ClusterId(8), RING_KEY, &key(1, b"s"), &context), Err(ContextError));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_refused() {
+        let context = seal(CLUSTER, RING_KEY, &key(1, b"s"), &seen());
+        for bit in 0..context.len() * 8 {
+            let mut damaged = context.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(open(CLUSTER, RING_KEY, &key(1, b"s"), &damaged.into()).is_err());
+        }
+        for length in 1..context.len() {
+            assert!(open(CLUSTER, RING_KEY, &key(1, b"s"), &context.slice(..length)).is_err());
+        }
+    }
+
+    #[test]
+    fn having_seen_nothing_is_empty() {
+        let context = seal(CLUSTER, RING_KEY, &key(1, b""), &VersionVector::default());
+        assert!(context.is_empty());
+        assert_eq!(open(CLUSTER, RING_KEY, &key(1, b""), &context), Ok(VersionVector::default()));
+    }
+}

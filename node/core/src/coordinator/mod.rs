@@ -1,0 +1,56 @@
+//! The coordinators: one operation a client's request, asking replicas (this node among them) until
+//! enough have answered. Follows riak_kv's put and get coordinators in that each is a pure
+//! state machine that is fed results.
+
+pub mod read;
+pub mod scan;
+pub mod write;
+
+use quoit_protocol::Sibling;
+use quoit_ring::HybridTime;
+use quoit_storage::version::{Content, SiblingSet};
+
+/// The live values of a set for a reader at that time.
+pub fn live_siblings(set: &SiblingSet, at: HybridTime) -> Vec<Sibling> {
+    set.versions()
+        .iter()
+        .filter(|version| version.is_live(at))
+        .filter_map(|version| match &version.content {
+            Content::Value { bytes, checksum } => Some(Sibling {
+                value: bytes.clone(),
+                checksum: *checksum,
+                expires: version.expires,
+                written: version.dot.time,
+            }),
+            Content::Tombstone => None,
+        })
+        .collect()
+}
+
+/// How many primaries must hold the merged set before a read may return it, so that later reads of
+/// the same level see no less: every quorum that reads may meet. 0 where R is no majority: such
+/// reads are not promised to be monotonic, and are repaired in the background.
+pub fn write_back_count(replication: u8, required: u8) -> usize {
+    let majority = replication / 2 + 1;
+    if required < majority {
+        return 0;
+    }
+    usize::from(majority.max(replication - required + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_majority_read_returns_is_held_where_every_majority_read_looks() {
+        for replication in 1..=7 {
+            for required in replication / 2 + 1..=replication {
+                let holders = write_back_count(replication, required);
+                assert!(holders + usize::from(required) > usize::from(replication));
+                assert!(holders <= usize::from(replication));
+            }
+        }
+        assert_eq!(write_back_count(3, 1), 0);
+    }
+}

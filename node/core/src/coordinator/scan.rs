@@ -1,0 +1,371 @@
+//! Coordinating a page: R primaries' pages of one range, merged key by key. What differs is written
+//! back before the answer, as in a read of one key.
+//!
+//! A replica's page may end before the range does. Keys are complete up to the least of these ends:
+//! the answer stops there, and the next page begins after it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quoit_protocol::{Failure, FailureCode, Item, Key, Page};
+use quoit_ring::{ConflictPolicy, HybridTime, NodeId};
+use quoit_storage::codec;
+use quoit_storage::layout::StoredKey;
+use quoit_storage::version::SiblingSet;
+
+use super::write::{Progress, describe};
+use super::{live_siblings, write_back_count};
+use crate::operation::{OperationId, Origin, Place, not_done};
+use crate::peer::{PeerMerge, PeerPage, Refusal, WireRow};
+use crate::quorum::Tally;
+use crate::replica::{ReplicaAnswer, ReplicaRequest};
+use crate::time::Instant;
+use crate::turn::Turn;
+
+/// Slots from here on are write-backs; those below are pages.
+const WRITE_BACK_SLOT: u16 = 256;
+
+/// A page on its way.
+#[derive(Debug)]
+pub(crate) struct ScanOperation {
+    parts: ScanParts,
+    patience_ends: Instant,
+    order: Vec<NodeId>,
+    pages: Vec<(NodeId, Vec<WireRow>, bool)>,
+    /// Write-backs under way: which row, to which node.
+    repairs: Vec<(usize, NodeId)>,
+    merged: Vec<MergedRow>,
+    after: Option<Key>,
+    writing_back: bool,
+    trouble: Option<String>,
+}
+
+/// What a page is made of.
+#[derive(Debug)]
+pub(crate) struct ScanParts {
+    pub(crate) id: OperationId,
+    pub(crate) origin: Origin,
+    pub(crate) deadline: Instant,
+    pub(crate) place: Place,
+    pub(crate) policy: ConflictPolicy,
+    pub(crate) from: Bytes,
+    pub(crate) to: Option<Bytes>,
+    pub(crate) limit: u32,
+    pub(crate) tally: Tally,
+}
+
+#[derive(Debug)]
+struct MergedRow {
+    key: StoredKey,
+    set: SiblingSet,
+    encoded: Bytes,
+    /// Replicas that are known to hold it.
+    holders: usize,
+}
+
+impl ScanOperation {
+    /// Begins a page that was checked already.
+    pub(crate) fn begin(parts: ScanParts, turn: &mut Turn<'_>) -> (Self, Progress) {
+        let order = turn.by_gladness(parts.tally.primaries(), parts.id.0);
+        let patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
+        let mut scan = Self {
+            parts,
+            patience_ends,
+            order,
+            pages: Vec::new(),
+            repairs: Vec::new(),
+            merged: Vec::new(),
+            after: None,
+            writing_back: false,
+            trouble: None,
+        };
+        for _ in 0..scan.parts.tally.required() {
+            scan.ask_next(turn);
+        }
+        let progress = scan.conclude(turn);
+        (scan, progress)
+    }
+
+    /// When [`ScanOperation::on_wake`] is to be called.
+    pub(crate) fn wake(&self) -> Instant {
+        self.patience_ends.min(self.parts.deadline)
+    }
+
+    fn ask_next(&mut self, turn: &mut Turn<'_>) -> bool {
+        let tally = &self.parts.tally;
+        let free = |node: &&NodeId| tally.is_unasked(**node) && turn.is_reachable(**node);
+        let Some(&node) = self.order.iter().find(free) else { return false };
+        let slot = tally.slot(node).expect("the order is of the list's nodes");
+        let page = PeerPage {
+            head: self.parts.place.head(turn.time(), turn.instant(), self.parts.deadline),
+            from: self.parts.from.clone(),
+            to: self.parts.to.clone(),
+            rows_max: self.parts.limit,
+        };
+        self.parts.tally.ask(node);
+        let slot = u16::try_from(slot).expect("N has 8 bits");
+        turn.ask(node, self.parts.id.request(slot), ReplicaRequest::Page(page));
+        true
+    }
+
+    /// A replica has answered.
+    pub(crate) fn on_answer(
+        &mut self,
+        slot: u16,
+        answer: ReplicaAnswer,
+        turn: &mut Turn<'_>,
+    ) -> Progress {
+        match answer {
+            ReplicaAnswer::Page(page) if slot < WRITE_BACK_SLOT => {
+                match self.parts.tally.node(usize::from(slot)) {
+                    Some(node) => self.on_page(node, page, turn),
+                    None => Progress::Continue,
+                }
+            }
+            ReplicaAnswer::Merge(merged) if slot >= WRITE_BACK_SLOT => {
+                self.on_written_back(usize::from(slot - WRITE_BACK_SLOT), merged, turn)
+            }
+            ReplicaAnswer::Read(_) | ReplicaAnswer::Merge(_) | ReplicaAnswer::Page(_) => {
+                Progress::Continue
+            }
+        }
+    }
+
+    fn on_page(
+        &mut self,
+        node: NodeId,
+        page: Result<(Vec<WireRow>, bool), Refusal>,
+        turn: &mut Turn<'_>,
+    ) -> Progress {
+        if self.writing_back {
+            return Progress::Continue;
+        }
+        let page = page.and_then(|(rows, more)| {
+            let mut readable = true;
+            for (key, _) in rows.iter().filter(|(_, set)| set.is_none()) {
+                readable = false;
+                if let Ok(key) = StoredKey::from_bytes(key.clone()) {
+                    let key = Key { partition: key.partition(), sort: key.sort() };
+                    turn.heal(self.parts.place, key);
+                }
+            }
+            // A page that ends with more to come must have got somewhere.
+            let moves = !more || !rows.is_empty();
+            let ordered = rows.is_sorted_by(|a, b| a.0 < b.0);
+            if !readable {
+                Err(Refusal::Unreadable)
+            } else if moves && ordered {
+                Ok((rows, more))
+            } else {
+                Err(Refusal::Invalid)
+            }
+        });
+        match page {
+            Ok((rows, more)) => {
+                if self.parts.tally.count(node) {
+                    self.pages.push((node, rows, more));
+                }
+            }
+            Err(refusal) => {
+                self.trouble = Some(describe(node, &refusal));
+                self.parts.tally.refuse(node);
+                self.ask_next(turn);
+            }
+        }
+        self.conclude(turn)
+    }
+
+    fn conclude(&mut self, turn: &mut Turn<'_>) -> Progress {
+        let tally = &self.parts.tally;
+        if !self.writing_back {
+            if tally.is_reached() {
+                return self.merge(turn);
+            }
+            return if tally.can_be_reached() && tally.has_waiting() {
+                Progress::Continue
+            } else {
+                self.give_up(turn)
+            };
+        }
+        let required = u8::try_from(tally.required()).expect("R has 8 bits");
+        let needed = write_back_count(self.parts.place.replication, required);
+        let open = |at: usize| self.repairs.iter().any(|(row, _)| *row == at);
+        let mut short = (0..self.merged.len()).filter(|at| self.merged[*at].holders < needed);
+        match short.next() {
+            None => self.answer(turn),
+            Some(at) if open(at) || short.any(open) => Progress::Continue,
+            Some(_) => self.give_up(turn),
+        }
+    }
+
+    /// R pages are there: merge them up to where all are complete.
+    fn merge(&mut self, turn: &mut Turn<'_>) -> Progress {
+        self.writing_back = true;
+        let ends = self.pages.iter().filter(|(_, _, more)| *more);
+        let cut = ends.filter_map(|(_, rows, _)| rows.last()).map(|(key, _)| key.clone()).min();
+        let mut rows: BTreeMap<Bytes, Vec<(NodeId, Bytes)>> = BTreeMap::new();
+        for (node, page, _) in &self.pages {
+            for (key, set) in page {
+                if cut.as_ref().is_none_or(|cut| key <= cut) {
+                    let set = set.clone().expect("checked when the page came");
+                    rows.entry(key.clone()).or_default().push((*node, set));
+                }
+            }
+        }
+        let nodes: Vec<NodeId> = self.pages.iter().map(|(node, ..)| *node).collect();
+        for (key, held) in rows {
+            if let Err(trouble) = self.merge_row(key, &held, &nodes, turn) {
+                self.trouble = Some(trouble);
+                return self.give_up(turn);
+            }
+        }
+        self.after = cut
+            .and_then(|cut| StoredKey::from_bytes(cut).ok())
+            .map(|key| Key { partition: key.partition(), sort: key.sort() });
+        self.conclude(turn)
+    }
+
+    fn merge_row(
+        &mut self,
+        key: Bytes,
+        held: &[(NodeId, Bytes)],
+        nodes: &[NodeId],
+        turn: &mut Turn<'_>,
+    ) -> Result<(), String> {
+        let key = StoredKey::from_bytes(key).map_err(|error| error.to_string())?;
+        let mut set = SiblingSet::default();
+        for (node, encoded) in held {
+            let other = codec::decode(encoded).map_err(|error| format!("{node}: {error}"))?;
+            set = set.merge(&other, self.parts.policy);
+        }
+        let encoded = codec::encode(&set);
+        let holds =
+            |node: &NodeId| held.iter().any(|(other, set)| other == node && *set == encoded);
+        let holders = nodes.iter().filter(|node| holds(node)).count();
+        let row = self.merged.len();
+        for node in nodes.iter().filter(|node| !holds(node)) {
+            let Ok(slot) = u16::try_from(self.repairs.len() + usize::from(WRITE_BACK_SLOT)) else {
+                return Err("too many keys of one page differ between replicas".to_owned());
+            };
+            let merge = PeerMerge {
+                head: self.parts.place.head(turn.time(), turn.instant(), self.parts.deadline),
+                key: Key { partition: key.partition(), sort: key.sort() },
+                set: encoded.clone(),
+                rebuild: false,
+            };
+            self.repairs.push((row, *node));
+            turn.ask(*node, self.parts.id.request(slot), ReplicaRequest::Merge(merge));
+        }
+        self.merged.push(MergedRow { key, set, encoded, holders });
+        Ok(())
+    }
+
+    fn on_written_back(
+        &mut self,
+        repair: usize,
+        merged: Result<(), Refusal>,
+        turn: &mut Turn<'_>,
+    ) -> Progress {
+        let Some(&(row, node)) = self.repairs.get(repair) else { return Progress::Continue };
+        let Some(held) = self.merged.get_mut(row) else { return Progress::Continue };
+        match merged {
+            Ok(()) | Err(Refusal::Older(_)) => held.holders += 1,
+            Err(refusal) => self.trouble = Some(describe(node, &refusal)),
+        }
+        // Settled either way: no row stands there any more.
+        self.repairs[repair].0 = usize::MAX;
+        self.conclude(turn)
+    }
+
+    fn answer(&mut self, turn: &mut Turn<'_>) -> Progress {
+        let at = turn.time();
+        let mut items = Vec::with_capacity(self.merged.len());
+        for row in &self.merged {
+            let siblings = live_siblings(&row.set, at);
+            if !siblings.is_empty() {
+                items.push(Item {
+                    key: Key { partition: row.key.partition(), sort: row.key.sort() },
+                    siblings,
+                    context: turn.seal_context(&row.key, row.set.vector()),
+                });
+            }
+        }
+        let page = Page { time: HybridTime::ZERO, items, after: self.after.take() };
+        turn.reply(self.parts.origin, page.into());
+        Progress::Done
+    }
+
+    /// The connection to a peer is gone.
+    pub(crate) fn on_peer_lost(&mut self, node: NodeId, turn: &mut Turn<'_>) -> Progress {
+        if self.writing_back {
+            let lost: Vec<usize> = (0..self.repairs.len())
+                .filter(|at| self.repairs[*at].0 != usize::MAX && self.repairs[*at].1 == node)
+                .collect();
+            for at in lost {
+                self.repairs[at].0 = usize::MAX;
+            }
+            self.trouble = Some(format!("the connection to {node} was lost"));
+        } else if self.parts.tally.is_waiting(node) {
+            self.parts.tally.refuse(node);
+            self.trouble = Some(format!("the connection to {node} was lost"));
+            self.ask_next(turn);
+        }
+        self.conclude(turn)
+    }
+
+    /// Patience or time has run out.
+    pub(crate) fn on_wake(&mut self, turn: &mut Turn<'_>) -> Progress {
+        if turn.instant() >= self.parts.deadline {
+            return self.give_up(turn);
+        }
+        if turn.instant() >= self.patience_ends {
+            self.patience_ends = self.parts.deadline;
+            if self.writing_back {
+                self.write_back_elsewhere(turn);
+            } else {
+                while self.ask_next(turn) {}
+            }
+        }
+        self.conclude(turn)
+    }
+
+    /// Rows that too few hold yet go to replicas that were not read, in place of the slow ones.
+    fn write_back_elsewhere(&mut self, turn: &mut Turn<'_>) {
+        let read: Vec<NodeId> = self.pages.iter().map(|(node, ..)| *node).collect();
+        let reachable = |node: &&NodeId| !read.contains(node) && turn.is_reachable(**node);
+        let Some(&node) = self.order.iter().find(reachable) else { return };
+        let open: std::collections::BTreeSet<usize> =
+            self.repairs.iter().map(|(row, _)| *row).filter(|row| *row != usize::MAX).collect();
+        for row in open {
+            let Ok(slot) = u16::try_from(self.repairs.len() + usize::from(WRITE_BACK_SLOT)) else {
+                return;
+            };
+            let merged = &self.merged[row];
+            let merge = PeerMerge {
+                head: self.parts.place.head(turn.time(), turn.instant(), self.parts.deadline),
+                key: Key { partition: merged.key.partition(), sort: merged.key.sort() },
+                set: merged.encoded.clone(),
+                rebuild: false,
+            };
+            self.repairs.push((row, node));
+            turn.ask(node, self.parts.id.request(slot), ReplicaRequest::Merge(merge));
+        }
+    }
+
+    fn give_up(&mut self, turn: &mut Turn<'_>) -> Progress {
+        let (answered, required) = (self.parts.tally.counted(), self.parts.tally.required());
+        let trouble = self.trouble.take().unwrap_or_else(|| "time ran out".to_owned());
+        let failure = Failure {
+            answered: u8::try_from(answered).unwrap_or(u8::MAX),
+            required: u8::try_from(required).unwrap_or(u8::MAX),
+            ..not_done(
+                FailureCode::Unavailable,
+                format!(
+                    "{answered} of {required} replicas gave their page or could be repaired ({trouble}); nothing was changed"
+                ),
+            )
+        };
+        turn.refuse(self.parts.origin, failure);
+        Progress::Done
+    }
+}

@@ -1,0 +1,74 @@
+//! What happened since the start, for people.
+
+use quoit_protocol::{ClientResponse, FailureCode};
+
+/// Counts of what happened since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Reads answered.
+    pub reads: u64,
+    /// Writes acknowledged.
+    pub writes: u64,
+    /// Pages answered.
+    pub pages: u64,
+    /// Requests that failed and are certainly not done.
+    pub failed: u64,
+    /// Writes whose outcome is unknown.
+    pub unknown: u64,
+    /// Requests refused because a queue was full.
+    pub overloaded: u64,
+    /// Reads that found replicas different and repaired them before they answered.
+    pub read_repairs: u64,
+    /// Sets sent to replicas that were behind, after the answer.
+    pub background_repairs: u64,
+    /// Sets sent to replicas that could not vouch for a key.
+    pub rebuilds: u64,
+    /// Writes that were sent again under a greater dot.
+    pub older: u64,
+    /// Reads that asked more replicas because one was slow.
+    pub impatient_reads: u64,
+    /// Writes handed on to a primary.
+    pub forwards: u64,
+    /// Writes that were recognised by their id.
+    pub repeated_writes: u64,
+}
+
+impl Counters {
+    pub(crate) fn on_response(&mut self, response: &ClientResponse) {
+        match response {
+            ClientResponse::Got(got) => {
+                self.reads += 1;
+                self.read_repairs += u64::from(got.repaired);
+            }
+            ClientResponse::Written(_) => self.writes += 1,
+            ClientResponse::Page(_) => self.pages += 1,
+            ClientResponse::Failure(failure) if failure.code == FailureCode::Overloaded => {
+                self.overloaded += 1;
+            }
+            ClientResponse::Failure(failure) if failure.unknown => self.unknown += 1,
+            ClientResponse::Failure(_) => self.failed += 1,
+            ClientResponse::Welcome(_) | ClientResponse::Record(_) | ClientResponse::Status(_) => {}
+        }
+    }
+
+    /// The counts with their names.
+    pub fn named(&self) -> Vec<(String, u64)> {
+        [
+            ("reads", self.reads),
+            ("writes", self.writes),
+            ("pages", self.pages),
+            ("failed", self.failed),
+            ("unknown", self.unknown),
+            ("overloaded", self.overloaded),
+            ("read_repairs", self.read_repairs),
+            ("background_repairs", self.background_repairs),
+            ("rebuilds", self.rebuilds),
+            ("older", self.older),
+            ("impatient_reads", self.impatient_reads),
+            ("forwards", self.forwards),
+            ("repeated_writes", self.repeated_writes),
+        ]
+        .map(|(name, count)| (name.to_owned(), count))
+        .to_vec()
+    }
+}

@@ -1,0 +1,174 @@
+//! The replica's side of every request about a key: check, ask the storage worker, answer. It keeps
+//! no state between the two: the tag brings back who asked.
+
+use bytes::Bytes;
+use quoit_protocol::Key;
+use quoit_ring::{ClusterRecord, HybridTime, Table};
+use quoit_storage::codec;
+use quoit_storage::layout::StoredKey;
+use quoit_storage::store::{Change, Found, Mutation, Outcome, PageRow};
+
+use crate::event::{StorageAnswer, StorageRequest};
+use crate::peer::{
+    MergeAnswer, PageAnswer, PeerHead, PeerMerge, PeerMessage, PeerPage, PeerRead, ReadAnswer,
+    Refusal, WireRow,
+};
+
+/// A page never has more rows than this.
+pub const PAGE_ROWS_MAX: usize = 1_000;
+/// A page is closed after about so many bytes.
+pub const PAGE_BYTES_MAX: usize = 1 << 20;
+
+/// What a coordinator asks of a replica.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReplicaRequest {
+    /// Read one key.
+    Read(PeerRead),
+    /// Merge a set.
+    Merge(PeerMerge),
+    /// Read a page.
+    Page(PeerPage),
+}
+
+/// What a replica answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReplicaAnswer {
+    /// To a read.
+    Read(Result<Bytes, Refusal>),
+    /// To a merge.
+    Merge(Result<(), Refusal>),
+    /// To a page.
+    Page(Result<(Vec<WireRow>, bool), Refusal>),
+}
+
+impl ReplicaRequest {
+    /// The request's common fields.
+    pub fn head(&self) -> &PeerHead {
+        match self {
+            Self::Read(read) => &read.head,
+            Self::Merge(merge) => &merge.head,
+            Self::Page(page) => &page.head,
+        }
+    }
+
+    /// The answer that refuses this request.
+    pub fn refused(&self, refusal: Refusal) -> ReplicaAnswer {
+        match self {
+            Self::Read(_) => ReplicaAnswer::Read(Err(refusal)),
+            Self::Merge(_) => ReplicaAnswer::Merge(Err(refusal)),
+            Self::Page(_) => ReplicaAnswer::Page(Err(refusal)),
+        }
+    }
+
+    /// The message that carries the request to a peer.
+    pub fn into_message(self) -> PeerMessage {
+        match self {
+            Self::Read(read) => read.into(),
+            Self::Merge(merge) => merge.into(),
+            Self::Page(page) => page.into(),
+        }
+    }
+}
+
+impl ReplicaAnswer {
+    /// The message that carries the answer to a peer.
+    pub fn into_message(self, time: HybridTime) -> PeerMessage {
+        match self {
+            Self::Read(found) => ReadAnswer { time, found }.into(),
+            Self::Merge(merged) => MergeAnswer { time, merged }.into(),
+            Self::Page(page) => PageAnswer { time, page }.into(),
+        }
+    }
+}
+
+/// Checks a request against the record in force and turns it into a question to the storage worker.
+pub fn admit(record: &ClusterRecord, request: ReplicaRequest) -> Result<StorageRequest, Refusal> {
+    let head = *request.head();
+    if head.vnode.0 >= record.vnodes.get() || head.configuration != record.configuration(head.vnode)
+    {
+        return Err(Refusal::WrongConfiguration);
+    }
+    let table = record.table_by_id(head.table).ok_or(Refusal::UnknownTable)?;
+    match request {
+        ReplicaRequest::Read(read) => {
+            Ok(StorageRequest::Read { key: stored_key(record, &head, &read.key)? })
+        }
+        ReplicaRequest::Merge(merge) => admit_merge(record, table, merge),
+        ReplicaRequest::Page(page) => {
+            let (first, end) = quoit_storage::layout::vnode_range(record.vnodes, head.vnode);
+            let inside = page.from >= first
+                && end.as_ref().is_none_or(|end| page.to.as_ref().is_some_and(|to| to <= end));
+            if !inside {
+                return Err(Refusal::Invalid);
+            }
+            Ok(StorageRequest::Page {
+                table: head.table,
+                from: page.from,
+                to: page.to,
+                rows_max: (page.rows_max as usize).clamp(1, PAGE_ROWS_MAX),
+                bytes_max: PAGE_BYTES_MAX,
+            })
+        }
+    }
+}
+
+fn admit_merge(
+    record: &ClusterRecord,
+    table: &Table,
+    merge: PeerMerge,
+) -> Result<StorageRequest, Refusal> {
+    let mutation = Mutation {
+        key: stored_key(record, &merge.head, &merge.key)?,
+        replication: table.options.replication,
+        policy: table.options.policy,
+        change: Change::Merge {
+            set: codec::decode(&merge.set).map_err(|_| Refusal::Invalid)?,
+            rebuild: merge.rebuild,
+        },
+    };
+    Ok(StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared: false })
+}
+
+fn stored_key(record: &ClusterRecord, head: &PeerHead, key: &Key) -> Result<StoredKey, Refusal> {
+    let token = record.token(&key.partition);
+    if record.vnodes.vnode_of(token) != head.vnode {
+        return Err(Refusal::Invalid);
+    }
+    StoredKey::new(token, head.table, &key.partition, &key.sort).map_err(|_| Refusal::Invalid)
+}
+
+/// Turns the storage worker's answer into the replica's. `None` for an answer that no replica's
+/// request leads to.
+pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
+    Some(match answer {
+        StorageAnswer::Found(Found::Set(set)) => ReplicaAnswer::Read(Ok(set)),
+        StorageAnswer::Found(Found::Unreadable) => ReplicaAnswer::Read(Err(Refusal::Unreadable)),
+        StorageAnswer::Page(None) => ReplicaAnswer::Page(Err(Refusal::Unreadable)),
+        StorageAnswer::Page(Some((rows, more))) => {
+            ReplicaAnswer::Page(Ok((rows.into_iter().map(wire_row).collect(), more)))
+        }
+        StorageAnswer::Applied(outcome) => ReplicaAnswer::Merge(merged(outcome)),
+        StorageAnswer::NotCommitted(reason) => ReplicaAnswer::Merge(Err(Refusal::Storage(reason))),
+        StorageAnswer::Prepared(_) | StorageAnswer::Saved(_) | StorageAnswer::Figures(_) => {
+            return None;
+        }
+    })
+}
+
+fn wire_row(row: PageRow) -> WireRow {
+    let set = match row.found {
+        Found::Set(set) => Some(set),
+        Found::Unreadable => None,
+    };
+    (row.key.bytes().clone(), set)
+}
+
+fn merged(outcome: Outcome) -> Result<(), Refusal> {
+    match outcome {
+        Outcome::Merged(_) => Ok(()),
+        Outcome::Older(time) => Err(Refusal::Older(time)),
+        Outcome::Incomplete => Err(Refusal::Unreadable),
+        Outcome::TooManySiblings | Outcome::TooLarge | Outcome::Corrupt => Err(Refusal::Invalid),
+        Outcome::Refused(reason) => Err(Refusal::Storage(reason.to_owned())),
+    }
+}

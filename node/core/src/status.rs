@@ -1,0 +1,61 @@
+//! What a node tells people about itself and about what it sees.
+
+use quoit_protocol::status::{MemberStatus, NodeStatus, StorageStatus, TableStatus};
+use quoit_storage::store::StoreFigures;
+
+use crate::node::NodeCore;
+use crate::time::Now;
+
+impl NodeCore {
+    /// The answer to a status request.
+    pub(crate) fn status(&mut self, figures: StoreFigures, now: Now) -> NodeStatus {
+        let mut problems = self.problems();
+        if figures.distrusted {
+            problems.push(
+                "files in the data directory were damaged or lost: every key is taken for unknown \
+                 until it has been read from its other replicas"
+                    .to_owned(),
+            );
+        }
+        let waiting = self.not_ready(now);
+        let state = match (waiting.is_empty(), problems.is_empty()) {
+            (false, _) => "starting",
+            (true, false) => "degraded",
+            (true, true) => "serving",
+        };
+        let shared = self.shared();
+        let own = shared.config.node;
+        let members = shared.keeper.members().map(|node| MemberStatus {
+            node,
+            up: node == own || shared.liveness.is_up(node),
+            clock_offset_ms: shared.liveness.offset_ms(node),
+        });
+        NodeStatus {
+            node: own,
+            state: state.to_owned(),
+            problems,
+            epoch: self.epoch(),
+            boot_count: shared.config.boot_count,
+            uptime_ms: self.uptime_ms(now),
+            version: shared.config.version.clone(),
+            members: members.collect(),
+            tables: figures
+                .tables
+                .iter()
+                .map(|(table, held)| TableStatus {
+                    table: *table,
+                    live_keys: held.live,
+                    tombstones: held.tombstones,
+                    bytes: held.bytes,
+                })
+                .collect(),
+            storage: StorageStatus {
+                disk_bytes: figures.size.disk_bytes,
+                memory_bytes: figures.memory_bytes,
+                log_sequence: figures.sequence,
+                unreadable: figures.unreadable,
+            },
+            counters: self.counters().named(),
+        }
+    }
+}

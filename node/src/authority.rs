@@ -1,0 +1,294 @@
+//! The cluster's authority: a certificate of our own making that names the cluster, and the
+//! certificates of nodes and clients that it signs (`quoit ca`).
+//!
+//! Names are DNS names under `<cluster id>.quoit`, which no resolver knows: node 7 is
+//! `n7.<cluster>.quoit` and `node.<cluster>.quoit` (for clients that ask any node), a client is
+//! `client.<cluster>.quoit`. The authority's certificate permits nothing outside its cluster.
+//! Clients' certificates are good for clients only, so that none of them can pose as a node.
+//!
+//! Keys are P-256, kept in files that only their owner may read. Nothing is ever overwritten.
+
+mod check;
+mod file;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quoit_ring::{ClusterId, NodeId};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
+};
+use time::OffsetDateTime;
+
+pub use check::{CheckError, check_credentials};
+
+use file::{read, write_new};
+
+/// The authority's certificate, in its directory.
+pub const AUTHORITY_CERTIFICATE: &str = "authority.pem";
+/// The authority's private key, in its directory.
+pub const AUTHORITY_KEY: &str = "authority.key";
+/// How long an authority is valid when nobody says otherwise, in days.
+pub const AUTHORITY_DAYS: u32 = 3_653;
+/// How long a node's or a client's certificate is valid when nobody says otherwise, in days.
+pub const LEAF_DAYS: u32 = 365;
+/// No certificate is valid for longer, in days.
+pub const DAYS_MAX: u32 = 36_525;
+
+/// Certificates are valid from a little before they are made: clocks differ.
+const BACKDATED: Duration = Duration::from_secs(3_600);
+const SECONDS_PER_DAY: u64 = 86_400;
+
+/// Whose certificate it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A node of the cluster.
+    Node(NodeId),
+    /// A client of the cluster.
+    Client,
+}
+
+impl Subject {
+    /// The DNS names that the certificate bears.
+    pub fn names(self, cluster: ClusterId) -> Vec<String> {
+        match self {
+            Self::Node(node) => vec![format!("{node}.{cluster}.quoit"), node_name(cluster)],
+            Self::Client => vec![format!("client.{cluster}.quoit")],
+        }
+    }
+}
+
+/// The name that every node of a cluster bears besides its own.
+pub fn node_name(cluster: ClusterId) -> String {
+    format!("node.{cluster}.quoit")
+}
+
+/// What went wrong with an authority or a certificate. What already existed is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// There is such a file already. Choose another place, or remove it if it may be lost.
+    #[error("{} exists already and is not overwritten", .0.display())]
+    Exists(PathBuf),
+    /// The authority is not there. Make one, or name its directory.
+    #[error("{} does not exist: make an authority with `quoit ca init`, or name its directory", .0.display())]
+    Missing(PathBuf),
+    /// A file is not what its name says. Bring it back from a backup.
+    #[error("{} cannot be used: {message}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A file could not be read or written. Some of the files may have been made.
+    #[error("{} cannot be {action}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The validity is out of range. Nothing was made.
+    #[error("a validity of {0} days: choose from 1 to {DAYS_MAX}")]
+    Validity(u32),
+    /// The system's clock is before 1970 or far in the future. Nothing was made.
+    #[error("the system's clock is set to an impossible time")]
+    Clock,
+    /// The system gives no random numbers, or the library refused. Nothing was made.
+    #[error("a key or certificate cannot be made: {0}")]
+    Making(String),
+}
+
+impl From<rcgen::Error> for AuthorityError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Making(error.to_string())
+    }
+}
+
+/// A certificate and its key, as PEM texts, not yet in any file.
+pub struct Issued {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// Its private key.
+    pub key_pem: String,
+}
+
+impl Issued {
+    /// Writes `STEM.pem` and `STEM.key` (mode 0600) to a directory, which is made where it is
+    /// missing.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Exists`] where one of them is there.
+    pub fn write(&self, directory: &Path, stem: &str) -> Result<(), AuthorityError> {
+        let certificate = directory.join(format!("{stem}.pem"));
+        let key = directory.join(format!("{stem}.key"));
+        write_pair(&certificate, &self.certificate_pem, &key, &self.key_pem)
+    }
+}
+
+/// A cluster's authority, able to sign.
+pub struct Authority {
+    cluster: ClusterId,
+    certificate_pem: String,
+    key: KeyPair,
+}
+
+impl Authority {
+    /// Makes an authority with a new random cluster id and writes its two files to `directory`.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`]; an existing authority is never overwritten.
+    pub fn create(directory: &Path, days: u32, now: SystemTime) -> Result<Self, AuthorityError> {
+        let cluster = draw_cluster_id()?;
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let mut params = authority_params(cluster)?;
+        (params.not_before, params.not_after) = validity(days, now)?;
+        let certificate_pem = params.self_signed(&key)?.pem();
+        write_pair(
+            &directory.join(AUTHORITY_CERTIFICATE),
+            &certificate_pem,
+            &directory.join(AUTHORITY_KEY),
+            &key.serialize_pem(),
+        )?;
+        Ok(Self { cluster, certificate_pem, key })
+    }
+
+    /// Reads the authority that lies in `directory`.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`]; certificate and key are checked to belong together.
+    pub fn open(directory: &Path) -> Result<Self, AuthorityError> {
+        let certificate_path = directory.join(AUTHORITY_CERTIFICATE);
+        let key_path = directory.join(AUTHORITY_KEY);
+        let certificate_pem = read(&certificate_path)?;
+        let key_pem = read(&key_path)?;
+        let unusable = |path: &Path, message: String| AuthorityError::Unusable {
+            path: path.to_owned(),
+            message,
+        };
+        let cluster = check::cluster_of_authority(&certificate_pem)
+            .map_err(|message| unusable(&certificate_path, message))?;
+        let key = KeyPair::from_pem(&key_pem)
+            .map_err(|error| unusable(&key_path, error.to_string()))?;
+        check::keys_match(&certificate_pem, &key_pem)
+            .map_err(|message| unusable(&key_path, message))?;
+        Ok(Self { cluster, certificate_pem, key })
+    }
+
+    /// The cluster that this is the authority of.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The authority's certificate.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// Makes a key and signs its certificate. Nothing is written.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Validity`], [`AuthorityError::Clock`], [`AuthorityError::Making`].
+    pub fn issue(
+        &self,
+        subject: Subject,
+        days: u32,
+        now: SystemTime,
+    ) -> Result<Issued, AuthorityError> {
+        let names = subject.names(self.cluster);
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = validity(days, now)?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        // A common name has at most 64 characters: the cluster's id fits, a long node id beside it
+        // does too (n18446744073709551615 has 21).
+        let title = match subject {
+            Subject::Node(node) => format!("{node} {}", self.cluster),
+            Subject::Client => format!("client {}", self.cluster),
+        };
+        params.distinguished_name.push(DnType::CommonName, title);
+        params.subject_alt_names = dns_names(names)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match subject {
+            Subject::Node(_) => {
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+            }
+            Subject::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        };
+        params.use_authority_key_identifier_extension = true;
+        let issuer = Issuer::new(authority_params(self.cluster)?, &self.key);
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let certificate = params.signed_by(&key, &issuer)?;
+        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+}
+
+/// All of the authority's certificate but its validity: it follows from the cluster's id, so that
+/// an issuer can be made again from the id and the key.
+fn authority_params(cluster: ClusterId) -> Result<CertificateParams, AuthorityError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("quoit authority {cluster}"));
+    params.subject_alt_names = dns_names(vec![check::authority_name(cluster)])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName(format!("{cluster}.quoit"))],
+        excluded_subtrees: Vec::new(),
+    });
+    Ok(params)
+}
+
+fn dns_names(names: Vec<String>) -> Result<Vec<SanType>, AuthorityError> {
+    names.into_iter().map(|name| Ok(SanType::DnsName(name.try_into()?))).collect()
+}
+
+fn validity(
+    days: u32,
+    now: SystemTime,
+) -> Result<(OffsetDateTime, OffsetDateTime), AuthorityError> {
+    if days == 0 || days > DAYS_MAX {
+        return Err(AuthorityError::Validity(days));
+    }
+    let now = now.duration_since(UNIX_EPOCH).map_err(|_| AuthorityError::Clock)?;
+    let date = |seconds: u64| {
+        i64::try_from(seconds)
+            .ok()
+            .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+            .ok_or(AuthorityError::Clock)
+    };
+    let length = u64::from(days) * SECONDS_PER_DAY;
+    Ok((
+        date(now.saturating_sub(BACKDATED).as_secs())?,
+        date(now.as_secs().saturating_add(length))?,
+    ))
+}
+
+fn draw_cluster_id() -> Result<ClusterId, AuthorityError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| AuthorityError::Making(error.to_string()))?;
+    Ok(ClusterId(u128::from_be_bytes(bytes)))
+}
+
+/// Writes both or, where one of them exists, neither. The certificate comes last: whoever finds it
+/// finds the key too.
+fn write_pair(
+    certificate: &Path,
+    certificate_pem: &str,
+    key: &Path,
+    key_pem: &str,
+) -> Result<(), AuthorityError> {
+    for path in [certificate, key] {
+        if path.exists() {
+            return Err(AuthorityError::Exists(path.to_owned()));
+        }
+    }
+    write_new(key, key_pem, 0o600)?;
+    write_new(certificate, certificate_pem, 0o644)
+}

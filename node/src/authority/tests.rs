@@ -1,0 +1,187 @@
+use std::os::unix::fs::PermissionsExt;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::*;
+use crate::config::TlsSettings;
+
+const DAY: Duration = Duration::from_secs(SECONDS_PER_DAY);
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_790_000_000)
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap()
+}
+
+fn authority() -> (tempfile::TempDir, Authority) {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::create(directory.path(), AUTHORITY_DAYS, now()).unwrap();
+    (directory, authority)
+}
+
+/// Writes a node's files as `quoit ca issue` and a person would.
+fn credentials(directory: &Path, authority: &Authority, subject: Subject) -> TlsSettings {
+    authority.issue(subject, LEAF_DAYS, now()).unwrap().write(directory, "leaf").unwrap();
+    TlsSettings {
+        authority: directory.join(AUTHORITY_CERTIFICATE),
+        certificate: directory.join("leaf.pem"),
+        key: directory.join("leaf.key"),
+    }
+}
+
+#[test]
+fn a_node_proves_its_own_name_and_that_it_is_a_node_and_no_more() {
+    let (_directory, authority) = authority();
+    let cluster = authority.cluster();
+    let issued = authority.issue(Subject::Node(NodeId(7)), LEAF_DAYS, now()).unwrap();
+    let prove = |name: String| {
+        let (ca, leaf) = (authority.certificate_pem(), &issued.certificate_pem);
+        check::prove(ca, leaf, &[name], since_1970(now()))
+    };
+    assert_eq!(prove(format!("n7.{cluster}.quoit")), Ok(()));
+    assert_eq!(prove(format!("node.{cluster}.quoit")), Ok(()));
+    assert!(prove(format!("n8.{cluster}.quoit")).is_err());
+    assert!(prove(format!("client.{cluster}.quoit")).is_err());
+    let der = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+    let leaf = webpki::EndEntityCert::try_from(&der).unwrap();
+    let names: Vec<_> = leaf.valid_dns_names().map(str::to_owned).collect();
+    assert_eq!(names, Subject::Node(NodeId(7)).names(cluster));
+}
+
+#[test]
+fn a_nodes_files_are_checked_before_it_starts() {
+    let (directory, authority) = authority();
+    let cluster = authority.cluster();
+    let tls = credentials(directory.path(), &authority, Subject::Node(NodeId(7)));
+    let at = since_1970(now());
+    check_credentials(&tls, cluster, NodeId(7), at).unwrap();
+
+    let refused = |tls: &TlsSettings, cluster, node, at, because: &str| {
+        let error = check_credentials(tls, cluster, node, at).unwrap_err().to_string();
+        assert!(error.contains(because), "{error}");
+    };
+    refused(&tls, cluster, NodeId(8), at, "not the certificate of n8.");
+    refused(&tls, ClusterId(5), NodeId(7), at, "it is the authority of cluster");
+    refused(&tls, cluster, NodeId(7), at + 366 * DAY, "expired");
+    refused(&tls, cluster, NodeId(7), at - DAY, "not valid yet");
+    let swapped = TlsSettings { key: directory.path().join(AUTHORITY_KEY), ..tls.clone() };
+    refused(&swapped, cluster, NodeId(7), at, "not the key of the certificate");
+    let absent = TlsSettings { key: directory.path().join("none"), ..tls };
+    refused(&absent, cluster, NodeId(7), at, "does not exist");
+}
+
+#[test]
+fn a_client_cannot_pose_as_a_node_nor_a_foreign_node_as_ours() {
+    let (directory, authority) = authority();
+    let at = since_1970(now());
+    let tls = credentials(directory.path(), &authority, Subject::Client);
+    let error = check_credentials(&tls, authority.cluster(), NodeId(1), at).unwrap_err();
+    assert!(error.to_string().contains("a client's certificate"), "{error}");
+
+    let (elsewhere, other) = self::authority();
+    let foreign = credentials(elsewhere.path(), &other, Subject::Node(NodeId(1)));
+    let mixed = TlsSettings { authority: directory.path().join(AUTHORITY_CERTIFICATE), ..foreign };
+    let error = check_credentials(&mixed, authority.cluster(), NodeId(1), at).unwrap_err();
+    assert!(error.to_string().contains("another authority"), "{error}");
+}
+
+#[test]
+fn rustls_takes_both_sides_of_a_connection() {
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use std::sync::Arc;
+
+    // The handshake uses the real clock.
+    let real = SystemTime::now();
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::create(directory.path(), AUTHORITY_DAYS, real).unwrap();
+    let parts = |subject| {
+        let issued = authority.issue(subject, LEAF_DAYS, real).unwrap();
+        let certificate =
+            CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
+        (vec![certificate], key)
+    };
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap())
+        .unwrap();
+    let roots = Arc::new(roots);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
+    let (chain, key) = parts(Subject::Node(NodeId(1)));
+    let server = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .unwrap();
+    let (chain, key) = parts(Subject::Client);
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let name = node_name(authority.cluster()).try_into().unwrap();
+    let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+    let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        client.process_new_packets().unwrap();
+    }
+}
+
+#[test]
+fn an_authority_is_found_again_and_never_overwritten() {
+    let (directory, authority) = authority();
+    let again = Authority::open(directory.path()).unwrap();
+    assert_eq!(again.cluster(), authority.cluster());
+    // What the reopened one signs is as good.
+    let tls = credentials(directory.path(), &again, Subject::Node(NodeId(3)));
+    check_credentials(&tls, authority.cluster(), NodeId(3), since_1970(now())).unwrap();
+
+    let twice = Authority::create(directory.path(), AUTHORITY_DAYS, now());
+    assert!(matches!(twice, Err(AuthorityError::Exists(_))));
+    let issued = authority.issue(Subject::Client, LEAF_DAYS, now()).unwrap();
+    assert!(matches!(issued.write(directory.path(), "leaf"), Err(AuthorityError::Exists(_))));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(Authority::open(empty.path()), Err(AuthorityError::Missing(_))));
+}
+
+#[test]
+fn keys_are_for_their_owner_only() {
+    let (directory, authority) = authority();
+    let tls = credentials(directory.path(), &authority, Subject::Client);
+    for path in [directory.path().join(AUTHORITY_KEY), tls.key] {
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(left.len(), 4, "no temporary file is left");
+}
+
+#[test]
+fn a_damaged_authority_is_refused_with_its_file() {
+    let (directory, _authority) = authority();
+    let path = directory.path().join(AUTHORITY_CERTIFICATE);
+    std::fs::write(&path, "nothing").unwrap();
+    let error = Authority::open(directory.path()).err().unwrap().to_string();
+    assert!(error.contains(AUTHORITY_CERTIFICATE), "{error}");
+    let days = Authority::create(&directory.path().join("new"), 0, now());
+    assert!(matches!(days, Err(AuthorityError::Validity(0))));
+}

@@ -1,0 +1,499 @@
+//! The settings of a node: a TOML file with few of them, each with its unit in its name, a default
+//! where one is possible, and an override in the environment.
+//!
+//! `QUOIT_<SECTION>_<KEY>` overrides `[section] key`; only the list of members has none. A key that
+//! nobody knows is an error, and so is such a variable: a setting that is silently ignored is worse
+//! than a node that does not start. All mistakes are told at once, each with its line.
+
+mod document;
+mod render;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use quoit_core::handshake::Genesis;
+use quoit_protocol::Limits;
+use quoit_ring::{ClusterId, Member, NodeId, VnodeCount, Zone};
+use quoit_storage::store::Durability;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+pub use document::{Place, Problem};
+
+use document::{Document, Section};
+
+/// Where a node listens for peers and clients when nobody says otherwise.
+pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7101);
+/// Where a node answers HTTP when nobody says otherwise.
+pub const HTTP_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7201);
+/// N, when nobody says otherwise and the cluster has as many members.
+pub const REPLICATION: u8 = 3;
+
+/// A configuration file is never longer, in bytes.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Members of a configuration's list, at most.
+const MEMBERS_MAX: usize = 4_096;
+/// A datacenter's or rack's name is never longer, in bytes.
+const ZONE_NAME_BYTES_MAX: usize = 64;
+/// The wire's frames end a little above this.
+const SET_BYTES_LIMIT: i64 = 16 << 20;
+/// A year: no clock is meant to be further off.
+const CLOCK_OFFSET_MS_LIMIT: i64 = 365 * 24 * 3_600 * 1_000;
+
+/// Everything that `quoit serve` is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The node itself.
+    pub node: NodeSettings,
+    /// The HTTP server.
+    pub http: HttpSettings,
+    /// The cluster as it is first made.
+    pub cluster: ClusterSettings,
+    /// By what the node proves who it is.
+    pub tls: TlsSettings,
+    /// The storage engine.
+    pub storage: StorageSettings,
+    /// What the node accepts.
+    pub limits: LimitSettings,
+    /// The node's clock.
+    pub clock: ClockSettings,
+    /// The program's log.
+    pub log: LogSettings,
+    /// The environment's variables that overrode the file.
+    pub overrides: Vec<String>,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// `id`: the node's permanent name.
+    pub id: NodeId,
+    /// `data_directory`: where all its data lies.
+    pub data_directory: PathBuf,
+    /// `listen`: the UDP address for peers and clients (QUIC).
+    pub listen: SocketAddr,
+    /// `advertise`: under which address others reach it; `listen`, unless told otherwise.
+    pub advertise: SocketAddr,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// `listen`: the TCP address of `/healthz`, `/readyz` and `/metrics`.
+    pub listen: SocketAddr,
+}
+
+/// `[cluster]`: the same on all initial members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// `id`: the cluster's name, as its authority drew it.
+    pub id: ClusterId,
+    /// `vnodes`: Q.
+    pub vnodes: VnodeCount,
+    /// `replication`: owners of each virtual node, at most as many as there are members.
+    pub replication: u8,
+    /// `[[cluster.members]]`: the initial members, ascending by id.
+    pub members: Vec<Member>,
+}
+
+/// `[tls]`: paths of PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// `authority`: the certificate of the cluster's authority.
+    pub authority: PathBuf,
+    /// `certificate`: the node's certificate.
+    pub certificate: PathBuf,
+    /// `key`: the certificate's private key.
+    pub key: PathBuf,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageSettings {
+    /// `durability`: when a write counts as durable.
+    pub durability: Durability,
+    /// `periodic_interval_ms`: how often `periodic` durability syncs.
+    pub periodic_interval_ms: u64,
+    /// `memtable_mib`: a table's memory is flushed when it holds so much; in bytes here.
+    pub memtable_bytes: u64,
+    /// `block_cache_mib`: the cache of table blocks; in bytes here.
+    pub block_cache_bytes: u64,
+    /// `segment_mib`: a segment of the commit log; in bytes here.
+    pub segment_bytes: u64,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// `key_bytes_max`, `value_bytes_max`, `siblings_max`, `set_bytes_max`: what clients are told.
+    pub data: Limits,
+    /// `in_flight_max`: requests of clients that the node works on at once.
+    pub in_flight_max: usize,
+    /// `connections_max`: connections of clients and peers together.
+    pub connections_max: usize,
+}
+
+/// `[clock]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClockSettings {
+    /// `offset_bound_ms`: how far the node's clock may be from its peers' median.
+    pub offset_bound_ms: u64,
+    /// `offset_ms`: added to the system's clock; for tests.
+    pub offset_ms: i64,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `level`: `info`, or a list such as `info,quoit_node=debug`.
+    pub level: String,
+    /// `format`: text for people or JSON for programs.
+    pub format: LogFormat,
+}
+
+/// How the log's lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// A configuration that cannot be used. Nothing was started or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read. Check its path and its permissions.
+    #[error("the configuration {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The settings are wrong. Correct what is listed.
+    #[error("the configuration {} is wrong:{}", path.display(), listed(problems))]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Every mistake, by line.
+        problems: Vec<Problem>,
+    },
+}
+
+fn listed(problems: &[Problem]) -> String {
+    problems.iter().fold(String::new(), |mut text, problem| {
+        let _ = write!(text, "\n  {problem}");
+        text
+    })
+}
+
+impl Config {
+    /// Reads a file and the overrides among `environment` (all variables may be handed in).
+    ///
+    /// Paths in the file are relative to the file's directory.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; all mistakes are listed.
+    pub fn load(
+        path: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        let text = read(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, directory, environment)
+            .map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
+    }
+
+    /// As [`Config::load`], from a text whose paths are relative to `directory`.
+    ///
+    /// # Errors
+    /// All mistakes, in the order of their lines.
+    pub fn parse(
+        text: &str,
+        directory: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut document = Document::parse(text, environment).map_err(|problem| vec![problem])?;
+        let node = document.section("node", |section| read_node(section, directory));
+        let cluster = document.section("cluster", |section| read_cluster(section, node.as_ref()));
+        let http = document.section("http", |section| HttpSettings {
+            listen: address(section, "listen").unwrap_or(HTTP_LISTEN),
+        });
+        let tls = document.section("tls", |section| read_tls(section, directory));
+        let storage = document.section("storage", read_storage);
+        let limits = document.section("limits", read_limits);
+        let clock = document.section("clock", |section| ClockSettings {
+            offset_bound_ms: positive(section, "offset_bound_ms", 1..=86_400_000, 300_000),
+            offset_ms: section.number(
+                "offset_ms",
+                -CLOCK_OFFSET_MS_LIMIT..=CLOCK_OFFSET_MS_LIMIT,
+                0,
+            ),
+        });
+        let log = document.section("log", read_log);
+        document.finish();
+        match (node, cluster, tls) {
+            (Some(node), Some(cluster), Some(tls)) if document.problems.is_empty() => {
+                let overrides = document.overrides;
+                Ok(Self { node, http, cluster, tls, storage, limits, clock, log, overrides })
+            }
+            _ => Err(document.problems),
+        }
+    }
+
+    /// What the cluster's first record is made from.
+    pub fn genesis(&self) -> Genesis {
+        Genesis {
+            cluster: self.cluster.id,
+            vnodes: self.cluster.vnodes,
+            replication: self.cluster.replication,
+            members: self.cluster.members.clone(),
+        }
+    }
+
+    /// The whole configuration as a file, with every default written out. Reading it gives the same
+    /// configuration again.
+    pub fn to_toml(&self) -> String {
+        render::render(self)
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let length = std::fs::metadata(path)?.len();
+    if length > FILE_BYTES_MAX {
+        let message = format!("it has {length} bytes, more than {FILE_BYTES_MAX}");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    std::fs::read_to_string(path)
+}
+
+fn read_node(section: &mut Section<'_>, directory: &Path) -> Option<NodeSettings> {
+    let id = section.required("id", "\"n1\"");
+    let id = section.meaning("id", id);
+    let data_directory = section.required("data_directory", "\"data\"");
+    let listen = address(section, "listen").unwrap_or(LISTEN);
+    let advertise = address(section, "advertise");
+    if advertise.is_none() && listen.ip().is_unspecified() {
+        section.wrong(
+            "advertise",
+            format!("is missing: others cannot reach {listen}; write this host's own address"),
+        );
+    }
+    if advertise.is_some_and(|address| address.ip().is_unspecified()) {
+        section.wrong("advertise", "is no address that others can reach; write this host's own");
+    }
+    let advertise = advertise.unwrap_or(listen);
+    Some(NodeSettings {
+        id: id?,
+        data_directory: directory.join(non_empty(section, "data_directory", data_directory)?),
+        listen,
+        advertise,
+    })
+}
+
+fn read_cluster(section: &mut Section<'_>, node: Option<&NodeSettings>) -> Option<ClusterSettings> {
+    let id = section.required("id", "the 32 digits that `quoit ca init` printed, in quotes");
+    let id = section.meaning("id", id);
+    let vnodes = section.number("vnodes", 1..=VnodeCount::MAX.into(), VnodeCount::DEFAULT.get().into());
+    let vnodes = u32::try_from(vnodes).map_or(Ok(VnodeCount::DEFAULT), VnodeCount::new);
+    let vnodes = vnodes.map_err(|error| section.wrong("vnodes", error)).ok();
+    let mut members: Vec<Member> =
+        section.list("members", "cluster.members", read_member).into_iter().flatten().collect();
+    members.sort_by_key(|member| member.id);
+    check_members(section, &members, node);
+    let count = u8::try_from(members.len()).unwrap_or(u8::MAX).max(1);
+    let replication = section.number("replication", 1..=255, REPLICATION.min(count).into());
+    let replication = u8::try_from(replication).unwrap_or(REPLICATION);
+    if replication > count && !members.is_empty() {
+        section.wrong(
+            "replication",
+            format!("{replication} replicas need as many members, and the list has {count}"),
+        );
+    }
+    Some(ClusterSettings { id: id?, vnodes: vnodes?, replication, members })
+}
+
+fn read_member(section: &mut Section<'_>) -> Option<Member> {
+    let id = section.required("id", "\"n1\"");
+    let id = section.meaning("id", id);
+    section.required("address", "\"192.0.2.1:7101\"");
+    let address = address(section, "address");
+    if address.is_some_and(|address| address.ip().is_unspecified()) {
+        section.wrong("address", "is no address that others can reach");
+    }
+    let datacenter = section.text("datacenter").unwrap_or_else(|| "local".to_owned());
+    let datacenter = zone_name(section, "datacenter", datacenter);
+    let rack = section.text("rack").unwrap_or_else(|| "r1".to_owned());
+    let rack = zone_name(section, "rack", rack);
+    let capacity = section.number("capacity", 1..=1_000_000, 1);
+    let zone = Zone { datacenter: datacenter?, rack: rack? };
+    Some(Member { id: id?, address: address?, zone, capacity: u32::try_from(capacity).ok()? })
+}
+
+/// What concerns several members at once.
+fn check_members(section: &mut Section<'_>, members: &[Member], node: Option<&NodeSettings>) {
+    if !section.has("members") {
+        section.wrong("members", "is missing: write [[cluster.members]] once for each initial member");
+        return;
+    }
+    if members.len() > MEMBERS_MAX {
+        section.wrong("members", format!("{} are too many: at most {MEMBERS_MAX}", members.len()));
+        return;
+    }
+    for pair in members.windows(2).filter(|pair| pair[0].id == pair[1].id) {
+        section.wrong("members", format!("{} is listed twice", pair[0].id));
+    }
+    let mut addresses = BTreeSet::new();
+    for member in members {
+        if !addresses.insert(member.address) {
+            section.wrong("members", format!("two members have the address {}", member.address));
+        }
+    }
+    let Some(node) = node else {
+        return;
+    };
+    match members.iter().find(|member| member.id == node.id) {
+        None => section.wrong(
+            "members",
+            format!("this node, {}, is not among them: add it, on all members alike", node.id),
+        ),
+        Some(member) if member.address != node.advertise => section.wrong(
+            "members",
+            format!(
+                "{} has the address {} there, but node.advertise (or node.listen) says {}",
+                node.id, member.address, node.advertise
+            ),
+        ),
+        Some(_) => {}
+    }
+}
+
+fn read_tls(section: &mut Section<'_>, directory: &Path) -> Option<TlsSettings> {
+    let mut path = |key, example| {
+        let text = section.required(key, example);
+        non_empty(section, key, text).map(|text| directory.join(text))
+    };
+    let authority = path("authority", "\"authority.pem\"");
+    let certificate = path("certificate", "\"node.pem\"");
+    let key = path("key", "\"node.key\"");
+    Some(TlsSettings { authority: authority?, certificate: certificate?, key: key? })
+}
+
+fn read_storage(section: &mut Section<'_>) -> StorageSettings {
+    let words = [("group", Durability::Group), ("periodic", Durability::Periodic)];
+    StorageSettings {
+        durability: section.word("durability", &words, Durability::Group),
+        periodic_interval_ms: positive(section, "periodic_interval_ms", 1..=60_000, 100),
+        memtable_bytes: positive(section, "memtable_mib", 1..=4_096, 32) << 20,
+        block_cache_bytes: positive(section, "block_cache_mib", 1..=1_048_576, 64) << 20,
+        segment_bytes: positive(section, "segment_mib", 1..=1_024, 64) << 20,
+    }
+}
+
+fn read_limits(section: &mut Section<'_>) -> LimitSettings {
+    let usual = Limits::default();
+    let key = section.number("key_bytes_max", 16..=65_535, usual.key_bytes_max.into());
+    let value = section.number("value_bytes_max", 1..=SET_BYTES_LIMIT, usual.value_bytes_max.into());
+    let siblings = section.number("siblings_max", 1..=1_024, usual.siblings_max.into());
+    let set = section.number("set_bytes_max", 1..=SET_BYTES_LIMIT, usual.set_bytes_max.into());
+    if set < value {
+        section.wrong("set_bytes_max", format!("{set} is less than value_bytes_max, {value}"));
+    }
+    LimitSettings {
+        data: Limits {
+            key_bytes_max: u32::try_from(key).unwrap_or(usual.key_bytes_max),
+            value_bytes_max: u32::try_from(value).unwrap_or(usual.value_bytes_max),
+            siblings_max: u16::try_from(siblings).unwrap_or(usual.siblings_max),
+            set_bytes_max: u32::try_from(set).unwrap_or(usual.set_bytes_max),
+        },
+        in_flight_max: count(section, "in_flight_max", 1..=1_000_000, 8_192),
+        connections_max: count(section, "connections_max", 8..=100_000, 1_024),
+    }
+}
+
+fn read_log(section: &mut Section<'_>) -> LogSettings {
+    let level = section.text("level").unwrap_or_else(|| "info".to_owned());
+    if let Err(message) = check_level(&level) {
+        section.wrong("level", message);
+    }
+    let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    LogSettings { level, format: section.word("format", &words, LogFormat::Text) }
+}
+
+/// A bare word that is no level would be taken for a module, and all else would fall silent.
+fn check_level(level: &str) -> Result<(), String> {
+    for part in level.split(',') {
+        let bare = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        if bare.trim().parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "{bare:?} is none of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\""
+            ));
+        }
+    }
+    level.parse::<Targets>().map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// An address with a port.
+fn address(section: &mut Section<'_>, key: &'static str) -> Option<SocketAddr> {
+    let text = section.text(key)?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => {
+            section.wrong(key, format!("{text:?} has port 0, which others cannot know"));
+            None
+        }
+        Ok(address) => Some(address),
+        Err(_) => {
+            let message = format!(
+                "{text:?} is not an IP address and a port, such as \"127.0.0.1:7101\""
+            );
+            section.wrong(key, message);
+            None
+        }
+    }
+}
+
+fn non_empty(section: &mut Section<'_>, key: &'static str, text: Option<String>) -> Option<String> {
+    let text = text?;
+    if text.is_empty() {
+        section.wrong(key, "is empty; write a path");
+        return None;
+    }
+    Some(text)
+}
+
+fn zone_name(section: &mut Section<'_>, key: &'static str, name: String) -> Option<String> {
+    let printable = name.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != '/');
+    if name.is_empty() || name.len() > ZONE_NAME_BYTES_MAX || !printable {
+        let message = format!("write a name of 1 to {ZONE_NAME_BYTES_MAX} bytes without spaces and '/'");
+        section.wrong(key, message);
+        return None;
+    }
+    Some(name)
+}
+
+/// A number whose range holds nothing negative.
+fn positive(
+    section: &mut Section<'_>,
+    key: &'static str,
+    range: std::ops::RangeInclusive<i64>,
+    default: i64,
+) -> u64 {
+    u64::try_from(section.number(key, range, default)).expect("the range holds nothing negative")
+}
+
+fn count(
+    section: &mut Section<'_>,
+    key: &'static str,
+    range: std::ops::RangeInclusive<i64>,
+    default: i64,
+) -> usize {
+    usize::try_from(positive(section, key, range, default)).expect("the range fits 32 bits")
+}

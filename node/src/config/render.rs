@@ -1,0 +1,88 @@
+//! A configuration as the file that would give it.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+
+use quoit_storage::store::Durability;
+
+use super::{Config, LogFormat};
+
+const MIB: u64 = 1 << 20;
+
+pub(super) fn render(config: &Config) -> String {
+    let mut text = String::new();
+    write(config, &mut text).expect("a String takes all that is written to it");
+    text
+}
+
+fn write(config: &Config, text: &mut String) -> fmt::Result {
+    if !config.overrides.is_empty() {
+        writeln!(text, "# overridden by the environment: {}\n", config.overrides.join(", "))?;
+    }
+    let Config { node, http, tls, storage, limits, clock, log, .. } = config;
+    writeln!(text, "[node]")?;
+    writeln!(text, "id = {}", quoted(&node.id.to_string()))?;
+    writeln!(text, "data_directory = {}", path(&node.data_directory))?;
+    writeln!(text, "listen = \"{}\"", node.listen)?;
+    writeln!(text, "advertise = \"{}\"", node.advertise)?;
+    writeln!(text, "\n[http]")?;
+    writeln!(text, "listen = \"{}\"", http.listen)?;
+    writeln!(text, "\n[tls]")?;
+    writeln!(text, "authority = {}", path(&tls.authority))?;
+    writeln!(text, "certificate = {}", path(&tls.certificate))?;
+    writeln!(text, "key = {}", path(&tls.key))?;
+    writeln!(text, "\n[storage]")?;
+    let durability = match storage.durability {
+        Durability::Group => "group",
+        Durability::Periodic => "periodic",
+    };
+    writeln!(text, "durability = \"{durability}\"")?;
+    writeln!(text, "periodic_interval_ms = {}", storage.periodic_interval_ms)?;
+    writeln!(text, "memtable_mib = {}", storage.memtable_bytes / MIB)?;
+    writeln!(text, "block_cache_mib = {}", storage.block_cache_bytes / MIB)?;
+    writeln!(text, "segment_mib = {}", storage.segment_bytes / MIB)?;
+    writeln!(text, "\n[limits]")?;
+    writeln!(text, "key_bytes_max = {}", limits.data.key_bytes_max)?;
+    writeln!(text, "value_bytes_max = {}", limits.data.value_bytes_max)?;
+    writeln!(text, "siblings_max = {}", limits.data.siblings_max)?;
+    writeln!(text, "set_bytes_max = {}", limits.data.set_bytes_max)?;
+    writeln!(text, "in_flight_max = {}", limits.in_flight_max)?;
+    writeln!(text, "connections_max = {}", limits.connections_max)?;
+    writeln!(text, "\n[clock]")?;
+    writeln!(text, "offset_bound_ms = {}", clock.offset_bound_ms)?;
+    writeln!(text, "offset_ms = {}", clock.offset_ms)?;
+    writeln!(text, "\n[log]")?;
+    writeln!(text, "level = {}", quoted(&log.level))?;
+    let format = match log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    writeln!(text, "format = \"{format}\"\n")?;
+    write_cluster(config, text)
+}
+
+fn write_cluster(config: &Config, text: &mut String) -> fmt::Result {
+    let cluster = &config.cluster;
+    writeln!(text, "# The same on all initial members.\n[cluster]")?;
+    writeln!(text, "id = \"{}\"", cluster.id)?;
+    writeln!(text, "vnodes = {}", cluster.vnodes.get())?;
+    writeln!(text, "replication = {}", cluster.replication)?;
+    for member in &cluster.members {
+        writeln!(text, "\n[[cluster.members]]")?;
+        writeln!(text, "id = \"{}\"", member.id)?;
+        writeln!(text, "address = \"{}\"", member.address)?;
+        writeln!(text, "datacenter = {}", quoted(&member.zone.datacenter))?;
+        writeln!(text, "rack = {}", quoted(&member.zone.rack))?;
+        writeln!(text, "capacity = {}", member.capacity)?;
+    }
+    Ok(())
+}
+
+/// A path that is no UTF-8 is shown as well as it can be: it did not come from a TOML file.
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

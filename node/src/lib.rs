@@ -1,0 +1,10 @@
+//! The drivers of a Quoit node: what a core decides ([`quoit_core`]) is done here, on tokio, quinn
+//! and the disk; and what surrounds it: configuration, certificates, identity, HTTP, `quoit up`.
+
+pub mod authority;
+pub mod config;
+pub mod http;
+pub mod identity;
+pub mod metrics;
+pub mod stop;
+pub mod up;

@@ -1,0 +1,150 @@
+//! The bounds of the transport, each with its name, and the settings of QUIC that follow from them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use quinn::{MtuDiscoveryConfig, VarInt};
+use quoit_protocol::frame::{BODY_BYTES_MAX, HEADER_BYTES};
+
+/// What an answer or a request costs in memory beside its bytes, about.
+pub(super) const MESSAGE_COST_BYTES: usize = 256;
+/// A bidirectional stream a class; a client uses one.
+const BIDIRECTIONAL_STREAMS_MAX: u32 = 2;
+/// Large frames under way at once, each on a stream of its own.
+const LARGE_STREAMS_MAX: u32 = 16;
+/// Bytes of large frames that one connection may have half read here.
+pub(super) const LARGE_BYTES_PER_CONNECTION_MAX: usize = 2 * (BODY_BYTES_MAX + HEADER_BYTES);
+/// A large frame that takes longer to come ends its connection: it holds memory.
+pub(super) const LARGE_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// TLS, and then again the first frame and its answer, take no longer.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// While more handshakes than this are under way, the asker must first show that its address is
+/// its own.
+pub(super) const HANDSHAKES_UNVALIDATED_MAX: usize = 32;
+/// Connections that may exist beyond [`Limits::connections_max`], so that peers get in when clients
+/// have taken all of those.
+pub(super) const CONNECTIONS_SPARE: usize = 256;
+/// How long the other side may take to read why it is refused.
+pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A client's connection holds at most so many unread bytes in QUIC.
+const CLIENT_RECEIVE_WINDOW_BYTES: u32 = 1 << 20;
+/// A peer's connection holds at most so many unread bytes in QUIC.
+pub(super) const PEER_RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
+/// One stream holds at most so many unread bytes, within the connection's window.
+const STREAM_RECEIVE_WINDOW_BYTES: u32 = 8 << 20;
+/// Bytes sent and not yet acknowledged.
+const SEND_WINDOW_BYTES: u64 = 8 << 20;
+/// Loopback takes large packets; past 6,500 bytes segmentation offload collapses.
+const LOOPBACK_PACKET_BYTES_MAX: u16 = 6_400;
+/// Elsewhere packets grow up to what Ethernet carries.
+const PACKET_BYTES_MAX: u16 = 1_452;
+/// What a socket must be ready to receive.
+pub(super) const RECEIVED_PACKET_BYTES_MAX: u16 = 6_500;
+/// Nodes are near each other: a first packet that got lost (the peer was just starting) is sent
+/// again after three times this.
+const PEER_ROUND_TRIP_GUESS: Duration = Duration::from_millis(100);
+/// The socket buffers asked of the kernel, which gives what it allows.
+pub(super) const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// What a node accepts from others, and holds for them. Bytes and milliseconds as named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Clients connected at once; more are turned away.
+    pub connections_max: usize,
+    /// Handshakes under way at once; more wait their turn.
+    pub handshakes_max: usize,
+    /// Bytes waiting for one receiver (for a peer: for each class). A client that has more is cut
+    /// off, because it does not read; a message for such a peer is dropped, as on a lost
+    /// connection. One message more than this may wait.
+    pub queued_bytes_max: usize,
+    /// Bytes waiting for all receivers; past this, each may have only a hundredth of it waiting.
+    pub queued_bytes_total_max: usize,
+    /// Bytes of messages read but not yet taken from [`super::InboundQueue`]; past this, nothing
+    /// more is read, and the senders are held up. At least the largest frame.
+    pub inbound_bytes_max: usize,
+    /// Bytes of large frames that are half read, over all connections. At least the largest frame.
+    pub large_bytes_max: usize,
+    /// A client's connection on which nothing comes for so long is closed.
+    pub client_idle_ms_max: u64,
+    /// A peer that is silent for so long is taken for gone.
+    pub peer_idle_ms_max: u64,
+    /// A peer's connection on which nothing goes is kept alive by a packet this often.
+    pub peer_keep_alive_ms: u64,
+    /// The least wait before a peer is dialled again.
+    pub redial_ms_min: u64,
+    /// The greatest.
+    pub redial_ms_max: u64,
+    /// The wait after a refusal, whose cause people must mend.
+    pub redial_refused_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4_096,
+            handshakes_max: 256,
+            queued_bytes_max: 64 << 20,
+            queued_bytes_total_max: 1 << 30,
+            inbound_bytes_max: 64 << 20,
+            large_bytes_max: 256 << 20,
+            client_idle_ms_max: 30_000,
+            peer_idle_ms_max: 2_500,
+            peer_keep_alive_ms: 500,
+            redial_ms_min: 50,
+            redial_ms_max: 2_000,
+            redial_refused_ms: 5_000,
+        }
+    }
+}
+
+impl Limits {
+    /// Raises what is too small to pass the largest frame.
+    pub(super) fn sane(mut self) -> Self {
+        let frame = BODY_BYTES_MAX + HEADER_BYTES + MESSAGE_COST_BYTES;
+        self.inbound_bytes_max = self.inbound_bytes_max.max(frame);
+        self.large_bytes_max = self.large_bytes_max.max(frame);
+        self
+    }
+
+    /// How connections that others open behave.
+    pub(super) fn accepted(&self, remote: IpAddr) -> quinn::TransportConfig {
+        let mut transport = common(remote);
+        transport.max_concurrent_bidi_streams(BIDIRECTIONAL_STREAMS_MAX.into());
+        transport.receive_window(CLIENT_RECEIVE_WINDOW_BYTES.into());
+        transport.max_idle_timeout(idle(self.client_idle_ms_max));
+        transport
+    }
+
+    /// How connections that this node opens behave. The smaller of both sides' idle times counts.
+    pub(super) fn dialled(&self, remote: IpAddr) -> quinn::TransportConfig {
+        let mut transport = common(remote);
+        transport.max_concurrent_bidi_streams(0_u32.into());
+        transport.receive_window(PEER_RECEIVE_WINDOW_BYTES.into());
+        transport.max_idle_timeout(idle(self.peer_idle_ms_max));
+        transport.keep_alive_interval(Some(Duration::from_millis(self.peer_keep_alive_ms)));
+        transport.initial_rtt(PEER_ROUND_TRIP_GUESS);
+        transport
+    }
+}
+
+fn common(remote: IpAddr) -> quinn::TransportConfig {
+    let mut packets = MtuDiscoveryConfig::default();
+    packets.upper_bound(if remote.is_loopback() {
+        LOOPBACK_PACKET_BYTES_MAX
+    } else {
+        PACKET_BYTES_MAX
+    });
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_concurrent_uni_streams(LARGE_STREAMS_MAX.into());
+    transport.stream_receive_window(STREAM_RECEIVE_WINDOW_BYTES.into());
+    transport.send_window(SEND_WINDOW_BYTES);
+    transport.datagram_receive_buffer_size(None);
+    transport.mtu_discovery_config(Some(packets));
+    transport
+}
+
+fn idle(milliseconds: u64) -> Option<quinn::IdleTimeout> {
+    let milliseconds = VarInt::from_u64(milliseconds).unwrap_or(VarInt::MAX);
+    Some(quinn::IdleTimeout::from(milliseconds))
+}

@@ -1,0 +1,295 @@
+//! What all tasks of the transport share: who is connected, and the way to each.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::BytesMut;
+use quinn::{Connection, Endpoint};
+use quoit_core::event::ConnectionId;
+use quoit_core::peer::{Class, PeerHello};
+use quoit_ring::{ClusterId, NodeId};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+
+use super::closing::Close;
+use super::figures::{Counters, Refusals, TransportStats, add};
+use super::inbox::Inbox;
+use super::limits::Limits;
+use super::outbox::{Outbox, Put};
+use super::tls::TlsConfigs;
+
+/// A connection, and what waits to be sent on it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    /// Where the other side can be reached: for a peer, where it listens.
+    pub(super) address: SocketAddr,
+    pub(super) foreground: Arc<Outbox>,
+    pub(super) background: Arc<Outbox>,
+}
+
+impl Link {
+    fn outbox(&self, class: Class) -> &Arc<Outbox> {
+        match class {
+            Class::Foreground => &self.foreground,
+            Class::Background => &self.background,
+        }
+    }
+
+    fn outboxes(&self) -> [&Arc<Outbox>; 2] {
+        [&self.foreground, &self.background]
+    }
+}
+
+/// A member that is being dialled, for ever.
+pub(super) struct Member {
+    address: SocketAddr,
+    /// Rung when it is known to be there.
+    pub(super) nudge: Arc<Notify>,
+    /// Dropped when it is to be dialled no more.
+    _dialling: oneshot::Sender<()>,
+}
+
+#[derive(Default)]
+struct State {
+    members: BTreeMap<NodeId, Member>,
+    dialled: BTreeMap<NodeId, Arc<Link>>,
+    accepted: BTreeMap<NodeId, Arc<Link>>,
+    clients: BTreeMap<ConnectionId, Arc<Link>>,
+    connections_made: u64,
+    closing: bool,
+}
+
+pub(super) struct Shared {
+    pub(super) endpoint: Endpoint,
+    pub(super) node: NodeId,
+    pub(super) cluster: ClusterId,
+    pub(super) limits: Limits,
+    pub(super) tls: Mutex<Arc<TlsConfigs>>,
+    pub(super) inbox: Inbox,
+    pub(super) hello: watch::Sender<Option<PeerHello>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) handshakes: Arc<Semaphore>,
+    pub(super) large_room: Semaphore,
+    state: Mutex<State>,
+    refusals: Mutex<Refusals>,
+    /// Outboxes that got something since the last flush.
+    unflushed: Mutex<Vec<Arc<Outbox>>>,
+}
+
+/// A member that is new, or has a new address: dial it until the receiver says that this is over.
+pub(super) type ToDial = (NodeId, SocketAddr, Arc<Notify>, oneshot::Receiver<()>);
+
+impl Shared {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        (node, cluster): (NodeId, ClusterId),
+        tls: TlsConfigs,
+        limits: Limits,
+        inbox: Inbox,
+    ) -> Self {
+        Self {
+            endpoint,
+            node,
+            cluster,
+            tls: Mutex::new(Arc::new(tls)),
+            inbox,
+            hello: watch::Sender::new(None),
+            counters: Arc::default(),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
+            large_room: Semaphore::new(limits.large_bytes_max.min(Semaphore::MAX_PERMITS)),
+            limits,
+            state: Mutex::default(),
+            refusals: Mutex::default(),
+            unflushed: Mutex::default(),
+        }
+    }
+
+    /// A link over a new connection.
+    pub(super) fn link(&self, connection: Connection, address: SocketAddr) -> Arc<Link> {
+        let outbox = || {
+            let Limits { queued_bytes_max, queued_bytes_total_max, .. } = self.limits;
+            Outbox::new(Arc::clone(&self.counters), queued_bytes_max, queued_bytes_total_max)
+        };
+        Arc::new(Link { connection, address, foreground: outbox(), background: outbox() })
+    }
+
+    /// Takes over the list of members; whoever is not dialled yet comes back.
+    pub(super) fn set_members(&self, wanted: &[(NodeId, SocketAddr)]) -> Vec<ToDial> {
+        let mut state = self.state();
+        if state.closing {
+            return Vec::new();
+        }
+        state.members.retain(|node, member| wanted.contains(&(*node, member.address)));
+        let mut to_dial = Vec::new();
+        for &(node, address) in wanted {
+            if node == self.node || state.members.contains_key(&node) {
+                continue;
+            }
+            let (dialling, over) = oneshot::channel();
+            let nudge = Arc::new(Notify::new());
+            let member = Member { address, nudge: Arc::clone(&nudge), _dialling: dialling };
+            state.members.insert(node, member);
+            to_dial.push((node, address, nudge, over));
+        }
+        to_dial
+    }
+
+    pub(super) fn member_address(&self, node: NodeId) -> Option<SocketAddr> {
+        self.state().members.get(&node).map(|member| member.address)
+    }
+
+    pub(super) fn dialled(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.state().dialled.get(&node).cloned()
+    }
+
+    pub(super) fn accepted(&self, node: NodeId) -> Option<Arc<Link>> {
+        self.state().accepted.get(&node).cloned()
+    }
+
+    pub(super) fn client(&self, connection: ConnectionId) -> Option<Arc<Link>> {
+        self.state().clients.get(&connection).cloned()
+    }
+
+    /// The link to the peer at an address: that which was dialled, or else that which it made.
+    pub(super) fn at_address(&self, address: SocketAddr) -> Option<Arc<Link>> {
+        let state = self.state();
+        let member = state.members.iter().find(|(_, member)| member.address == address);
+        if let Some(link) = member.and_then(|(node, _)| state.dialled.get(node)) {
+            return Some(Arc::clone(link));
+        }
+        let by_name = member.and_then(|(node, _)| state.accepted.get(node));
+        by_name.or_else(|| state.accepted.values().find(|link| link.address == address)).cloned()
+    }
+
+    pub(super) fn add_dialled(&self, node: NodeId, link: &Arc<Link>) {
+        self.state().dialled.insert(node, Arc::clone(link));
+    }
+
+    pub(super) fn remove_dialled(&self, node: NodeId, link: &Arc<Link>) {
+        remove(&mut self.state().dialled, node, link);
+    }
+
+    /// Registers what a peer opened; it takes the place of an older connection.
+    pub(super) fn add_accepted(&self, node: NodeId, link: &Arc<Link>) {
+        let mut state = self.state();
+        let older = state.accepted.insert(node, Arc::clone(link));
+        let nudge = state.members.get(&node).map(|member| Arc::clone(&member.nudge));
+        drop(state);
+        if let Some(older) = older {
+            Close::Replaced.close(&older.connection, "a newer connection took its place");
+        }
+        // Whoever can reach us can be reached: no need to wait before dialling again.
+        if let Some(nudge) = nudge {
+            nudge.notify_waiters();
+        }
+    }
+
+    pub(super) fn remove_accepted(&self, node: NodeId, link: &Arc<Link>) {
+        remove(&mut self.state().accepted, node, link);
+    }
+
+    /// Registers a client, if there is room for one.
+    pub(super) fn add_client(&self, link: &Arc<Link>) -> Option<ConnectionId> {
+        let mut state = self.state();
+        if state.clients.len() >= self.limits.connections_max {
+            return None;
+        }
+        state.connections_made += 1;
+        let connection = ConnectionId(state.connections_made);
+        state.clients.insert(connection, Arc::clone(link));
+        Some(connection)
+    }
+
+    pub(super) fn remove_client(&self, connection: ConnectionId) {
+        self.state().clients.remove(&connection);
+    }
+
+    /// Appends a frame to an outbox, which is woken by the next flush.
+    pub(super) fn put(&self, outbox: &Arc<Outbox>, write: impl FnOnce(&mut BytesMut)) -> Put {
+        let put = outbox.put(write);
+        if put == Put::First {
+            self.unflushed().push(Arc::clone(outbox));
+        }
+        put
+    }
+
+    /// Appends a frame for a peer; drops and counts it where that cannot be.
+    pub(super) fn put_peer(
+        &self,
+        link: Option<Arc<Link>>,
+        class: Class,
+        write: impl FnOnce(&mut BytesMut),
+    ) {
+        let Some(link) = link else { return add(&self.counters.dropped_unconnected, 1) };
+        if self.put(link.outbox(class), write) == Put::Full {
+            add(&self.counters.dropped_full, 1);
+        }
+    }
+
+    pub(super) fn flush(&self) {
+        for outbox in std::mem::take(&mut *self.unflushed()) {
+            outbox.wake();
+        }
+    }
+
+    /// Notes a refusal of either side; `true` where the log should say it.
+    pub(super) fn note_refusal(&self, address: SocketAddr, reason: &str) -> bool {
+        add(&self.counters.refused, 1);
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).note(address, reason)
+    }
+
+    /// Dials nobody any more, and gives all links.
+    pub(super) fn start_closing(&self) -> Vec<Arc<Link>> {
+        let mut state = self.state();
+        state.closing = true;
+        let links = state.dialled.values().chain(state.accepted.values());
+        links.chain(state.clients.values()).cloned().collect()
+    }
+
+    /// Ends the dialling tasks.
+    pub(super) fn forget_members(&self) {
+        self.state().members.clear();
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state().closing
+    }
+
+    pub(super) fn stats(&self) -> TransportStats {
+        let mut stats = self.counters.read();
+        let state = self.state();
+        stats.peers_connected = state.dialled.len();
+        stats.peers_accepted = state.accepted.len();
+        stats.clients = state.clients.len();
+        drop(state);
+        stats.refusals =
+            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).recent();
+        stats
+    }
+
+    pub(super) fn tls(&self) -> Arc<TlsConfigs> {
+        Arc::clone(&self.tls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unflushed(&self) -> MutexGuard<'_, Vec<Arc<Outbox>>> {
+        self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Finishes all that waits on a link.
+pub(super) fn finish(link: &Link) {
+    for outbox in link.outboxes() {
+        outbox.finish();
+    }
+}
+
+fn remove(links: &mut BTreeMap<NodeId, Arc<Link>>, node: NodeId, link: &Arc<Link>) {
+    if links.get(&node).is_some_and(|there| Arc::ptr_eq(there, link)) {
+        links.remove(&node);
+    }
+}
