@@ -16,6 +16,7 @@ impl Session {
         };
         let request = self.next_request();
         let peer = self.peers.get_mut(id).expect("a link's peer is known");
+        assert_eq!(peer.state, LinkState::Opening { link }, "a connection opens once");
         peer.state = LinkState::Greeting { link, request };
         let hello = Hello {
             version_min: PROTOCOL_VERSION,

@@ -147,7 +147,7 @@ async fn welcome_peer(
     }
     let streams = connection.accept_bi().await.map_err(|_| Fault::Lost)?;
     let (answers, requests) = halves(shared, streams, FOREGROUND_PRIORITY)?;
-    let link = shared.link(connection.clone(), theirs.address);
+    let link = shared.peer_link(connection.clone(), theirs.address);
     let from = Origin::Peer { node, address: theirs.address, dialled: false };
     let mut tasks = Tasks::new(Arc::clone(shared), Arc::clone(&link), from);
     tasks.background(send, frames);
@@ -164,7 +164,7 @@ fn read_hello(frame: &Frame) -> Result<PeerHello, Fault> {
 
 async fn serve_client(shared: &Arc<Shared>, connection: Connection, turn: OwnedSemaphorePermit) {
     let address = connection.remote_address();
-    let link = shared.link(connection.clone(), address);
+    let link = shared.client_link(connection.clone());
     let Some(id) = shared.add_client(&link) else {
         add(&shared.counters.turned_away, 1);
         return Close::TooMany.close(&connection, "this node has as many clients as it takes");

@@ -218,7 +218,7 @@ async fn exchange_hellos(
     let mut frame = BytesMut::new();
     put_frame(&mut frame, KIND_OPEN, 0, |_| Ok::<(), ()>(())).expect("nothing is written");
     open.write_chunk(frame.freeze()).await.map_err(|_| Fault::Lost)?;
-    let link = shared.link(connection.clone(), welcome.hello.address);
+    let link = shared.peer_link(connection.clone(), welcome.hello.address);
     Ok(Welcomed { link, background: (send, frames), foreground: (open, answers) })
 }
 

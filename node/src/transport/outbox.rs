@@ -36,6 +36,7 @@ pub(super) struct Outbox {
     queue: Mutex<Queue>,
     ready: Notify,
     large_ready: Notify,
+    written: Notify,
     counters: Arc<Counters>,
     bytes_max: usize,
     total_bytes_max: usize,
@@ -64,6 +65,7 @@ impl Outbox {
             queue: Mutex::default(),
             ready: Notify::new(),
             large_ready: Notify::new(),
+            written: Notify::new(),
             counters,
             bytes_max,
             total_bytes_max,
@@ -122,11 +124,17 @@ impl Outbox {
         mut stream: SendStream,
         large_priority: i32,
     ) -> Result<(), Fault> {
-        tokio::try_join!(
+        let written = tokio::try_join!(
             self.write_shared(&mut stream),
             self.write_large(connection, large_priority)
-        )
-        .map(|_| ())
+        );
+        self.written.notify_one();
+        written.map(|_| ())
+    }
+
+    /// Waits, once, until the writers have ended after [`Outbox::finish`].
+    pub(super) async fn finished(&self) {
+        self.written.notified().await;
     }
 
     async fn write_shared(&self, stream: &mut SendStream) -> Result<(), Fault> {

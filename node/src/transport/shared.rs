@@ -29,15 +29,31 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn outbox(&self, class: Class) -> &Arc<Outbox> {
+    pub(super) fn outbox(&self, class: Class) -> &Arc<Outbox> {
         match class {
             Class::Foreground => &self.foreground,
             Class::Background => &self.background,
         }
     }
 
-    fn outboxes(&self) -> [&Arc<Outbox>; 2] {
-        [&self.foreground, &self.background]
+    /// Begins to finish all that waits.
+    pub(super) fn finish(&self) {
+        self.foreground.finish();
+        self.background.finish();
+    }
+
+    /// Waits until the other side has all that was sent, or is gone.
+    pub(super) async fn finished(&self) {
+        let written = async {
+            self.foreground.finished().await;
+            if !Arc::ptr_eq(&self.foreground, &self.background) {
+                self.background.finished().await;
+            }
+        };
+        tokio::select! {
+            () = written => {}
+            _ = self.connection.closed() => {}
+        }
     }
 }
 
@@ -105,13 +121,22 @@ impl Shared {
         }
     }
 
-    /// A link over a new connection.
-    pub(super) fn link(&self, connection: Connection, address: SocketAddr) -> Arc<Link> {
-        let outbox = || {
-            let Limits { queued_bytes_max, queued_bytes_total_max, .. } = self.limits;
-            Outbox::new(Arc::clone(&self.counters), queued_bytes_max, queued_bytes_total_max)
-        };
-        Arc::new(Link { connection, address, foreground: outbox(), background: outbox() })
+    /// A link over a new connection of a peer.
+    pub(super) fn peer_link(&self, connection: Connection, address: SocketAddr) -> Arc<Link> {
+        let (foreground, background) = (self.outbox(), self.outbox());
+        Arc::new(Link { connection, address, foreground, background })
+    }
+
+    /// A link over a new connection of a client, which has but one stream.
+    pub(super) fn client_link(&self, connection: Connection) -> Arc<Link> {
+        let address = connection.remote_address();
+        let outbox = self.outbox();
+        Arc::new(Link { connection, address, foreground: Arc::clone(&outbox), background: outbox })
+    }
+
+    fn outbox(&self) -> Arc<Outbox> {
+        let Limits { queued_bytes_max, queued_bytes_total_max, .. } = self.limits;
+        Outbox::new(Arc::clone(&self.counters), queued_bytes_max, queued_bytes_total_max)
     }
 
     /// Takes over the list of members; whoever is not dialled yet comes back.
@@ -278,13 +303,6 @@ impl Shared {
 
     fn unflushed(&self) -> MutexGuard<'_, Vec<Arc<Outbox>>> {
         self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Finishes all that waits on a link.
-pub(super) fn finish(link: &Link) {
-    for outbox in link.outboxes() {
-        outbox.finish();
     }
 }
 

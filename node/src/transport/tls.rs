@@ -218,7 +218,7 @@ impl Identity {
     }
 
     fn secret(&self) -> [u8; 32] {
-        use aws_lc_rs::hmac;
+        use ::aws_lc_rs::hmac;
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.key.secret_der());
         let tag = hmac::sign(&key, b"quoit stateless reset");
         tag.as_ref().try_into().expect("SHA-256 gives 32 bytes")

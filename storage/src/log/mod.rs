@@ -49,6 +49,15 @@
 //! - Records that recovery delivers are durable once [`Log::open`] has returned: those above the
 //!   watermark are written again, as a sync that failed before a restart may have left them in
 //!   the page cache alone, and marked clean.
+//!
+//! # Speed
+//! `cargo run --release -p quoit-storage-files --example log_speed [directory]`, with two
+//! processors, ext4, and other work keeping both processors busy (load 4 to 6): a batch of 64
+//! records of 1 KiB is durable in 0.29 to 0.33 ms at the median, that is some 200,000 records/s,
+//! and 66,000 to 72,000 records/s on the average of 3 s, as the other work took its turns (two of
+//! six runs, when it took more, came to 25,000 and 44,000). Batches of 256: 176,000 to 218,000 in
+//! the better runs. Without a [`SpareKeeper`] the median of 64 was 0.44 to 0.46 ms. To be measured
+//! again on a quiet machine.
 
 use std::io;
 use std::sync::Arc;

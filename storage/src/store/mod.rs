@@ -96,7 +96,7 @@ struct Checkpoint {
 }
 
 /// The small file that holds the checkpoint.
-const CHECKPOINT_FILE: &str = "checkpoint";
+pub const CHECKPOINT_FILE: &str = "checkpoint";
 
 impl Checkpoint {
     fn encode(&self) -> Bytes {

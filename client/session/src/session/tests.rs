@@ -601,6 +601,8 @@ mod chaos {
     struct Audit {
         sent: Vec<Sent>,
         links: Vec<LinkId>,
+        /// Those of them that are not open yet.
+        opening: Vec<LinkId>,
         completed: BTreeSet<OperationId>,
         /// Writes that may be done, by their operation.
         uncertain: BTreeSet<OperationId>,
@@ -611,8 +613,11 @@ mod chaos {
         fn take(&mut self, world: &World, effects: Vec<Effect>) {
             for effect in effects {
                 match effect {
-                    Effect::Connect { link, .. } => self.links.push(link),
-                    Effect::Close { link, .. } => self.links.retain(|open| *open != link),
+                    Effect::Connect { link, .. } => {
+                        self.links.push(link);
+                        self.opening.push(link);
+                    }
+                    Effect::Close { link, .. } => self.forget(link),
                     Effect::Send { link, request, message } => {
                         assert!(self.links.contains(&link), "sent over a closed connection");
                         self.on_sent(world, request, &message);
@@ -629,6 +634,11 @@ mod chaos {
                     Effect::RecordChanged(_) => {}
                 }
             }
+        }
+
+        fn forget(&mut self, link: LinkId) {
+            self.links.retain(|open| *open != link);
+            self.opening.retain(|open| *open != link);
         }
 
         fn on_sent(&mut self, world: &World, request: u64, message: &ClientRequest) {
@@ -668,6 +678,15 @@ mod chaos {
     fn step(world: &mut World, audit: &mut Audit, kind: u8, at: u64) -> Vec<Effect> {
         let link = (at as usize).checked_rem(audit.links.len());
         match (kind % 16, link) {
+            (4, Some(link)) => {
+                let link = audit.links[link];
+                audit.forget(link);
+                world.lose(link)
+            }
+            (5 | 6, _) if !audit.opening.is_empty() => {
+                let link = audit.opening.remove(0);
+                world.handle(Event::Opened { link })
+            }
             (0, _) => world.submit(get()).1,
             (1, _) => world.submit(put(at.is_multiple_of(2))).1,
             (2, _) => world.submit(Request::Record).1,
@@ -675,11 +694,6 @@ mod chaos {
                 world.now = world.now.plus_us(at % SECOND);
                 world.tick()
             }
-            (4, Some(link)) => {
-                let link = audit.links.remove(link);
-                world.lose(link)
-            }
-            (5 | 6, Some(link)) => world.handle(Event::Opened { link: audit.links[link] }),
             (kind, _) => match audit.answer(at, kind % 3) {
                 Some((sent, response)) => world.answer(&sent, response),
                 None => world.tick(),

@@ -235,3 +235,74 @@ fn tables_that_are_ahead_of_the_log_prove_a_loss() {
     assert_eq!(opened.recovery.lost[0].reason, LossReason::EndsEarly);
     assert!(opened.recovery.next_sequence.0 > last + 5);
 }
+
+/// Two lives of one log that parted after record 2: each has records 3 and 4 of its own.
+fn two_lives() -> [TwinDisk; 2] {
+    let common = TwinDisk::new(3);
+    let mut log = open(&common, 0).log;
+    log.append([payload(1, 100), payload(2, 100)]).unwrap();
+    log.sync().unwrap();
+    common.kill();
+    [7, 8].map(|life| {
+        let disk = common.copy();
+        let mut log = open(&disk, 0).log;
+        log.append([[life; 100], [life; 100]]).unwrap();
+        log.sync().unwrap();
+        disk.kill();
+        disk
+    })
+}
+
+#[test]
+fn a_whole_record_of_another_life_is_not_believed() {
+    let [disk, other] = two_lives();
+    let path = &segment_paths(&disk)[0];
+    let fourth = 56 + 3 * 136;
+    let mut spliced = disk.content(path).unwrap();
+    spliced[fourth..fourth + 136]
+        .copy_from_slice(&other.content(path).unwrap()[fourth..fourth + 136]);
+    disk.plant(path, &spliced);
+    let opened = open(&disk, 0);
+    assert_eq!(opened.intact.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(opened.recovery.lost[0].reason, LossReason::ForeignRecord);
+    assert_eq!(opened.recovery.lost[0].after_sequence, Sequence(3));
+}
+
+#[test]
+fn a_log_that_parted_from_what_was_synced_is_reported() {
+    let [disk, other] = two_lives();
+    disk.plant(watermark::PATH, &other.content(watermark::PATH).unwrap());
+    let opened = open(&disk, 0);
+    assert_eq!(opened.recovery.lost[0].reason, LossReason::OtherHistory);
+}
+
+#[test]
+fn after_damage_in_the_last_segment_a_fresh_one_is_begun() {
+    let (pristine, written) = three_segments();
+    let last = *written.keys().last().unwrap();
+    for offset in [56 + 9, 56 + 36] {
+        let disk = pristine.copy();
+        disk.flip_bit(&segment_paths(&disk)[2], offset, 0);
+        let opened = open(&disk, 0);
+        assert_eq!(opened.log.segment_count(), 4);
+        assert_eq!(opened.recovery.next_sequence, Sequence(last + 1));
+        disk.kill();
+        // The fresh one is sound: starting again and again begins no more of them.
+        assert_eq!(open(&disk, 0).log.segment_count(), 4);
+    }
+}
+
+#[test]
+fn reading_goes_on_at_the_next_whole_record() {
+    let disk = TwinDisk::new(3);
+    let mut log = open(&disk, 0).log;
+    log.append((1..=4).map(|sequence| payload(sequence, 100))).unwrap();
+    log.sync().unwrap();
+    disk.kill();
+    let path = &segment_paths(&disk)[0];
+    disk.flip_bit(path, 56 + 9, 0);
+    disk.flip_bit(path, 56 + 136 + 50, 0);
+    let opened = open(&disk, 0);
+    assert_eq!(opened.intact.keys().copied().collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(opened.recovery.lost[0].before_sequence, Some(Sequence(3)));
+}

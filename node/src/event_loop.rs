@@ -1,0 +1,309 @@
+//! The pipelined event loop: takes whatever events wait, has the core handle them all, and carries
+//! out the effects in batches. It decides nothing.
+//!
+//! One turn: inbound messages, storage answers, gossip's beliefs and time become events; requests to
+//! storage leave as one batch (one log write, one fsync), messages to one connection leave together
+//! (one write). Before a turn begins the loop lets the other tasks run once, so that more events
+//! share it: under load that is worth more than any other setting.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quoit_core::event::{ConnectionId, Effect, Effects, Event};
+use quoit_core::{Now, NodeCore};
+use quoit_gossip::{Gossip, GossipEvent};
+use quoit_protocol::{ClientRequest, ClientResponse, FailureCode};
+use quoit_ring::{ClusterRecord, NodeId};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::http::NodeHealth;
+use crate::metrics::{Metrics, Operation, Outcome};
+use crate::storage_worker::{Answers, Requests, StorageWorker, is_read};
+use crate::transport::{Inbound, InboundQueue, Transport};
+
+/// A turn takes at most so many messages.
+const TURN_EVENTS_MAX: usize = 2_048;
+/// Without any event, a turn is made so often, to tell that the loop lives.
+const IDLE_TURN: Duration = Duration::from_millis(250);
+/// A node that stops waits no longer than this for what it coordinates.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Everything that the loop stands between.
+pub(crate) struct EventLoop {
+    pub(crate) core: NodeCore,
+    pub(crate) clock: Clock,
+    pub(crate) transport: Transport,
+    pub(crate) inbound: InboundQueue,
+    pub(crate) storage: StorageWorker,
+    pub(crate) answers: UnboundedReceiver<Answers>,
+    pub(crate) gossip: Gossip,
+    pub(crate) gossip_events: Receiver<GossipEvent>,
+    /// Gossip messages that came from peers.
+    pub(crate) to_gossip: Sender<(std::net::SocketAddr, bytes::Bytes)>,
+    pub(crate) health: Arc<NodeHealth>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Turns `true` when the node is to stop.
+    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) advertise: std::net::SocketAddr,
+    /// Requests of clients that were not answered yet.
+    pub(crate) requests: Requested,
+    pub(crate) ready: bool,
+}
+
+/// When each client's request came, for the metrics. Every request is answered once, so what is in
+/// here is bounded by what the core works on.
+#[derive(Default)]
+pub(crate) struct Requested {
+    since: HashMap<(ConnectionId, u64), (Operation, std::time::Instant)>,
+}
+
+impl Requested {
+    fn begin(&mut self, connection: ConnectionId, request: u64, message: &ClientRequest) {
+        let operation = match message {
+            ClientRequest::Get(_) => Operation::Get,
+            ClientRequest::Write(write) if write.value.is_some() => Operation::Put,
+            ClientRequest::Write(_) => Operation::Delete,
+            ClientRequest::Scan(_) | ClientRequest::Export(_) => Operation::Scan,
+            ClientRequest::ChangeTables(_) => Operation::Table,
+            ClientRequest::AskStatus(_) => Operation::Status,
+            ClientRequest::Hello(_) | ClientRequest::AskRecord(_) => return,
+        };
+        self.since.insert((connection, request), (operation, std::time::Instant::now()));
+    }
+
+    fn end(
+        &mut self,
+        connection: ConnectionId,
+        request: u64,
+        message: &ClientResponse,
+        metrics: &Metrics,
+    ) {
+        let Some((operation, began)) = self.since.remove(&(connection, request)) else { return };
+        let outcome = match message {
+            ClientResponse::Failure(failure) if failure.unknown => Outcome::Unknown,
+            ClientResponse::Failure(failure) => match failure.code {
+                FailureCode::Overloaded => Outcome::Overloaded,
+                FailureCode::Unavailable | FailureCode::NotServing => Outcome::Unavailable,
+                _ => Outcome::Refused,
+            },
+            ClientResponse::Got(got) => {
+                if got.repaired {
+                    metrics.read_repair();
+                }
+                Outcome::Done
+            }
+            _ => Outcome::Done,
+        };
+        metrics.request(operation, outcome, began.elapsed());
+    }
+}
+
+/// What one turn gathers before it is carried out.
+#[derive(Default)]
+struct Gathered {
+    messages: Vec<Inbound>,
+    answers: Vec<Answers>,
+    beliefs: Vec<GossipEvent>,
+}
+
+impl Gathered {
+    fn count(&self) -> usize {
+        self.messages.len() + self.answers.len() + self.beliefs.len()
+    }
+}
+
+impl EventLoop {
+    /// Runs until it is told to stop; then finishes what is under way and ends the threads.
+    pub(crate) async fn run(mut self) {
+        let mut gathered = Gathered::default();
+        let mut effects = Effects::new();
+        let mut draining_until = None;
+        if let Some(record) = self.core.record().cloned() {
+            self.follow_record(&record);
+        }
+        self.say_hello();
+        loop {
+            self.wait(&mut gathered, draining_until.is_some()).await;
+            let began = std::time::Instant::now();
+            let (now, events) = (self.clock.now(), gathered.count());
+            self.handle(now, &mut gathered, &mut effects);
+            self.carry_out(&mut effects).await;
+            self.report(now, events, began);
+            if *self.stop.borrow() && draining_until.is_none() {
+                self.health.set_unready(vec!["the node is stopping".to_owned()]);
+                draining_until = Some(tokio::time::Instant::now() + DRAIN_LIMIT);
+            }
+            if let Some(until) = draining_until
+                && (self.core.operation_count() == 0 || tokio::time::Instant::now() >= until)
+            {
+                break;
+            }
+        }
+        self.shut_down().await;
+    }
+
+    /// Waits for anything to happen, then takes whatever else has happened by then.
+    async fn wait(&mut self, gathered: &mut Gathered, draining: bool) {
+        let now = self.clock.now().instant;
+        let until_deadline = self.core.next_deadline().map_or(IDLE_TURN, |deadline| {
+            Duration::from_micros(deadline.0.saturating_sub(now.0)).min(IDLE_TURN)
+        });
+        tokio::select! {
+            _ = self.inbound.recv_many(&mut gathered.messages, TURN_EVENTS_MAX) => {}
+            _ = self.answers.recv_many(&mut gathered.answers, TURN_EVENTS_MAX) => {}
+            Some(event) = self.gossip_events.recv() => gathered.beliefs.push(event),
+            _ = self.stop.changed(), if !draining => {}
+            () = tokio::time::sleep(until_deadline) => {}
+        }
+        tokio::task::yield_now().await;
+        let room = TURN_EVENTS_MAX.saturating_sub(gathered.count());
+        self.inbound.take_ready(&mut gathered.messages, room);
+        while let Ok(answers) = self.answers.try_recv() {
+            gathered.answers.push(answers);
+        }
+    }
+
+    fn handle(&mut self, now: Now, gathered: &mut Gathered, effects: &mut Effects) {
+        for (tag, answer) in gathered.answers.drain(..).flatten() {
+            self.core.handle(now, Event::Storage { tag, answer }, effects);
+        }
+        for message in gathered.messages.drain(..) {
+            let event = match message {
+                Inbound::Peer { from, request, message } => Event::Peer { from, request, message },
+                Inbound::Client { connection, request, message } => {
+                    self.requests.begin(connection, request, &message);
+                    Event::Client { connection, request, message }
+                }
+                Inbound::PeerConnected { node } => {
+                    tracing::info!(%node, "connected");
+                    Event::PeerConnected { node }
+                }
+                Inbound::PeerDisconnected { node } => {
+                    tracing::warn!(%node, "connection lost");
+                    Event::PeerDisconnected { node }
+                }
+                Inbound::ClientClosed { .. } => continue,
+                Inbound::Gossip { from, body } => {
+                    // Gossip repeats itself: what finds no room is told again.
+                    let _ = self.to_gossip.try_send((from, body));
+                    continue;
+                }
+            };
+            self.core.handle(now, event, effects);
+        }
+        for belief in gathered.beliefs.drain(..) {
+            if let Some(event) = as_event(belief) {
+                self.core.handle(now, event, effects);
+            }
+        }
+        if self.core.next_deadline().is_some_and(|deadline| deadline <= now.instant) {
+            self.core.handle(now, Event::Tick, effects);
+        }
+    }
+
+    async fn carry_out(&mut self, effects: &mut Effects) {
+        let (mut writes, mut reads) = (Requests::new(), Requests::new());
+        let mut hello_changed = false;
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::ToPeer { to, request, message } => {
+                    self.transport.send_peer(to, request, &message);
+                }
+                Effect::ToClient { connection, request, message } => {
+                    self.requests.end(connection, request, &message, &self.metrics);
+                    self.transport.send_client(connection, request, &message);
+                }
+                Effect::ToStorage { tag, request } if is_read(&request) => {
+                    reads.push((tag, request));
+                }
+                Effect::ToStorage { tag, request } => writes.push((tag, request)),
+                Effect::Publish { key, value } => {
+                    if let Err(error) = self.gossip.publish(key, &value).await {
+                        tracing::warn!(%error, key, "a fact cannot be gossiped");
+                    }
+                }
+                Effect::FollowRecord(record) => {
+                    tracing::info!(epoch = %record.epoch, tables = record.tables.len(), "cluster record");
+                    self.follow_record(&record);
+                    hello_changed = true;
+                }
+                Effect::Note(text) => tracing::warn!("{text}"),
+            }
+        }
+        self.storage.submit(writes, reads);
+        self.transport.flush();
+        if hello_changed {
+            self.say_hello();
+        }
+    }
+
+    fn follow_record(&self, record: &ClusterRecord) {
+        let members: Vec<(NodeId, std::net::SocketAddr)> =
+            record.members.iter().map(|member| (member.id, member.address)).collect();
+        for (_, address) in &members {
+            self.gossip.contact(*address);
+        }
+        self.transport.set_members(&members);
+    }
+
+    fn say_hello(&self) {
+        self.transport.set_hello(self.core.hello(self.advertise));
+    }
+
+    /// Tells observers how the node is.
+    fn report(&mut self, now: Now, events: usize, began: std::time::Instant) {
+        self.health.heartbeat();
+        self.metrics.event_loop_round(events, began.elapsed());
+        self.metrics.set_in_flight(self.core.operation_count());
+        if *self.stop.borrow() {
+            return;
+        }
+        let reasons = self.core.not_ready(now);
+        if reasons.is_empty() && !self.ready {
+            tracing::info!("ready");
+            self.ready = true;
+            self.health.set_ready();
+        } else if !reasons.is_empty() {
+            self.health.set_unready(reasons);
+        }
+    }
+
+    async fn shut_down(self) {
+        tracing::info!("stopping");
+        if let Err(error) = self.gossip.shutdown().await {
+            tracing::debug!(%error, "gossip ended");
+        }
+        self.transport.close(Duration::from_secs(1)).await;
+        let storage = self.storage;
+        if tokio::task::spawn_blocking(move || storage.stop()).await.is_err() {
+            tracing::error!("the storage threads did not end well");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// What gossip believes, as the core hears it; the rest is for the log.
+fn as_event(belief: GossipEvent) -> Option<Event> {
+    match belief {
+        GossipEvent::Alive { node, .. } => {
+            tracing::info!(%node, "gossip: alive");
+            Some(Event::SeemsAlive { node })
+        }
+        GossipEvent::Dead { node } => {
+            tracing::warn!(%node, "gossip: seems dead");
+            Some(Event::SeemsDead { node })
+        }
+        GossipEvent::Facts { .. } => None,
+        GossipEvent::Conflict { node, addresses } => {
+            tracing::error!(%node, ?addresses, "two nodes have one id: give each its own");
+            None
+        }
+        GossipEvent::Refused { address, reason } => {
+            tracing::warn!(%address, %reason, "gossip refused");
+            None
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! `quoit serve`: opens the data directory, joins the pieces, and runs the event loop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quoit_core::record::{RECORD_FILE, RecordState, StateError, VOTE_FILE};
+use quoit_core::{CoreConfig, NodeCore, Recovered};
+use quoit_gossip::{Gossip, GossipConfig, GossipError, Link};
+use quoit_storage::disk::Disk;
+use quoit_storage::small_file::{SmallFile, SmallFileError};
+use quoit_storage::store::{self, OpenError, Opened, StoreOptions};
+use quoit_storage_files::disk::FileDisk;
+use quoit_storage_files::tables::{OpenReport, Tables, TablesError, TablesOptions};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::event_loop::{EventLoop, Requested};
+use crate::http::{HttpError, HttpServer, NodeHealth};
+use crate::identity::{Identity, IdentityError};
+use crate::metrics::Metrics;
+use crate::stop::StopSignals;
+use crate::storage_worker::{Parts, StorageWorker};
+use crate::transport::{self, Transport, TransportConfig, TransportError, TlsMaterial};
+
+/// Gossip messages that may wait in either direction; more are dropped, as gossip repeats itself.
+const GOSSIP_QUEUE: usize = 1_024;
+/// Threads that read.
+const READER_COUNT: usize = 2;
+
+/// Why a node does not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be used: another process has it, or the system refuses.
+    #[error("cannot use the data directory {path}")]
+    DataDirectory {
+        /// Its path.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The data directory is not this node's.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// One of the small files of the cluster record is lost in both copies.
+    #[error(transparent)]
+    SmallFile(#[from] SmallFileError),
+    /// One of the small files holds something else.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The tables cannot be opened.
+    #[error("cannot open the tables")]
+    Tables(#[from] TablesError),
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] OpenError),
+    /// A certificate or key file cannot be read.
+    #[error("cannot read {path}: issue certificates with `quoit ca issue`, or mend [tls] in the configuration")]
+    TlsFile {
+        /// Its path.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The endpoint cannot be made.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// HTTP cannot be served.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Gossip did not start or has died.
+    #[error("gossip does not run")]
+    Gossip(#[from] GossipError),
+    /// The system gives no more threads, or no signals.
+    #[error("the system refuses what the node needs")]
+    System(#[source] io::Error),
+}
+
+/// How `quoit serve` was called, beside its configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ServeOptions {
+    /// Stop when standard input ends: for children of `quoit up`.
+    pub stop_on_stdin_close: bool,
+}
+
+/// Runs a node until it is told to stop (SIGTERM, Ctrl-C).
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn run(config: Config, options: ServeOptions) -> Result<(), ServeError> {
+    // One thread for the loop and the network: their work is one pipeline, and a wake-up of another
+    // thread for each message costs more than the work.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::System)?;
+    runtime.block_on(serve(config, options))
+}
+
+async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
+    let mut signals =
+        StopSignals::listen(options.stop_on_stdin_close).map_err(ServeError::System)?;
+    let clock = Clock::new(config.clock.offset_ms);
+    let health = NodeHealth::new();
+    let metrics = Metrics::new();
+    let http = HttpServer::bind(config.http.listen).await?;
+    let (stopper, stop) = watch::channel(false);
+    let mut http_stop = stop.clone();
+    let until_stop = async move {
+        let _ = http_stop.wait_for(|stopping| *stopping).await;
+    };
+    tokio::spawn(http.serve(health.clone(), metrics.clone(), until_stop));
+
+    let tls = read_tls(&config)?;
+    let (transport, inbound) = Transport::bind(TransportConfig {
+        listen: config.node.listen,
+        node: config.node.id,
+        cluster: config.cluster.id,
+        tls,
+        limits: transport::Limits {
+            connections_max: config.limits.connections_max,
+            ..transport::Limits::default()
+        },
+    })?;
+    let data = open_data(&config, clock)?;
+    let core = NodeCore::new(core_config(&config, &data), data.recovered, clock.now());
+    let (gossip, gossip_events, to_gossip) =
+        start_gossip(&config, &transport, data.identity.boot_count).await?;
+    let gossip_end = gossip.stopped();
+    let (storage, answers) = StorageWorker::start(Parts {
+        writer: data.opened.writer,
+        reader: data.opened.reader,
+        maintainer: data.opened.maintainer,
+        tables: data.tables,
+        durability: config.storage.durability,
+        periodic_interval: Duration::from_millis(config.storage.periodic_interval_ms.max(1)),
+        reader_count: READER_COUNT,
+        metrics: metrics.clone(),
+    })
+    .map_err(ServeError::System)?;
+    let event_loop = EventLoop {
+        core,
+        clock,
+        transport,
+        inbound,
+        storage,
+        answers,
+        gossip,
+        gossip_events,
+        to_gossip,
+        health,
+        metrics,
+        stop,
+        advertise: config.node.advertise,
+        requests: Requested::default(),
+        ready: false,
+    };
+    tracing::info!(node = %config.node.id, cluster = %config.cluster.id, address = %config.node.listen, "serving");
+    let mut running = std::pin::pin!(event_loop.run());
+    tokio::select! {
+        () = &mut running => return Ok(()),
+        reason = signals.next() => tracing::info!(%reason, "told to stop"),
+        end = gossip_end => {
+            stopper.send_replace(true);
+            running.await;
+            return end.map_err(ServeError::Gossip);
+        }
+    }
+    stopper.send_replace(true);
+    running.await;
+    Ok(())
+}
+
+fn read_tls(config: &Config) -> Result<TlsMaterial, ServeError> {
+    let read = |path: &Path| {
+        std::fs::read(path)
+            .map_err(|source| ServeError::TlsFile { path: path.to_owned(), source })
+    };
+    Ok(TlsMaterial {
+        authority_pem: read(&config.tls.authority)?,
+        certificate_pem: read(&config.tls.certificate)?,
+        key_pem: read(&config.tls.key)?,
+    })
+}
+
+fn core_config(config: &Config, data: &Data) -> CoreConfig {
+    CoreConfig {
+        boot_count: data.identity.boot_count,
+        limits: config.limits.data,
+        operations_max: config.limits.in_flight_max,
+        clock_offset_ms_max: config.clock.offset_bound_ms,
+        ..CoreConfig::new(config.node.id, config.genesis(), random())
+    }
+}
+
+/// A number that nobody can guess.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the system gives random numbers");
+    u64::from_le_bytes(bytes)
+}
+
+/// The open data directory.
+struct Data {
+    identity: Identity,
+    opened: Opened,
+    tables: Arc<Tables>,
+    recovered: Recovered,
+}
+
+fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
+    let path = &config.node.data_directory;
+    let disk = FileDisk::open(path)
+        .map_err(|source| ServeError::DataDirectory { path: path.clone(), source })?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let identity =
+        Identity::open(disk.clone(), config.cluster.id, config.node.id, clock.wall())?;
+    if let Some(repaired) = &identity.repaired {
+        tracing::warn!("{repaired}");
+    }
+    let record = read_small(&disk, RECORD_FILE)?;
+    let vote = read_small(&disk, VOTE_FILE)?;
+    let record = RecordState::read(record.as_deref(), vote.as_deref())?;
+    let (tables, lost) = open_tables(config, &disk, identity.boot_count)?;
+    let opened = store::open(
+        disk,
+        tables.clone(),
+        store_options(config),
+        lost.clone(),
+        random(),
+    )?;
+    if lost.is_some() {
+        tables.acknowledge_rebuild()?;
+    }
+    for line in &opened.report.damage {
+        tracing::error!("{line}");
+    }
+    for line in &opened.report.notes {
+        tracing::warn!("{line}");
+    }
+    tracing::info!(
+        boot_count = identity.boot_count,
+        replayed = opened.report.replayed,
+        incomplete = opened.report.incomplete_keys,
+        distrusted = opened.report.distrusted,
+        "the store is open"
+    );
+    let recovered = Recovered { record, lease: opened.writer.lease() };
+    Ok(Data { identity, opened, tables, recovered })
+}
+
+fn read_small(disk: &Arc<dyn Disk>, name: &str) -> Result<Option<Bytes>, SmallFileError> {
+    let loaded = SmallFile::new(disk.clone(), name).load()?;
+    if let Some(repaired) = loaded.as_ref().and_then(|loaded| loaded.repaired.as_ref()) {
+        tracing::warn!("{repaired}");
+    }
+    Ok(loaded.map(|loaded| loaded.bytes))
+}
+
+/// Opens the tables; says why they were lost, if they were.
+fn open_tables(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    boot_count: u64,
+) -> Result<(Arc<Tables>, Option<String>), ServeError> {
+    let listed = disk.list("").map_err(|source| ServeError::DataDirectory {
+        path: config.node.data_directory.clone(),
+        source,
+    })?;
+    let checkpointed = listed.iter().any(|name| name.starts_with(store::CHECKPOINT_FILE));
+    let options = TablesOptions {
+        expect_existing: boot_count > 1 && checkpointed,
+        block_cache_bytes: config.storage.block_cache_bytes,
+        ..TablesOptions::default()
+    };
+    let (tables, report) = Tables::open(&config.node.data_directory.join("tables"), options)?;
+    let lost = match report {
+        OpenReport::Created | OpenReport::Opened => None,
+        OpenReport::Rebuilt { reason, aside } => Some(match aside {
+            Some(aside) => format!(
+                "the tables could not be trusted ({reason}) and were set aside as {}: every key is \
+                 distrusted until its peers are merged in",
+                aside.display()
+            ),
+            None => format!(
+                "the tables are gone ({reason}): every key is distrusted until its peers are \
+                 merged in"
+            ),
+        }),
+    };
+    Ok((Arc::new(tables), lost))
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        durability: config.storage.durability,
+        siblings_max: usize::from(config.limits.data.siblings_max),
+        set_bytes_max: config.limits.data.set_bytes_max as usize,
+        memory_bytes_max: config.storage.memtable_bytes,
+        segment_bytes: config.storage.segment_bytes,
+    }
+}
+
+type GossipInlet = mpsc::Sender<(SocketAddr, Bytes)>;
+
+async fn start_gossip(
+    config: &Config,
+    transport: &Transport,
+    generation: u64,
+) -> Result<(Gossip, mpsc::Receiver<quoit_gossip::GossipEvent>, GossipInlet), ServeError> {
+    let (outgoing, mut sent) = mpsc::channel::<(SocketAddr, Bytes)>(GOSSIP_QUEUE);
+    let (to_gossip, incoming) = mpsc::channel(GOSSIP_QUEUE);
+    let mut gossip_config = GossipConfig::new(
+        config.cluster.id,
+        config.node.id,
+        generation,
+        config.node.advertise,
+    );
+    gossip_config.seeds = config.cluster.members.iter().map(|member| member.address).collect();
+    let (gossip, events) = Gossip::start(gossip_config, Link { outgoing, incoming }).await?;
+    let transport = transport.clone();
+    tokio::spawn(async move {
+        while let Some((to, body)) = sent.recv().await {
+            transport.send_gossip(to, &body);
+        }
+    });
+    Ok((gossip, events, to_gossip))
+}

@@ -1,0 +1,317 @@
+//! The threads around the store: one writer, a few readers, a flusher and a compactor.
+//!
+//! The event loop hands over what a turn asked of storage in two batches, reads and the rest, and
+//! takes the answers in batches too. The writer takes whatever batches wait, merges all of them,
+//! tells at once what the coordinators may replicate already, and then commits with one log write
+//! and one fsync: group commit costs nothing extra, and while one batch syncs the loop fills the
+//! next. Readers never wait for a sync.
+//!
+//! Bounds: the core has at most `storage_requests_max` requests under way, so the channels, which
+//! carry nothing else, are bounded by that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
+use quoit_storage::engine::{EngineError, Pressure};
+use quoit_storage::store::{CommitError, Durability, Maintainer, Outcome, Reader, Writer};
+use quoit_storage_files::tables::Tables;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::metrics::Metrics;
+
+/// A commit takes at most so many requests, so that the first of them does not wait for ever.
+const BATCH_REQUESTS_MAX: usize = 4_096;
+/// The flusher and the compactor look for work so often.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(50);
+/// After a failed flush or compaction they wait so long.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a batch is held back while the tables fall behind.
+const SLOW_PAUSE: Duration = Duration::from_millis(1);
+
+/// Requests of one turn.
+pub type Requests = Vec<(Tag, StorageRequest)>;
+/// Answers, in the order in which they came about.
+pub type Answers = Vec<(Tag, StorageAnswer)>;
+
+/// What the threads need.
+pub struct Parts {
+    /// The single writer.
+    pub writer: Writer,
+    /// Reads what is committed.
+    pub reader: Reader,
+    /// Flushes and compacts.
+    pub maintainer: Maintainer,
+    /// The tables, to condemn them.
+    pub tables: Arc<Tables>,
+    /// When a commit counts as durable.
+    pub durability: Durability,
+    /// How often periodic durability syncs.
+    pub periodic_interval: Duration,
+    /// The number of reading threads.
+    pub reader_count: usize,
+    /// Where figures go.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The threads, from the event loop's side.
+pub struct StorageWorker {
+    writes: Option<Sender<Requests>>,
+    reads: Vec<Sender<Requests>>,
+    next_reader: usize,
+    reader: Reader,
+    stopping: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl StorageWorker {
+    /// Starts the threads. Answers arrive on the receiver.
+    ///
+    /// # Errors
+    /// If the system gives no more threads.
+    pub fn start(parts: Parts) -> std::io::Result<(Self, UnboundedReceiver<Answers>)> {
+        let (answers, answered) = unbounded_channel();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(work)
+        };
+        let mut reads = Vec::new();
+        for number in 0..parts.reader_count.max(1) {
+            let (sender, requests) = channel();
+            let (reader, answers) = (parts.reader.clone(), answers.clone());
+            let work = move || read_loop(&reader, &requests, &answers);
+            threads.push(spawn(&format!("quoit-read-{number}"), Box::new(work))?);
+            reads.push(sender);
+        }
+        let (writes, requests) = channel();
+        let writing = Writing {
+            writer: parts.writer,
+            requests,
+            answers,
+            durability: parts.durability,
+            periodic_interval: parts.periodic_interval,
+            metrics: parts.metrics,
+        };
+        threads.push(spawn("quoit-write", Box::new(move || writing.run()))?);
+        let (maintainer, stop) = (parts.maintainer.clone(), stopping.clone());
+        threads.push(spawn("quoit-flush", Box::new(move || flush_loop(&maintainer, &stop)))?);
+        let (maintainer, stop) = (parts.maintainer, stopping.clone());
+        let tables = parts.tables;
+        let work = move || compact_loop(&maintainer, &tables, &stop);
+        threads.push(spawn("quoit-compact", Box::new(work))?);
+        let reader = parts.reader;
+        let worker = Self { writes: Some(writes), reads, next_reader: 0, reader, stopping, threads };
+        Ok((worker, answered))
+    }
+
+    /// Hands over a turn's requests: writes stay in order, reads may overtake them.
+    pub fn submit(&mut self, writes: Requests, reads: Requests) {
+        if !writes.is_empty()
+            && let Some(sender) = &self.writes
+        {
+            // The writer ends only when this sender is dropped.
+            let _ = sender.send(writes);
+        }
+        if !reads.is_empty() {
+            self.next_reader = (self.next_reader + 1) % self.reads.len();
+            let _ = self.reads[self.next_reader].send(reads);
+        }
+    }
+
+    /// Reads on the caller's thread.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Commits what was submitted and ends the threads.
+    pub fn stop(mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.writes = None;
+        self.reads.clear();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a storage thread panicked");
+            }
+        }
+    }
+}
+
+/// Whether a request only reads, and may be done beside the writer.
+pub fn is_read(request: &StorageRequest) -> bool {
+    match request {
+        StorageRequest::Read { .. } | StorageRequest::Page { .. } | StorageRequest::Figures => true,
+        StorageRequest::Apply { .. }
+        | StorageRequest::ExtendLease { .. }
+        | StorageRequest::Save { .. } => false,
+    }
+}
+
+/// Answers a request that only reads.
+pub fn read(reader: &Reader, request: StorageRequest) -> StorageAnswer {
+    match request {
+        StorageRequest::Read { key } => StorageAnswer::Found(reader.read(&key)),
+        StorageRequest::Page { table, from, to, rows_max, bytes_max } => {
+            StorageAnswer::Page(reader.page(table, &from, to.as_deref(), rows_max, bytes_max))
+        }
+        StorageRequest::Figures => StorageAnswer::Figures(reader.figures()),
+        StorageRequest::Apply { .. }
+        | StorageRequest::ExtendLease { .. }
+        | StorageRequest::Save { .. } => unreachable!("only reads are handed to a reader"),
+    }
+}
+
+fn read_loop(reader: &Reader, requests: &Receiver<Requests>, answers: &UnboundedSender<Answers>) {
+    while let Ok(batch) = requests.recv() {
+        let answered =
+            batch.into_iter().map(|(tag, request)| (tag, read(reader, request))).collect();
+        if answers.send(answered).is_err() {
+            return;
+        }
+    }
+}
+
+/// The writer's thread.
+struct Writing {
+    writer: Writer,
+    requests: Receiver<Requests>,
+    answers: UnboundedSender<Answers>,
+    durability: Durability,
+    periodic_interval: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Writing {
+    fn run(mut self) {
+        let mut synced_at = Instant::now();
+        loop {
+            let batch = match self.requests.recv_timeout(self.periodic_interval) {
+                Ok(batch) => self.gather(batch),
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if !batch.is_empty() {
+                self.work(batch);
+            }
+            if self.durability == Durability::Periodic
+                && synced_at.elapsed() >= self.periodic_interval
+            {
+                synced_at = Instant::now();
+                if let Err(error) = self.writer.sync() {
+                    tracing::error!(%error, "the commit log cannot be synced");
+                }
+            }
+        }
+        if let Err(error) = self.writer.sync() {
+            tracing::error!(%error, "the last writes may not be durable");
+        }
+    }
+
+    /// Adds whatever else waits.
+    fn gather(&self, mut batch: Requests) -> Requests {
+        while batch.len() < BATCH_REQUESTS_MAX
+            && let Ok(more) = self.requests.try_recv()
+        {
+            batch.extend(more);
+        }
+        batch
+    }
+
+    /// Merges a batch, tells what may be replicated, commits, and tells what is durable.
+    fn work(&mut self, batch: Requests) {
+        if self.writer.pressure() == Pressure::Slow {
+            std::thread::sleep(SLOW_PAUSE);
+        }
+        let count = batch.len();
+        let mut prepared = Vec::new();
+        let mut after = Vec::with_capacity(count);
+        for (tag, request) in batch {
+            match request {
+                StorageRequest::Apply { mutation, wants_prepared } => {
+                    let outcome = self.writer.prepare(*mutation);
+                    if wants_prepared && let Outcome::Merged(set) = &outcome {
+                        prepared.push((tag, StorageAnswer::Prepared(set.clone())));
+                    }
+                    after.push((tag, StorageAnswer::Applied(outcome)));
+                }
+                StorageRequest::ExtendLease { lease } => {
+                    self.writer.extend_lease(lease);
+                    after.push((tag, StorageAnswer::Saved(Ok(()))));
+                }
+                StorageRequest::Save { name, bytes } => {
+                    let saved = self.writer.save(name, &bytes).map_err(|error| error.to_string());
+                    after.push((tag, StorageAnswer::Saved(saved)));
+                }
+                other @ (StorageRequest::Read { .. }
+                | StorageRequest::Page { .. }
+                | StorageRequest::Figures) => unreachable!("a read was handed to the writer: {other:?}"),
+            }
+        }
+        if !prepared.is_empty() {
+            let _ = self.answers.send(prepared);
+        }
+        let began = Instant::now();
+        let committed = self.writer.commit();
+        self.metrics.commit(count, began.elapsed());
+        if let Err(error) = committed {
+            take_back(&mut after, &error);
+        }
+        let _ = self.answers.send(after);
+    }
+}
+
+/// What was merged but not committed is not acknowledged.
+fn take_back(answers: &mut Answers, error: &CommitError) {
+    tracing::error!(%error, "a batch was not committed");
+    for (tag, answer) in answers {
+        match answer {
+            StorageAnswer::Applied(Outcome::Merged(_)) => {
+                *answer = StorageAnswer::NotCommitted(error.to_string());
+            }
+            // Documents are saved on their own; the lease goes with the batch.
+            StorageAnswer::Saved(result)
+                if *tag == Tag::Inner(quoit_core::event::Inner::Lease) =>
+            {
+                *result = Err(error.to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn flush_loop(maintainer: &Maintainer, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Relaxed) {
+        if let Err(error) = maintainer.flush() {
+            tracing::warn!(%error, "the tables could not be flushed; it is tried again");
+            std::thread::sleep(FAILURE_PAUSE);
+        }
+        std::thread::sleep(MAINTENANCE_INTERVAL);
+    }
+}
+
+fn compact_loop(maintainer: &Maintainer, tables: &Tables, stopping: &AtomicBool) {
+    while !stopping.load(Ordering::Relaxed) {
+        match maintainer.compact() {
+            Ok(()) => {}
+            Err(EngineError::Damaged(reason)) => {
+                tracing::error!(
+                    %reason,
+                    "the tables are damaged and cannot be compacted: restart the node, which then \
+                     makes them anew and fills them from its peers"
+                );
+                if let Err(error) = tables.condemn(&reason) {
+                    tracing::error!(%error, "and that cannot be noted down for the next start");
+                }
+                return;
+            }
+            Err(error @ EngineError::Io(_)) => {
+                tracing::warn!(%error, "the tables could not be compacted; it is tried again");
+                std::thread::sleep(FAILURE_PAUSE);
+            }
+        }
+        std::thread::sleep(MAINTENANCE_INTERVAL);
+    }
+}
