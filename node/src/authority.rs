@@ -15,6 +15,7 @@ mod file;
 mod tests;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +34,8 @@ use file::{read, write_new};
 pub const AUTHORITY_CERTIFICATE: &str = "authority.pem";
 /// The authority's private key, in its directory.
 pub const AUTHORITY_KEY: &str = "authority.key";
+/// A client's configuration, in its directory.
+pub const CLIENT_CONFIGURATION: &str = "client.toml";
 /// How long an authority is valid when nobody says otherwise, in days.
 pub const AUTHORITY_DAYS: u32 = 3_653;
 /// How long a node's or a client's certificate is valid when nobody says otherwise, in days.
@@ -187,6 +190,35 @@ impl Authority {
         self.cluster
     }
 
+    /// Writes the authority's certificate (not its key) to `directory`, where nodes and clients look
+    /// for it; the same certificate there is left as it is.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Exists`] where another one is there.
+    pub fn write_certificate(&self, directory: &Path) -> Result<(), AuthorityError> {
+        let path = directory.join(AUTHORITY_CERTIFICATE);
+        match read(&path) {
+            Ok(there) if there == self.certificate_pem => Ok(()),
+            Err(AuthorityError::Missing(_)) => write_new(&path, &self.certificate_pem, 0o644),
+            Ok(_) => Err(AuthorityError::Exists(path)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes `client.toml` for a client whose files [`Issued::write`] put beside it under the name
+    /// `client`.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Exists`] where there is one.
+    pub fn write_client_configuration(
+        &self,
+        directory: &Path,
+        contact_points: &[SocketAddr],
+    ) -> Result<(), AuthorityError> {
+        let text = client_configuration(self.cluster, contact_points);
+        write_new(&directory.join(CLIENT_CONFIGURATION), &text, 0o644)
+    }
+
     /// The authority's certificate.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
@@ -227,6 +259,17 @@ impl Authority {
         let certificate = params.signed_by(&key, &issuer)?;
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
+}
+
+/// The text of `client.toml`.
+pub fn client_configuration(cluster: ClusterId, contact_points: &[SocketAddr]) -> String {
+    let addresses: Vec<_> =
+        contact_points.iter().map(|address| format!("\"{address}\"")).collect();
+    format!(
+        "cluster = \"{cluster}\"\ncontact_points = [{}]\nauthority = \"{AUTHORITY_CERTIFICATE}\"\n\
+         certificate = \"client.pem\"\nkey = \"client.key\"\n",
+        addresses.join(", ")
+    )
 }
 
 /// All of the authority's certificate but its validity: it follows from the cluster's id, so that

@@ -69,6 +69,15 @@ pub struct Config {
     pub overrides: Vec<String>,
 }
 
+/// This process's variables that may override settings.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value))
+        .filter(|(name, _)| name.starts_with(document::ENVIRONMENT_PREFIX))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
+}
+
 /// `[node]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeSettings {

@@ -1,2 +1,366 @@
-//! Under construction.
-fn main() {}
+//! The `quoit` program: a node, a cluster for trying, certificates, and the client's commands.
+//!
+//! Exit codes, the same for all commands (those of clients: see `quoit_cli`):
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | the key is absent (`get`) |
+//! | 2 | the command line, the configuration or the input is wrong; nothing was done |
+//! | 3 | it could not be done, or a node had to stop; it may succeed later |
+//! | 4 | it is not known whether it is done |
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand};
+use quoit_cli::{ClientCommand, ConnectionOptions, node_rows, render_nodes_table};
+use quoit_client::ClientBuilder;
+use quoit_node::authority::{
+    AUTHORITY_DAYS, Authority, AuthorityError, LEAF_DAYS, Subject, check_credentials,
+};
+use quoit_node::config::{Config, LogFormat, LogSettings, environment};
+use quoit_node::stop::StopSignals;
+use quoit_node::up::{Cluster, READY_TIMEOUT, UpError, UpOptions, prepare};
+use quoit_ring::{NodeId, VnodeCount, VnodeCountError};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// The file of `quoit up`, and the directory that the client's commands look into.
+const UP_DIRECTORY: &str = "quoit-data";
+
+/// A leaderless, replicated key-value store.
+#[derive(Debug, Parser)]
+#[command(name = "quoit", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    connection: ConnectionOptions,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(UpArguments),
+    Serve(ServeArguments),
+    /// Make a cluster's authority and its certificates.
+    #[command(subcommand)]
+    Ca(CaCommand),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// Start a cluster on this host and stay until Ctrl-C.
+///
+/// The first time it makes the directory; later it finds the data again.
+#[derive(Debug, Args)]
+struct UpArguments {
+    /// Where everything lies.
+    #[arg(long, value_name = "DIR", default_value = UP_DIRECTORY)]
+    dir: PathBuf,
+    /// How many nodes [default: 3].
+    #[arg(long, value_name = "COUNT")]
+    nodes: Option<u16>,
+    /// N, the replicas of each key [default: 3, or as many as there are nodes].
+    #[arg(long, value_name = "COUNT")]
+    rf: Option<u8>,
+    /// The first node's UDP port; HTTP is 100 above [default: 7101].
+    #[arg(long, value_name = "PORT")]
+    base_port: Option<u16>,
+    /// Q, the arcs that the ring is cut into: a power of two [default: 1024].
+    #[arg(long, value_name = "COUNT", value_parser = parse_vnodes)]
+    vnodes: Option<VnodeCount>,
+}
+
+/// Run a node.
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Only check the configuration and the certificates, and print all settings.
+    #[arg(long)]
+    check: bool,
+    /// Stop when standard input ends, as `quoit up` wants it.
+    #[arg(long)]
+    stop_on_stdin_close: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum CaCommand {
+    /// Make an authority with a new cluster id.
+    Init {
+        /// Where authority.pem and authority.key are written.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// How long it is valid.
+        #[arg(long, default_value_t = AUTHORITY_DAYS)]
+        days: u32,
+    },
+    Issue(IssueArguments),
+}
+
+/// Make the certificate of a node or of a client.
+///
+/// Writes node.pem and node.key, or client.pem and client.key, and beside them authority.pem.
+#[derive(Debug, Args)]
+struct IssueArguments {
+    /// The authority's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The node's id, such as n1.
+    #[arg(long, value_name = "ID", required_unless_present = "for_client")]
+    node: Option<NodeId>,
+    /// Make a client's certificate.
+    #[arg(long, conflicts_with = "node")]
+    for_client: bool,
+    /// Where a client finds nodes (may be repeated); client.toml is written with them.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "node")]
+    contact_point: Vec<SocketAddr>,
+    /// Where the files are written.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How long it is valid.
+    #[arg(long, default_value_t = LEAF_DAYS)]
+    days: u32,
+}
+
+fn parse_vnodes(text: &str) -> Result<VnodeCount, String> {
+    let count: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    VnodeCount::new(count).map_err(|error: VnodeCountError| error.to_string())
+}
+
+/// An error on its way to the exit code.
+enum Failure {
+    /// Exit code 2.
+    BadInput(Box<dyn Error>),
+    /// Exit code 3.
+    NotDone(Box<dyn Error>),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Client(command) => return quoit_cli::run(&command, &arguments.connection),
+        Command::Up(options) => up(options),
+        Command::Serve(options) => serve(&options),
+        Command::Ca(CaCommand::Init { dir, days }) => init(&dir, days),
+        Command::Ca(CaCommand::Issue(options)) => issue(&options),
+    };
+    let (error, code) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::BadInput(error)) => (error, 2),
+        Err(Failure::NotDone(error)) => (error, 3),
+    };
+    eprintln!("quoit: {}", chain(&*error));
+    ExitCode::from(code)
+}
+
+/// An error with its sources.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn serve(options: &ServeArguments) -> Result<(), Failure> {
+    let config = Config::load(&options.config, &environment()).map_err(bad_input)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(not_done)?;
+    check_credentials(&config.tls, config.cluster.id, config.node.id, now).map_err(bad_input)?;
+    if options.check {
+        print!("{}", config.to_toml());
+        return Ok(());
+    }
+    start_log(&config.log)?;
+    run_node(config, options.stop_on_stdin_close)
+}
+
+/// The place of `quoit_node::serve::run`.
+fn run_node(config: Config, stop_on_stdin_close: bool) -> Result<(), Failure> {
+    let _ = (config, stop_on_stdin_close);
+    Err(not_done("this program has no node yet"))
+}
+
+/// Lines to standard error.
+fn start_log(settings: &LogSettings) -> Result<(), Failure> {
+    let filter: Targets = settings.level.parse().map_err(bad_input)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    match settings.format {
+        LogFormat::Text => {
+            registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init()
+        }
+        LogFormat::Json => registry.with(lines.json()).try_init(),
+    }
+    .map_err(not_done)
+}
+
+fn init(directory: &std::path::Path, days: u32) -> Result<(), Failure> {
+    let authority =
+        Authority::create(directory, days, SystemTime::now()).map_err(authority_failure)?;
+    println!("cluster {}", authority.cluster());
+    eprintln!("authority.pem and authority.key are in {}: keep the key safe", directory.display());
+    Ok(())
+}
+
+fn issue(options: &IssueArguments) -> Result<(), Failure> {
+    let authority = Authority::open(&options.dir).map_err(authority_failure)?;
+    let (subject, stem) = match options.node {
+        Some(node) => (Subject::Node(node), "node"),
+        None => (Subject::Client, "client"),
+    };
+    let issued =
+        authority.issue(subject, options.days, SystemTime::now()).map_err(authority_failure)?;
+    issued.write(&options.out, stem).map_err(authority_failure)?;
+    authority.write_certificate(&options.out).map_err(authority_failure)?;
+    if !options.contact_point.is_empty() {
+        authority
+            .write_client_configuration(&options.out, &options.contact_point)
+            .map_err(authority_failure)?;
+    }
+    eprintln!("{stem}.pem, {stem}.key and authority.pem are in {}", options.out.display());
+    Ok(())
+}
+
+fn up(arguments: UpArguments) -> Result<(), Failure> {
+    let options = UpOptions {
+        directory: arguments.dir,
+        nodes: arguments.nodes,
+        replication: arguments.rf,
+        base_port: arguments.base_port,
+        vnodes: arguments.vnodes,
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(not_done)?;
+    runtime.block_on(run_cluster(&options))
+}
+
+async fn run_cluster(options: &UpOptions) -> Result<(), Failure> {
+    let prepared = prepare(options).map_err(up_failure)?;
+    let program = std::env::current_exe().map_err(not_done)?;
+    let mut signals = StopSignals::listen(false).map_err(not_done)?;
+    if prepared.is_new {
+        eprintln!("made cluster {} in {}", prepared.cluster, options.directory.display());
+    }
+    let mut cluster = Cluster::start(prepared, &program).await.map_err(up_failure)?;
+    eprintln!("starting {} nodes ...", cluster.nodes().len());
+    let report = |notice| eprintln!("{notice}");
+    let ready = tokio::select! {
+        ready = cluster.wait_ready(READY_TIMEOUT) => ready,
+        reason = signals.next() => {
+            eprintln!("{reason}");
+            cluster.stop(report).await;
+            return Ok(());
+        }
+    };
+    let result = match ready {
+        Ok(()) => {
+            introduce(&cluster, options).await;
+            tokio::select! {
+                error = cluster.watch(report) => Err(up_failure(error)),
+                reason = signals.next() => {
+                    eprintln!("{reason}");
+                    Ok(())
+                }
+            }
+        }
+        Err(error) => Err(up_failure(error)),
+    };
+    cluster.stop(report).await;
+    result
+}
+
+/// The table of nodes, as a client sees the cluster, and what to try.
+async fn introduce(cluster: &Cluster, options: &UpOptions) {
+    let builder = ClientBuilder::from_directory(cluster.client_directory());
+    let connected = match builder {
+        Ok(builder) => builder.connect().await,
+        Err(error) => Err(error),
+    };
+    match connected {
+        Ok(client) => {
+            let rows = node_rows(&client.record(), |_| "serving".to_owned());
+            print!("{}", render_nodes_table(&rows));
+            client.close().await;
+        }
+        Err(error) => eprintln!("the nodes serve, but no client can connect: {}", chain(&error)),
+    }
+    let mut program = std::env::args().next().unwrap_or_else(|| "quoit".to_owned());
+    if options.directory != std::path::Path::new(UP_DIRECTORY) {
+        program = format!("{program} --client {}", cluster.client_directory().display());
+    }
+    println!(
+        "\nTry in another terminal:\n  {program} tables create carts\n  {program} put carts alice \
+         '3 apples'\n  {program} get carts alice\n\nCtrl-C stops all nodes; the data is kept."
+    );
+}
+
+fn bad_input(error: impl Into<Box<dyn Error>>) -> Failure {
+    Failure::BadInput(error.into())
+}
+
+fn not_done(error: impl Into<Box<dyn Error>>) -> Failure {
+    Failure::NotDone(error.into())
+}
+
+fn authority_failure(error: AuthorityError) -> Failure {
+    match error {
+        AuthorityError::Exists(_)
+        | AuthorityError::Missing(_)
+        | AuthorityError::Unusable { .. }
+        | AuthorityError::Validity(_) => bad_input(error),
+        AuthorityError::File { .. } | AuthorityError::Clock | AuthorityError::Making(_) => {
+            not_done(error)
+        }
+    }
+}
+
+fn up_failure(error: UpError) -> Failure {
+    match error {
+        UpError::Option(_)
+        | UpError::Contradiction { .. }
+        | UpError::NotOurs { .. }
+        | UpError::Manifest { .. }
+        | UpError::Config(_) => bad_input(error),
+        UpError::Authority(error) => authority_failure(error),
+        UpError::Busy(_)
+        | UpError::PortInUse { .. }
+        | UpError::Listen { .. }
+        | UpError::File { .. }
+        | UpError::Start { .. }
+        | UpError::Died { .. }
+        | UpError::NotReady { .. }
+        | UpError::AllDied(_) => not_done(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_or_a_client_is_named() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("quoit ca issue --dir a --out b --node n1").is_ok());
+        assert!(parse("quoit ca issue --dir a --out b --for-client").is_ok());
+        assert!(parse("quoit ca issue --dir a --out b").is_err());
+        assert!(parse("quoit ca issue --dir a --out b --for-client --node n1").is_err());
+        assert!(parse("quoit up --vnodes 1000").is_err());
+    }
+}

@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// What the names of the overrides begin with.
-const ENVIRONMENT_PREFIX: &str = "QUOIT_";
+pub(super) const ENVIRONMENT_PREFIX: &str = "QUOIT_";
 /// Ends of settings' names that say a unit, longest first where one ends another.
 const UNITS: &[(&str, &str)] = &[
     ("milliseconds", "milliseconds"),

@@ -1,4 +1,4 @@
-use quoit_storage::twin::TwinDisk;
+use quoit_storage::twin::disk::TwinDisk;
 
 use super::*;
 

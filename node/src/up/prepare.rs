@@ -10,7 +10,6 @@
 //! DIR/client/client.toml and client.{pem,key}, authority.pem
 //! ```
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -22,8 +21,11 @@ use quoit_ring::{ClusterId, NodeId, VnodeCount};
 use serde::{Deserialize, Serialize};
 
 use super::{BASE_PORT, HTTP_PORT_OFFSET, NODES, NODES_MAX, UpError, UpOptions};
-use crate::authority::{AUTHORITY_CERTIFICATE, AUTHORITY_DAYS, AUTHORITY_KEY, Authority, Subject};
-use crate::config::{Config, REPLICATION};
+use crate::authority::{
+    AUTHORITY_CERTIFICATE, AUTHORITY_DAYS, AUTHORITY_KEY, CLIENT_CONFIGURATION, Authority, Subject,
+    client_configuration,
+};
+use crate::config::{Config, REPLICATION, environment};
 
 const MANIFEST: &str = "up.toml";
 const LOCK: &str = "up.lock";
@@ -219,15 +221,9 @@ fn prepare_client(
     now: SystemTime,
 ) -> Result<(), UpError> {
     prepare_credentials(directory, authority, Subject::Client, "client", now)?;
-    let addresses: Vec<_> =
-        (1..=manifest.nodes).map(|number| format!("\"{}\"", manifest.address(number))).collect();
-    let text = format!(
-        "cluster = \"{}\"\ncontact_points = [{}]\nauthority = \"{AUTHORITY_CERTIFICATE}\"\n\
-         certificate = \"client.pem\"\nkey = \"client.key\"\n",
-        authority.cluster(),
-        addresses.join(", "),
-    );
-    write_if_missing(&directory.join("client.toml"), &text)
+    let addresses: Vec<_> = (1..=manifest.nodes).map(|number| manifest.address(number)).collect();
+    let text = client_configuration(authority.cluster(), &addresses);
+    write_if_missing(&directory.join(CLIENT_CONFIGURATION), &text)
 }
 
 fn prepare_node(
@@ -242,10 +238,8 @@ fn prepare_node(
     prepare_credentials(&directory, authority, Subject::Node(id), "node", now)?;
     let config_path = directory.join("quoit.toml");
     write_if_missing(&config_path, &config_text(authority.cluster(), manifest, number))?;
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| !is_of_one_node(name))
-        .collect();
+    let mut environment = environment();
+    environment.retain(|name, _| !is_of_one_node(name));
     let config = Config::load(&config_path, &environment)?;
     Ok(PreparedNode { config_path, config, log_path: directory.join("log.txt") })
 }

@@ -51,12 +51,12 @@
 //!   the page cache alone, and marked clean.
 //!
 //! # Speed
-//! `cargo run --release -p quoit-storage-files --example log_speed [directory]`, with two
-//! processors, ext4, and other work keeping both processors busy (load 4 to 6): a batch of 64
-//! records of 1 KiB is durable in 0.29 to 0.33 ms at the median, that is some 200,000 records/s,
-//! and 66,000 to 72,000 records/s on the average of 3 s, as the other work took its turns (two of
-//! six runs, when it took more, came to 25,000 and 44,000). Batches of 256: 176,000 to 218,000 in
-//! the better runs. Without a [`SpareKeeper`] the median of 64 was 0.44 to 0.46 ms. To be measured
+//! `cargo run --release -p quoit-storage-files --example log_speed [directory]`, on ext4 and two
+//! processors that other work kept busy (load 4 to 6), 3 s a run, records of 1 KiB: batches of 64
+//! came to 25,000 to 72,000 records/s in five runs, and in the three better ones a batch was
+//! durable in 0.29 to 0.33 ms at the median, which alone would be some 200,000 records/s; batches
+//! of 256 came to 83,000 to 218,000. Without a [`SpareKeeper`], in two runs, the median of 64 was
+//! 0.44 and 0.46 ms, though not the average worse. The load decided more than the log: to be measured
 //! again on a quiet machine.
 
 use std::io;
@@ -95,6 +95,10 @@ pub struct LogOptions {
     /// What the sorted tables hold durably: records up to here are not delivered, and damage in
     /// them is only mentioned.
     pub persisted: Sequence,
+    /// What is known from elsewhere: that there is a log, and that its records up to here were
+    /// synced. If they cannot be found that is reported, and the next sequence is greater in any
+    /// case. `None` where there may be no log yet.
+    pub known: Option<Sequence>,
     /// A random number that tells this log's records from all other bytes. Used where the log is
     /// made; afterwards the log's files say it.
     pub identity: u64,
@@ -107,7 +111,12 @@ impl LogOptions {
 
 impl Default for LogOptions {
     fn default() -> LogOptions {
-        LogOptions { segment_bytes: LogOptions::SEGMENT_BYTES, persisted: Sequence(0), identity: 0 }
+        LogOptions {
+            segment_bytes: LogOptions::SEGMENT_BYTES,
+            persisted: Sequence(0),
+            known: None,
+            identity: 0,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The judgement at the first bytes of the last segment that are no whole record:
 //! - everything up to the *floor* was synced and must be there. The floor is the greatest of the
-//!   watermark, the caller's persisted sequence, and what any later whole header says was synced
+//!   watermark, what the caller knows, and what any later whole header says was synced
 //!   when it was written;
 //! - above the floor, bytes are a torn write if a sector of the bad record looks unwritten, as a
 //!   disk writes sectors whole or not at all;
@@ -99,6 +99,7 @@ pub(super) fn recover(
         visit,
         seed: seed_of(identity),
         persisted,
+        known: options.known,
         mark,
         position: None,
         delivered: persisted,
@@ -155,6 +156,7 @@ struct Reading<'a> {
     visit: &'a mut dyn FnMut(RecoveredEntry),
     seed: u32,
     persisted: u64,
+    known: Option<Sequence>,
     mark: Option<Mark>,
     position: Option<Position>,
     delivered: u64,
@@ -440,7 +442,8 @@ impl Reading<'_> {
 
     /// Everything up to here must be in the log, or have been there.
     fn floor(&self) -> u64 {
-        self.synced_before().max(self.persisted)
+        let known = self.known.map_or(0, |known| known.0);
+        self.synced_before().max(self.persisted).max(known)
     }
 
     /// Reports that records after the present position may be missing. If all that can be missing
@@ -475,7 +478,7 @@ impl Reading<'_> {
     }
 
     fn finish(mut self, segments: Vec<Segment>, identity: u64) -> Outcome {
-        if segments.is_empty() && self.mark.is_some() {
+        if segments.is_empty() && (self.mark.is_some() || self.known.is_some()) {
             self.lose(super::segment::DIRECTORY, 0, None, LossReason::EndsEarly);
         }
         let position = self.position.unwrap_or(Position { last: self.persisted, chain: None });

@@ -115,20 +115,21 @@ fn begin_afresh(
 ) -> Result<(Box<dyn DiskFile>, SegmentHeader, u64), LogError> {
     let watermark = outcome.watermark.map_or(0, |mark| mark.sequence);
     let newest = outcome.segments.last().map_or(0, |segment| segment.first);
-    let seen = outcome.sequence.max(watermark).max(newest);
+    let known = options.known.map_or(0, |known| known.0).max(options.persisted.0);
+    let seen = outcome.sequence.max(watermark).max(newest).max(known);
     let lost_bytes = match &outcome.last {
         Some(last) if last.open_ended => Some(
             last.length
                 .max(last.header.map_or(options.segment_bytes, |header| header.length))
                 .saturating_sub(last.end),
         ),
-        None if outcome.watermark.is_some() => Some(options.segment_bytes),
+        None if outcome.watermark.is_some() || options.known.is_some() => Some(options.segment_bytes),
         _ => None,
     };
     let lost_records = lost_bytes.map_or(0, |bytes| bytes / RECORD_HEADER_BYTES as u64 + 1);
     let mut header = SegmentHeader {
         identity: outcome.identity,
-        first: seen.max(options.persisted.0) + lost_records + 1,
+        first: seen + lost_records + 1,
         previous: outcome.sequence,
         length: 0,
         previous_chain: outcome.chain,

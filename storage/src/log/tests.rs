@@ -11,7 +11,8 @@ use super::*;
 use crate::twin::disk::TwinDisk;
 
 fn options(persisted: u64) -> LogOptions {
-    LogOptions { segment_bytes: 1024, persisted: Sequence(persisted), identity: 0x5eed }
+    let persisted = Sequence(persisted);
+    LogOptions { segment_bytes: 1024, persisted, known: None, identity: 0x5eed }
 }
 
 /// What one opening yielded.

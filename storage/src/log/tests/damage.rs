@@ -118,7 +118,7 @@ fn an_older_life_of_a_segment_is_not_believed() {
 fn a_damaged_payload_costs_one_record_and_a_damaged_header_too() {
     let (pristine, written) = three_segments();
     let path = &segment_paths(&pristine)[1];
-    let first = u64::from_str_radix(&path[4..24], 10).unwrap();
+    let first = path[4..24].parse::<u64>().unwrap();
     let disk = pristine.copy();
     disk.flip_bit(path, 56 + 36, 0);
     let opened = open(&disk, 0);
@@ -167,7 +167,7 @@ fn damage_that_is_persisted_elsewhere_is_only_mentioned() {
     let (pristine, written) = three_segments();
     let paths = segment_paths(&pristine);
     let last = *written.keys().last().unwrap();
-    let first = u64::from_str_radix(&paths[1][4..24], 10).unwrap();
+    let first = paths[1][4..24].parse::<u64>().unwrap();
     for offset in [56 + 9, 56 + 36] {
         pristine.flip_bit(&paths[1], offset, 0);
         let disk = pristine.copy();
@@ -185,7 +185,7 @@ fn damage_at_the_end_is_reported_until_what_came_after_is_persisted() {
     let (disk, written) = three_segments();
     let paths = segment_paths(&disk);
     let last = *written.keys().last().unwrap();
-    let first = u64::from_str_radix(&paths[2][4..24], 10).unwrap();
+    let first = paths[2][4..24].parse::<u64>().unwrap();
     disk.zero(&paths[2], 56, 1024);
     let mut opened = open(&disk, 0);
     assert_eq!(opened.recovery.lost.len(), 1);
