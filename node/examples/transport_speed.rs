@@ -39,7 +39,10 @@ fn main() {
         let (transport, mut queue) = node(ASKER, asker);
         transport.set_members(&[(ANSWERER, address)]);
         queue.recv().await.expect("it connects");
-        println!("{:>6} {:>9} {:>12} {:>8} {:>8}", "bytes", "in flight", "requests/s", "p50 us", "p99 us");
+        println!(
+            "{:>6} {:>9} {:>12} {:>8} {:>8}",
+            "bytes", "in flight", "requests/s", "p50 us", "p99 us"
+        );
         for bytes in [100, 1_024] {
             for in_flight in [1, 16, 128, 1_024] {
                 let length = Duration::from_secs(seconds);

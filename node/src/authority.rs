@@ -178,8 +178,8 @@ impl Authority {
         };
         let cluster = check::cluster_of_authority(&certificate_pem)
             .map_err(|message| unusable(&certificate_path, message))?;
-        let key = KeyPair::from_pem(&key_pem)
-            .map_err(|error| unusable(&key_path, error.to_string()))?;
+        let key =
+            KeyPair::from_pem(&key_pem).map_err(|error| unusable(&key_path, error.to_string()))?;
         check::keys_match(&certificate_pem, &key_pem)
             .map_err(|message| unusable(&key_path, message))?;
         Ok(Self { cluster, certificate_pem, key })
@@ -263,8 +263,7 @@ impl Authority {
 
 /// The text of `client.toml`.
 pub fn client_configuration(cluster: ClusterId, contact_points: &[SocketAddr]) -> String {
-    let addresses: Vec<_> =
-        contact_points.iter().map(|address| format!("\"{address}\"")).collect();
+    let addresses: Vec<_> = contact_points.iter().map(|address| format!("\"{address}\"")).collect();
     format!(
         "cluster = \"{cluster}\"\ncontact_points = [{}]\nauthority = \"{AUTHORITY_CERTIFICATE}\"\n\
          certificate = \"client.pem\"\nkey = \"client.key\"\n",

@@ -210,12 +210,9 @@ impl Config {
     ///
     /// # Errors
     /// See [`ConfigError`]; all mistakes are listed.
-    pub fn load(
-        path: &Path,
-        environment: &BTreeMap<String, String>,
-    ) -> Result<Self, ConfigError> {
-        let text = read(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    pub fn load(path: &Path, environment: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let text =
+            read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let directory = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, directory, environment)
             .map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
@@ -288,30 +285,28 @@ fn read_node(section: &mut Section<'_>, directory: &Path) -> Option<NodeSettings
     let id = section.required("id", "\"n1\"");
     let id = section.meaning("id", id);
     let data_directory = section.required("data_directory", "\"data\"");
-    let listen = address(section, "listen").unwrap_or(LISTEN);
-    let advertise = address(section, "advertise");
-    if advertise.is_none() && listen.ip().is_unspecified() {
+    let data_directory = non_empty(section, "data_directory", data_directory);
+    let listen = address_or(section, "listen", LISTEN);
+    let advertise = address_or(section, "advertise", listen.unwrap_or(LISTEN));
+    if advertise.is_some_and(|address| address.ip().is_unspecified()) {
         section.wrong(
             "advertise",
-            format!("is missing: others cannot reach {listen}; write this host's own address"),
+            "others cannot reach the address that says \"any\"; write this host's own",
         );
     }
-    if advertise.is_some_and(|address| address.ip().is_unspecified()) {
-        section.wrong("advertise", "is no address that others can reach; write this host's own");
-    }
-    let advertise = advertise.unwrap_or(listen);
     Some(NodeSettings {
         id: id?,
-        data_directory: directory.join(non_empty(section, "data_directory", data_directory)?),
-        listen,
-        advertise,
+        data_directory: directory.join(data_directory?),
+        listen: listen?,
+        advertise: advertise?,
     })
 }
 
 fn read_cluster(section: &mut Section<'_>, node: Option<&NodeSettings>) -> Option<ClusterSettings> {
     let id = section.required("id", "the 32 digits that `quoit ca init` printed, in quotes");
     let id = section.meaning("id", id);
-    let vnodes = section.number("vnodes", 1..=VnodeCount::MAX.into(), VnodeCount::DEFAULT.get().into());
+    let vnodes =
+        section.number("vnodes", 1..=VnodeCount::MAX.into(), VnodeCount::DEFAULT.get().into());
     let vnodes = u32::try_from(vnodes).map_or(Ok(VnodeCount::DEFAULT), VnodeCount::new);
     let vnodes = vnodes.map_err(|error| section.wrong("vnodes", error)).ok();
     let mut members: Vec<Member> =
@@ -349,8 +344,9 @@ fn read_member(section: &mut Section<'_>) -> Option<Member> {
 
 /// What concerns several members at once.
 fn check_members(section: &mut Section<'_>, members: &[Member], node: Option<&NodeSettings>) {
-    if !section.has("members") {
-        section.wrong("members", "is missing: write [[cluster.members]] once for each initial member");
+    if !section.file_has("members") {
+        section
+            .wrong("members", "is missing: write [[cluster.members]] once for each initial member");
         return;
     }
     if members.len() > MEMBERS_MAX {
@@ -410,7 +406,8 @@ fn read_storage(section: &mut Section<'_>) -> StorageSettings {
 fn read_limits(section: &mut Section<'_>) -> LimitSettings {
     let usual = Limits::default();
     let key = section.number("key_bytes_max", 16..=65_535, usual.key_bytes_max.into());
-    let value = section.number("value_bytes_max", 1..=SET_BYTES_LIMIT, usual.value_bytes_max.into());
+    let value =
+        section.number("value_bytes_max", 1..=SET_BYTES_LIMIT, usual.value_bytes_max.into());
     let siblings = section.number("siblings_max", 1..=1_024, usual.siblings_max.into());
     let set = section.number("set_bytes_max", 1..=SET_BYTES_LIMIT, usual.set_bytes_max.into());
     if set < value {
@@ -450,6 +447,16 @@ fn check_level(level: &str) -> Result<(), String> {
     level.parse::<Targets>().map(|_| ()).map_err(|error| error.to_string())
 }
 
+/// An address, or the default where none is written; `None` for a wrong one.
+fn address_or(
+    section: &mut Section<'_>,
+    key: &'static str,
+    default: SocketAddr,
+) -> Option<SocketAddr> {
+    let address = address(section, key);
+    if section.has(key) { address } else { Some(default) }
+}
+
 /// An address with a port.
 fn address(section: &mut Section<'_>, key: &'static str) -> Option<SocketAddr> {
     let text = section.text(key)?;
@@ -460,9 +467,8 @@ fn address(section: &mut Section<'_>, key: &'static str) -> Option<SocketAddr> {
         }
         Ok(address) => Some(address),
         Err(_) => {
-            let message = format!(
-                "{text:?} is not an IP address and a port, such as \"127.0.0.1:7101\""
-            );
+            let message =
+                format!("{text:?} is not an IP address and a port, such as \"127.0.0.1:7101\"");
             section.wrong(key, message);
             None
         }
@@ -481,7 +487,8 @@ fn non_empty(section: &mut Section<'_>, key: &'static str, text: Option<String>)
 fn zone_name(section: &mut Section<'_>, key: &'static str, name: String) -> Option<String> {
     let printable = name.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != '/');
     if name.is_empty() || name.len() > ZONE_NAME_BYTES_MAX || !printable {
-        let message = format!("write a name of 1 to {ZONE_NAME_BYTES_MAX} bytes without spaces and '/'");
+        let message =
+            format!("write a name of 1 to {ZONE_NAME_BYTES_MAX} bytes without spaces and '/'");
         section.wrong(key, message);
         return None;
     }

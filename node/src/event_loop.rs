@@ -14,7 +14,7 @@ use quoit_core::event::{ConnectionId, Effect, Effects, Event};
 use quoit_core::{Now, NodeCore};
 use quoit_gossip::{Gossip, GossipEvent};
 use quoit_protocol::{ClientRequest, ClientResponse, FailureCode};
-use quoit_ring::{ClusterRecord, NodeId};
+use quoit_ring::Member;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver};
 use tokio::sync::watch;
 
@@ -48,6 +48,8 @@ pub(crate) struct EventLoop {
     /// Turns `true` when the node is to stop.
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) advertise: std::net::SocketAddr,
+    /// Whom to speak with until there is a cluster record.
+    pub(crate) initial_members: Vec<Member>,
     /// Requests of clients that were not answered yet.
     pub(crate) requests: Requested,
     pub(crate) ready: bool,
@@ -121,8 +123,9 @@ impl EventLoop {
         let mut gathered = Gathered::default();
         let mut effects = Effects::new();
         let mut draining_until = None;
-        if let Some(record) = self.core.record().cloned() {
-            self.follow_record(&record);
+        match self.core.record().cloned() {
+            Some(record) => self.follow(&record.members),
+            None => self.follow(&self.initial_members),
         }
         self.say_hello();
         loop {
@@ -227,7 +230,7 @@ impl EventLoop {
                 }
                 Effect::FollowRecord(record) => {
                     tracing::info!(epoch = %record.epoch, tables = record.tables.len(), "cluster record");
-                    self.follow_record(&record);
+                    self.follow(&record.members);
                     hello_changed = true;
                 }
                 Effect::Note(text) => tracing::warn!("{text}"),
@@ -240,12 +243,12 @@ impl EventLoop {
         }
     }
 
-    fn follow_record(&self, record: &ClusterRecord) {
-        let members: Vec<(NodeId, std::net::SocketAddr)> =
-            record.members.iter().map(|member| (member.id, member.address)).collect();
-        for (_, address) in &members {
-            self.gossip.contact(*address);
+    /// Connects to these members, and to no others.
+    fn follow(&self, members: &[Member]) {
+        for member in members {
+            self.gossip.contact(member.address);
         }
+        let members: Vec<_> = members.iter().map(|member| (member.id, member.address)).collect();
         self.transport.set_members(&members);
     }
 

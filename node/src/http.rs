@@ -65,8 +65,7 @@ impl NodeHealth {
 
     /// Why the node does not serve now; empty where it does.
     pub fn unready_reasons(&self) -> Vec<String> {
-        let mut reasons =
-            self.unready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut reasons = self.unready.lock().unwrap_or_else(PoisonError::into_inner).clone();
         reasons.extend(self.stuck());
         reasons
     }

@@ -24,6 +24,7 @@ use quoit_node::authority::{
     AUTHORITY_DAYS, Authority, AuthorityError, LEAF_DAYS, Subject, check_credentials,
 };
 use quoit_node::config::{Config, LogFormat, LogSettings, environment};
+use quoit_node::serve::ServeOptions;
 use quoit_node::stop::StopSignals;
 use quoit_node::up::{Cluster, READY_TIMEOUT, UpError, UpOptions, prepare};
 use quoit_ring::{NodeId, VnodeCount, VnodeCountError};
@@ -182,13 +183,8 @@ fn serve(options: &ServeArguments) -> Result<(), Failure> {
         return Ok(());
     }
     start_log(&config.log)?;
-    run_node(config, options.stop_on_stdin_close)
-}
-
-/// The place of `quoit_node::serve::run`.
-fn run_node(config: Config, stop_on_stdin_close: bool) -> Result<(), Failure> {
-    let _ = (config, stop_on_stdin_close);
-    Err(not_done("this program has no node yet"))
+    let serve_options = ServeOptions { stop_on_stdin_close: options.stop_on_stdin_close };
+    quoit_node::serve::run(config, serve_options).map_err(not_done)
 }
 
 /// Lines to standard error.
@@ -292,6 +288,10 @@ async fn introduce(cluster: &Cluster, options: &UpOptions) {
             let rows = node_rows(&client.record(), |_| "serving".to_owned());
             print!("{}", render_nodes_table(&rows));
             client.close().await;
+            let processes = cluster.process_ids();
+            let processes: Vec<String> =
+                processes.map(|(id, process)| format!("{id} is process {process}")).collect();
+            println!("{}", processes.join(", "));
         }
         Err(error) => eprintln!("the nodes serve, but no client can connect: {}", chain(&error)),
     }

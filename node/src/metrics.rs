@@ -184,9 +184,7 @@ impl Metrics {
         registry.register("storage_bytes", "Bytes that the store holds", storage_bytes.clone());
         let metrics = Self {
             requests: each(|&operation| {
-                each(|&outcome| {
-                    requests.get_or_create_owned(&RequestLabels { operation, outcome })
-                })
+                each(|&outcome| requests.get_or_create_owned(&RequestLabels { operation, outcome }))
             }),
             request_seconds: each(|&operation| {
                 request_seconds.get_or_create_owned(&OperationLabels { operation })

@@ -156,6 +156,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         metrics,
         stop,
         advertise: config.node.advertise,
+        initial_members: config.cluster.members.clone(),
         requests: Requested::default(),
         ready: false,
     };

@@ -76,7 +76,7 @@ impl StorageWorker {
         let (answers, answered) = unbounded_channel();
         let stopping = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(work)
         };
         let mut reads = Vec::new();

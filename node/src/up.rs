@@ -213,7 +213,9 @@ impl std::fmt::Display for Notice {
             ),
             Self::Stopping(count) => write!(f, "stopping {count} nodes ..."),
             Self::Stopped(node, None) => write!(f, "{node} has stopped"),
-            Self::Stopped(node, Some(status)) => write!(f, "{node} did not stop cleanly ({status})"),
+            Self::Stopped(node, Some(status)) => {
+                write!(f, "{node} did not stop cleanly ({status})")
+            }
             Self::Killed(nodes) => {
                 let names: Vec<_> = nodes.iter().map(NodeId::to_string).collect();
                 write!(
@@ -235,6 +237,7 @@ pub struct Cluster {
     processes: JoinSet<(usize, io::Result<ExitStatus>)>,
     order: watch::Sender<Order>,
     running: BTreeMap<usize, LogFile>,
+    process_ids: BTreeMap<usize, u32>,
 }
 
 impl Cluster {
@@ -250,8 +253,13 @@ impl Cluster {
             check_ports(node, prepared.is_new)?;
         }
         let (order, _) = watch::channel(Order::Run);
-        let mut cluster =
-            Self { prepared, processes: JoinSet::new(), order, running: BTreeMap::new() };
+        let mut cluster = Self {
+            prepared,
+            processes: JoinSet::new(),
+            order,
+            running: BTreeMap::new(),
+            process_ids: BTreeMap::new(),
+        };
         for index in 0..cluster.prepared.nodes.len() {
             if let Err(error) = cluster.spawn(index, program) {
                 cluster.stop(|_| {}).await;
@@ -264,6 +272,11 @@ impl Cluster {
     /// The nodes, ascending by id.
     pub fn nodes(&self) -> &[PreparedNode] {
         &self.prepared.nodes
+    }
+
+    /// The process of each node that was started, so that a person can kill one.
+    pub fn process_ids(&self) -> impl Iterator<Item = (NodeId, u32)> {
+        self.process_ids.iter().map(|(index, process)| (self.id(*index), *process))
     }
 
     /// The directory that a client of this cluster needs.
@@ -330,7 +343,9 @@ impl Cluster {
                 Ok(Some(ended)) => self.stopped(ended, &mut report),
                 Ok(None) => break,
                 Err(_) => {
-                    report(Notice::Killed(self.running.keys().map(|index| self.id(*index)).collect()));
+                    report(Notice::Killed(
+                        self.running.keys().map(|index| self.id(*index)).collect(),
+                    ));
                     self.order.send_replace(Order::Kill);
                     while let Some(ended) = self.processes.join_next().await {
                         self.stopped(ended, &mut report);
@@ -344,9 +359,11 @@ impl Cluster {
 
     fn spawn(&mut self, index: usize, program: &Path) -> Result<(), UpError> {
         let node = &self.prepared.nodes[index];
-        let Started { run, log } = process::start(node, program, self.order.subscribe())?;
+        let Started { run, log, process_id } =
+            process::start(node, program, self.order.subscribe())?;
         self.processes.spawn(async move { (index, run.await) });
         self.running.insert(index, log);
+        self.process_ids.insert(index, process_id);
         Ok(())
     }
 

@@ -18,6 +18,8 @@ use crate::version::{Content, SiblingSet};
 
 /// Leaves over the whole ring: 64 for each of 1,024 virtual nodes.
 pub const LEAVES: usize = 1 << 16;
+/// What a leaf takes in a checkpoint: its index and itself.
+const LEAF_BYTES: usize = 10;
 
 /// The change of one key, as it is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,26 +120,25 @@ impl Digests {
         self.leaves.get(&replication).map(Vec::as_slice)
     }
 
-    /// The replication factor whose digests know something of the key's leaf, if only one does.
-    pub fn replication_of(&self, key: &StoredKey) -> Option<u8> {
-        let leaf = leaf_of(key.token());
-        let mut known = self.leaves.iter().filter(|(_, leaves)| leaves[leaf] != 0);
-        let (replication, _) = known.next()?;
-        known.next().is_none().then_some(*replication)
-    }
-
     /// What each table holds.
     pub fn tables(&self) -> &BTreeMap<TableId, TableFigures> {
         &self.tables
     }
 
-    /// The checkpoint's bytes.
+    /// The checkpoint's bytes: what is zero is left out, so that a small store has a small one.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(16 + self.leaves.len() * (LEAVES * 8 + 1));
-        out.put_u16_le(u16::try_from(self.leaves.len()).expect("at most 256 replication factors"));
-        for (replication, leaves) in &self.leaves {
-            out.put_u8(*replication);
-            leaves.iter().for_each(|leaf| out.put_u64_le(*leaf));
+        let held: Vec<_> = self.leaves.iter().map(|(n, leaves)| (*n, held_leaves(leaves))).collect();
+        let leaves_bytes = |(_, held): &(u8, Vec<_>)| 5 + held.len() * LEAF_BYTES;
+        let bytes = held.iter().map(leaves_bytes).sum::<usize>() + self.tables.len() * 28 + 6;
+        let mut out = BytesMut::with_capacity(bytes);
+        out.put_u16_le(u16::try_from(held.len()).expect("at most 256 replication factors"));
+        for (replication, held) in held {
+            out.put_u8(replication);
+            out.put_u32_le(u32::try_from(held.len()).expect("there are 2^16 leaves"));
+            for (index, leaf) in held {
+                out.put_u16_le(index);
+                out.put_u64_le(leaf);
+            }
         }
         out.put_u32_le(u32::try_from(self.tables.len()).expect("table ids have 32 bits"));
         for (table, figures) in &self.tables {
@@ -154,10 +155,15 @@ impl Digests {
         let mut digests = Self::default();
         for _ in 0..input.try_get_u16_le().ok()? {
             let replication = input.try_get_u8().ok()?;
-            if input.len() < LEAVES * 8 {
+            let count = input.try_get_u32_le().ok()? as usize;
+            if input.len() / LEAF_BYTES < count {
                 return None;
             }
-            let leaves = (0..LEAVES).map(|_| input.get_u64_le()).collect();
+            let mut leaves = vec![0; LEAVES];
+            for _ in 0..count {
+                let index = usize::from(input.get_u16_le());
+                leaves[index] = input.get_u64_le();
+            }
             digests.leaves.insert(replication, leaves);
         }
         for _ in 0..input.try_get_u32_le().ok()? {
@@ -171,6 +177,12 @@ impl Digests {
         }
         input.is_empty().then_some(digests)
     }
+}
+
+/// The leaves that are not zero.
+fn held_leaves(leaves: &[u64]) -> Vec<(u16, u64)> {
+    let numbered = (0..=u16::MAX).zip(leaves.iter().copied());
+    numbered.filter(|(_, leaf)| *leaf != 0).collect()
 }
 
 #[cfg(test)]
@@ -207,7 +219,13 @@ mod tests {
 
     #[test]
     fn a_cut_checkpoint_is_refused() {
-        let bytes = Digests::default().encode();
-        assert!(Digests::decode(&bytes[..bytes.len() - 1]).is_none());
+        let key = StoredKey::new(Token(u64::MAX), TableId(1), b"p", b"s").expect("short");
+        let mut digests = Digests::default();
+        digests.apply(&key, 3, delta(&key, &SiblingSet::default(), &set(1)));
+        let bytes = digests.encode();
+        assert_eq!(Digests::decode(&bytes), Some(digests));
+        for length in 0..bytes.len() {
+            assert!(Digests::decode(&bytes[..length]).is_none());
+        }
     }
 }

@@ -168,6 +168,12 @@ impl SiblingSet {
         self.vector.is_empty()
     }
 
+    /// Whether both know the same: one dot never names two values.
+    pub fn has_same_dots(&self, other: &Self) -> bool {
+        let dots = self.versions.iter().map(|version| version.dot);
+        self.vector == other.vector && dots.eq(other.versions.iter().map(|version| version.dot))
+    }
+
     /// The greatest dot; `None` where nothing is live.
     pub fn greatest_dot(&self) -> Option<Dot> {
         self.versions.last().map(|version| version.dot)

@@ -66,8 +66,11 @@ pub fn check_credentials(
     }
     keys_match(&certificate_pem, &key_pem).map_err(|message| unusable(&tls.key, message))?;
     let names = Subject::Node(node).names(cluster);
-    prove(&authority_pem, &certificate_pem, &names, now).map_err(|message| {
-        CheckError::NotProven { path: tls.certificate.clone(), node, cluster, message }
+    prove(&authority_pem, &certificate_pem, &names, now).map_err(|message| CheckError::NotProven {
+        path: tls.certificate.clone(),
+        node,
+        cluster,
+        message,
     })
 }
 

@@ -111,8 +111,9 @@ fn rustls_takes_both_sides_of_a_connection() {
         .unwrap();
     let roots = Arc::new(roots);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+        .build()
+        .unwrap();
     let (chain, key) = parts(Subject::Node(NodeId(1)));
     let server = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -174,7 +174,8 @@ impl<'a> Document<'a> {
         let hint = match most_alike(name, self.sections.iter().copied()) {
             Some(section) => format!("did you mean [{section}]?"),
             None => {
-                let sections: Vec<_> = self.sections.iter().map(|name| format!("[{name}]")).collect();
+                let sections: Vec<_> =
+                    self.sections.iter().map(|name| format!("[{name}]")).collect();
                 format!("the sections are {}", sections.join(", "))
             }
         };
@@ -371,23 +372,36 @@ impl<'a> Section<'a> {
         items
     }
 
-    /// Whether the setting is written anywhere.
-    pub(super) fn has(&mut self, key: &'static str) -> bool {
-        self.find(key).is_some()
+    /// Whether the setting is written anywhere, be it wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.look_up(key).is_some()
     }
 
+    /// Whether the file has the setting.
+    pub(super) fn file_has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// A value that the caller understands, from wherever it counts.
     fn find(&mut self, key: &'static str) -> Option<Written<'a>> {
-        let in_file = self.found_in_file(key);
+        self.found_in_file(key);
+        let written = self.look_up(key);
+        if let Some(Written::InEnvironment(variable, _)) = &written
+            && !self.overrides.contains(variable)
+        {
+            self.overrides.push(variable.clone());
+        }
+        written
+    }
+
+    fn look_up(&self, key: &str) -> Option<Written<'a>> {
         if let Some(environment) = self.environment {
             let variable = variable(self.name, key);
             if let Some(text) = environment.get(&variable) {
-                if !self.overrides.contains(&variable) {
-                    self.overrides.push(variable.clone());
-                }
                 return Some(Written::InEnvironment(variable, text));
             }
         }
-        in_file.map(Written::InFile)
+        self.table.and_then(|table| table.get(key)).map(Written::InFile)
     }
 
     fn found_in_file(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
@@ -397,8 +411,8 @@ impl<'a> Section<'a> {
         self.table.and_then(|table| table.get(key))
     }
 
-    fn place_of(&mut self, key: &'static str) -> Place {
-        match self.find(key) {
+    fn place_of(&self, key: &str) -> Place {
+        match self.look_up(key) {
             Some(Written::InEnvironment(variable, _)) => Place::Environment(variable),
             Some(Written::InFile(value)) => line_of(self.text, &value.span()),
             None => self.place.clone(),
@@ -459,9 +473,9 @@ fn kind(value: &DeValue<'_>) -> String {
 
 /// The unit that a setting's name says, in words.
 fn unit_of(key: &str) -> Option<&'static str> {
-    key.split('_').rev().find_map(|part| {
-        UNITS.iter().find(|(ending, _)| *ending == part).map(|(_, words)| *words)
-    })
+    key.split('_')
+        .rev()
+        .find_map(|part| UNITS.iter().find(|(ending, _)| *ending == part).map(|(_, words)| *words))
 }
 
 /// Whether two names differ only in the unit that they end with (or that one lacks).

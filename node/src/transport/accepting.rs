@@ -194,11 +194,7 @@ async fn serve_client(shared: &Arc<Shared>, connection: Connection, turn: OwnedS
 }
 
 /// The client's stream, and the hello on it, which is handed up like all that follows.
-async fn hear_client(
-    shared: &Arc<Shared>,
-    link: &Arc<Link>,
-    from: Origin,
-) -> Result<Tasks, Fault> {
+async fn hear_client(shared: &Arc<Shared>, link: &Arc<Link>, from: Origin) -> Result<Tasks, Fault> {
     let streams = link.connection.accept_bi().await.map_err(|_| Fault::Lost)?;
     let (answers, mut requests) = halves(shared, streams, FOREGROUND_PRIORITY)?;
     let first = requests.first().await?;

@@ -59,7 +59,8 @@ const ALERTS: &[(u8, &str)] = &[
     (45, "has expired: have the authority issue a new one (or see whether a clock is wrong)"),
     (46, "was not accepted"),
     (48, "was issued by another authority than this cluster's"),
-    (51, "has a wrong signature: two authorities of one name?"),
+    // A wrong signature: that other authority has the same name.
+    (51, "was issued by another authority than this cluster's"),
     (116, "is missing"),
 ];
 const ALERT_NO_APPLICATION_PROTOCOL: u8 = 120;

@@ -25,6 +25,9 @@ use super::origin::{KIND_OPEN, Origin};
 use super::reading::FrameReader;
 use super::shared::{Link, Shared};
 
+/// So many characters of a peer's reason are kept.
+const THEIR_REASON_LENGTH_MAX: usize = 500;
+
 /// Why a dialled connection was not made.
 enum DialError {
     /// The peer may not be there yet: dial again soon.
@@ -131,11 +134,8 @@ impl Dialler {
     async fn pause(&mut self, refused: bool) {
         let limits = &self.shared.limits;
         let doubled = limits.redial_ms_min.saturating_mul(1 << self.failures.min(16));
-        let most = if refused {
-            limits.redial_refused_ms
-        } else {
-            doubled.min(limits.redial_ms_max)
-        };
+        let most =
+            if refused { limits.redial_refused_ms } else { doubled.min(limits.redial_ms_max) };
         self.failures += 1;
         let wait = Duration::from_millis(jittered(most));
         let mut hello = self.shared.hello.subscribe();
@@ -209,6 +209,7 @@ async fn exchange_hellos(
     };
     let verdict = judge(&own, &welcome.hello, node);
     if let Some(theirs) = welcome.refused {
+        let theirs: String = theirs.chars().take(THEIR_REASON_LENGTH_MAX).collect();
         let ours = verdict.err().unwrap_or_else(|| "we have no objection".into());
         return Err(Fault::Close(Close::Refused, format!("{node} says: {theirs}; here: {ours}")));
     }
@@ -232,7 +233,7 @@ pub(super) async fn say(send: &mut SendStream, message: &PeerMessage) -> Result<
 fn failure(error: &quinn::ConnectionError) -> DialError {
     use quinn::ConnectionError as E;
     let reason = explain(error);
-    let refused = matches!(error, E::TransportError(_) | E::ConnectionClosed(_))
-        || Close::Refused.is(error);
+    let refused =
+        matches!(error, E::TransportError(_) | E::ConnectionClosed(_)) || Close::Refused.is(error);
     if refused { DialError::Refused(reason) } else { DialError::Unreachable(reason) }
 }

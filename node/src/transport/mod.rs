@@ -49,7 +49,7 @@ use bytes::Bytes;
 use quinn::{EndpointConfig, TokioRuntime, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use quoit_core::event::ConnectionId;
-use quoit_core::peer::{Class, KIND_GOSSIP, PeerHello, PeerMessage};
+use quoit_core::peer::{KIND_GOSSIP, PeerHello, PeerMessage};
 use quoit_protocol::frame::{SHARED_STREAM_BODY_BYTES_MAX, put_frame};
 use quoit_protocol::{ClientRequest, ClientResponse};
 use quoit_ring::{ClusterId, NodeId};
@@ -249,12 +249,7 @@ impl Transport {
 
     /// Answers a client after the next [`Transport::flush`]. Dropped and counted where it is gone;
     /// one that has too much waiting is cut off.
-    pub fn send_client(
-        &self,
-        connection: ConnectionId,
-        request: u64,
-        message: &ClientResponse,
-    ) {
+    pub fn send_client(&self, connection: ConnectionId, request: u64, message: &ClientResponse) {
         let shared = self.shared();
         let Some(link) = shared.client(connection) else {
             return add(&shared.counters.dropped_unconnected, 1);
@@ -275,14 +270,22 @@ impl Transport {
     /// body is larger than a shared stream carries.
     pub fn send_gossip(&self, to: SocketAddr, body: &[u8]) {
         let shared = self.shared();
-        let link = shared.at_address(to).filter(|_| body.len() <= SHARED_STREAM_BODY_BYTES_MAX);
-        let outbox = link.as_ref().map(|link| Arc::clone(link.outbox(Class::Background)));
-        shared.put_peer(link, Class::Background, |buffer| {
-            put_frame(buffer, KIND_GOSSIP, 0, |writer| io::Write::write_all(writer, body))
-                .expect("memory takes it");
-        });
-        if let Some(outbox) = outbox {
-            outbox.wake();
+        let Some(link) = shared.at_address(to) else {
+            return add(&shared.counters.dropped_unconnected, 1);
+        };
+        let put = if body.len() > SHARED_STREAM_BODY_BYTES_MAX {
+            Put::Full
+        } else {
+            link.background.put(|buffer| {
+                put_frame(buffer, KIND_GOSSIP, 0, |writer| io::Write::write_all(writer, body))
+                    .expect("memory takes it");
+            })
+        };
+        match put {
+            Put::First => link.background.wake(),
+            // Somebody is about to flush.
+            Put::Queued => {}
+            Put::Full => add(&shared.counters.dropped_full, 1),
         }
     }
 

@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use quinn::{Connection, SendStream};
+use quinn::{Connection, SendStream, WriteError};
 use quoit_protocol::frame::{HEADER_BYTES, SHARED_STREAM_BODY_BYTES_MAX};
 use tokio::sync::Notify;
 use tokio::task::yield_now;
@@ -184,7 +184,7 @@ impl Outbox {
         mut pieces: &mut [Bytes],
     ) -> Result<(), Fault> {
         while !pieces.is_empty() {
-            let written = stream.write_chunks(pieces).await.map_err(|_| Fault::Lost)?;
+            let written = stream.write_chunks(pieces).await.map_err(unwritten)?;
             pieces = &mut pieces[written.chunks..];
             self.queue().bytes -= written.bytes;
             sub(&self.counters.queued_bytes, written.bytes);
@@ -218,6 +218,13 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         let bytes = self.queue().bytes;
         sub(&self.counters.queued_bytes, bytes);
+    }
+}
+
+fn unwritten(error: WriteError) -> Fault {
+    match error {
+        WriteError::Stopped(_) => Fault::garbage("a stream is not read any more"),
+        _ => Fault::Lost,
     }
 }
 

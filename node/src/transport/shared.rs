@@ -29,7 +29,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn outbox(&self, class: Class) -> &Arc<Outbox> {
+    fn outbox(&self, class: Class) -> &Arc<Outbox> {
         match class {
             Class::Foreground => &self.foreground,
             Class::Background => &self.background,
@@ -288,8 +288,7 @@ impl Shared {
         stats.peers_accepted = state.accepted.len();
         stats.clients = state.clients.len();
         drop(state);
-        stats.refusals =
-            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).recent();
+        stats.refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).recent();
         stats
     }
 

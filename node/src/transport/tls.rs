@@ -49,7 +49,9 @@ pub enum TlsError {
         why: String,
     },
     /// Key and certificate were not made together.
-    #[error("the node's key does not belong to its certificate: use the pair that was made together")]
+    #[error(
+        "the node's key does not belong to its certificate: use the pair that was made together"
+    )]
     KeyMismatch,
     /// The certificate is not from this authority.
     #[error(
@@ -225,10 +227,7 @@ impl Identity {
     }
 }
 
-fn certificates(
-    pem: &[u8],
-    what: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| TlsError::Pem { what, why: error.to_string() })?;

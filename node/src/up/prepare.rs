@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BASE_PORT, HTTP_PORT_OFFSET, NODES, NODES_MAX, UpError, UpOptions};
 use crate::authority::{
-    AUTHORITY_CERTIFICATE, AUTHORITY_DAYS, AUTHORITY_KEY, CLIENT_CONFIGURATION, Authority, Subject,
+    AUTHORITY_CERTIFICATE, AUTHORITY_DAYS, AUTHORITY_KEY, Authority, CLIENT_CONFIGURATION, Subject,
     client_configuration,
 };
 use crate::config::{Config, REPLICATION, environment};
@@ -116,9 +116,7 @@ fn lock(directory: &Path) -> Result<File, UpError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(UpError::Busy(directory.to_owned())),
-        Err(TryLockError::Error(source)) => {
-            Err(UpError::File { action: "locked", path, source })
-        }
+        Err(TryLockError::Error(source)) => Err(UpError::File { action: "locked", path, source }),
     }
 }
 
@@ -158,7 +156,8 @@ fn make_manifest(directory: &Path, options: &UpOptions) -> Result<Manifest, UpEr
     let path = directory.join(MANIFEST);
     let text = toml::to_string(&manifest)
         .map_err(|error| UpError::Manifest { path: path.clone(), message: error.to_string() })?;
-    let text = format!("# Made by `quoit up`; the cluster cannot be changed by changing it.\n{text}");
+    let text =
+        format!("# Made by `quoit up`; the cluster cannot be changed by changing it.\n{text}");
     write_whole(&path, &text)?;
     Ok(manifest)
 }
@@ -181,11 +180,7 @@ fn check_manifest(manifest: &Manifest) -> Result<(), String> {
 }
 
 /// What is asked for again must be what is there.
-fn check_options(
-    directory: &Path,
-    options: &UpOptions,
-    manifest: Manifest,
-) -> Result<(), UpError> {
+fn check_options(directory: &Path, options: &UpOptions, manifest: Manifest) -> Result<(), UpError> {
     let vnodes = options.vnodes.map(VnodeCount::get);
     let pairs: [(&'static str, u64, Option<u64>); 4] = [
         ("--nodes", manifest.nodes.into(), options.nodes.map(u64::from)),

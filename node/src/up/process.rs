@@ -35,6 +35,8 @@ pub(super) struct Started<F> {
     pub(super) run: F,
     /// Where its output goes.
     pub(super) log: LogFile,
+    /// The process's id.
+    pub(super) process_id: u32,
 }
 
 /// A node's log, from this start on.
@@ -71,13 +73,13 @@ pub(super) fn start(
     program: &Path,
     orders: watch::Receiver<Order>,
 ) -> Result<Started<impl Future<Output = io::Result<ExitStatus>> + Send + 'static>, UpError> {
-    let (file, log) = open_log(&node.log_path)
-        .map_err(|source| UpError::File { action: "written", path: node.log_path.clone(), source })?;
-    let failed = |source| UpError::Start {
-        node: node.config.node.id,
-        program: program.to_owned(),
+    let (file, log) = open_log(&node.log_path).map_err(|source| UpError::File {
+        action: "written",
+        path: node.log_path.clone(),
         source,
-    };
+    })?;
+    let failed =
+        |source| UpError::Start { node: node.config.node.id, program: program.to_owned(), source };
     let mut command = Command::new(program);
     command
         .args(["serve", "--stop-on-stdin-close", "--config"])
@@ -94,7 +96,8 @@ pub(super) fn start(
     let mut child = command.spawn().map_err(failed)?;
     // To wait for a child closes its input, unless somebody else holds it.
     let input = child.stdin.take();
-    Ok(Started { run: run(child, input, orders), log })
+    let process_id = child.id().unwrap_or_default();
+    Ok(Started { run: run(child, input, orders), log, process_id })
 }
 
 async fn run(

@@ -140,11 +140,8 @@ fn two_at_once_are_told() {
 async fn a_port_in_use_is_named_before_anything_starts() {
     let directory = tempfile::tempdir().unwrap();
     let base_port = free_ports(1);
-    let options = UpOptions {
-        nodes: Some(1),
-        base_port: Some(base_port),
-        ..options(directory.path())
-    };
+    let options =
+        UpOptions { nodes: Some(1), base_port: Some(base_port), ..options(directory.path()) };
     let program = program(directory.path(), "touch \"$0.started\"");
     let _taken = UdpSocket::bind(("127.0.0.1", base_port)).unwrap();
     let error = Cluster::start(prepare(&options).unwrap(), &program).await.err().unwrap();
@@ -156,11 +153,8 @@ async fn a_port_in_use_is_named_before_anything_starts() {
 #[tokio::test]
 async fn a_node_that_dies_at_once_is_told_with_its_last_words() {
     let directory = tempfile::tempdir().unwrap();
-    let options = UpOptions {
-        nodes: Some(1),
-        base_port: Some(free_ports(1)),
-        ..options(directory.path())
-    };
+    let options =
+        UpOptions { nodes: Some(1), base_port: Some(free_ports(1)), ..options(directory.path()) };
     let program = program(directory.path(), "echo no such luck >&2; exit 3");
     let mut cluster = Cluster::start(prepare(&options).unwrap(), &program).await.unwrap();
     let error = cluster.wait_ready(READY_TIMEOUT).await.unwrap_err().to_string();
@@ -173,11 +167,8 @@ async fn a_node_that_dies_at_once_is_told_with_its_last_words() {
 async fn nodes_become_ready_die_and_stop() {
     let directory = tempfile::tempdir().unwrap();
     let base_port = free_ports(2);
-    let options = UpOptions {
-        nodes: Some(2),
-        base_port: Some(base_port),
-        ..options(directory.path())
-    };
+    let options =
+        UpOptions { nodes: Some(2), base_port: Some(base_port), ..options(directory.path()) };
     // It lives as long as its input, as a node does.
     let program = program(directory.path(), "exec cat");
     let mut cluster = Cluster::start(prepare(&options).unwrap(), &program).await.unwrap();
@@ -204,11 +195,8 @@ async fn nodes_become_ready_die_and_stop() {
 #[tokio::test]
 async fn a_node_that_dies_later_is_told_and_the_others_go_on() {
     let directory = tempfile::tempdir().unwrap();
-    let options = UpOptions {
-        nodes: Some(2),
-        base_port: Some(free_ports(2)),
-        ..options(directory.path())
-    };
+    let options =
+        UpOptions { nodes: Some(2), base_port: Some(free_ports(2)), ..options(directory.path()) };
     // The second node dies when a file appears; the first one lives.
     let script = "case \"$4\" in */n2/*) while [ ! -e \"$0.die\" ]; do sleep 0.02; done; exit 7;; \
         esac; exec cat";

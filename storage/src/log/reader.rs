@@ -75,7 +75,8 @@ impl Reader {
     }
 
     /// After a failed read: finds out which parts cannot be read. A few are a bad place on the
-    /// disk, which is damage like any other; if nothing can be read, it is the disk that fails.
+    /// disk, which is damage like any other; if nothing can be read, it is the disk that fails,
+    /// unless so little was asked for that a bad place may be all of it.
     fn read_in_pieces(&mut self) -> io::Result<()> {
         let mut failed = None;
         let mut good_pieces = 0;
@@ -91,7 +92,7 @@ impl Reader {
             }
         }
         match failed {
-            Some(error) if good_pieces == 0 => {
+            Some(error) if good_pieces == 0 && self.window.len() > PIECE_BYTES => {
                 self.window.clear();
                 Err(error)
             }

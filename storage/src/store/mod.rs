@@ -16,7 +16,12 @@
 mod mutation;
 mod open;
 mod reader;
+mod replay;
+mod scan;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -27,6 +32,7 @@ use quoit_ring::{HybridTime, TableId};
 
 use crate::digest::{Digests, TableFigures};
 use crate::engine::Sequence;
+use crate::log::SpareKeeper;
 use crate::stored::Era;
 
 pub use mutation::{Change, Mutation};
@@ -62,7 +68,6 @@ impl Default for StoreOptions {
 }
 
 /// What writer, readers and maintainer share.
-#[derive(Debug)]
 struct Shared {
     /// Records of eras before this one are incomplete; 0 where all are trusted.
     trusted_from: AtomicU32,
@@ -73,6 +78,8 @@ struct Shared {
     /// The log may be cut below this sequence (excluded).
     cut: AtomicU64,
     tables: Mutex<BTreeMap<TableId, TableFigures>>,
+    /// Held throughout a flush: they come one after the other.
+    flushing: Mutex<SpareKeeper>,
     /// Checkpoints taken when memory was closed, waiting for its flush; ascending.
     checkpoints: Mutex<Vec<Checkpoint>>,
 }
@@ -98,30 +105,55 @@ struct Checkpoint {
 /// The small file that holds the checkpoint.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 
+const CHECKPOINT_FORMAT: u8 = 1;
+
+/// Why a checkpoint's bytes, which are those that were saved, do not decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CheckpointError {
+    /// A newer program wrote them.
+    Newer(u8),
+    Damaged,
+}
+
 impl Checkpoint {
+    /// Of a store in which nothing happened.
+    fn new() -> Self {
+        Self {
+            sequence: Sequence(0),
+            tables: Sequence(0),
+            lease: HybridTime::ZERO,
+            era: Era(0),
+            trusted_from: Era(0),
+            digests: Digests::default(),
+        }
+    }
+
     fn encode(&self) -> Bytes {
-        let mut out = BytesMut::new();
-        out.put_u8(1);
+        let digests = self.digests.encode();
+        let mut out = BytesMut::with_capacity(33 + digests.len());
+        out.put_u8(CHECKPOINT_FORMAT);
         out.put_u64_le(self.sequence.0);
         out.put_u64_le(self.tables.0);
         out.put_u64_le(self.lease.0);
         out.put_u32_le(self.era.0);
         out.put_u32_le(self.trusted_from.0);
-        out.put_slice(&self.digests.encode());
+        out.put_slice(&digests);
         out.freeze()
     }
 
-    fn decode(mut input: &[u8]) -> Option<Self> {
-        if input.len() < 33 || input.get_u8() != 1 {
-            return None;
+    fn decode(mut input: &[u8]) -> Result<Self, CheckpointError> {
+        match input.first() {
+            Some(&CHECKPOINT_FORMAT) if input.len() >= 33 => input.advance(1),
+            Some(&newer) if newer > CHECKPOINT_FORMAT => return Err(CheckpointError::Newer(newer)),
+            _ => return Err(CheckpointError::Damaged),
         }
-        Some(Self {
+        Ok(Self {
             sequence: Sequence(input.get_u64_le()),
             tables: Sequence(input.get_u64_le()),
             lease: HybridTime(input.get_u64_le()),
             era: Era(input.get_u32_le()),
             trusted_from: Era(input.get_u32_le()),
-            digests: Digests::decode(input)?,
+            digests: Digests::decode(input).ok_or(CheckpointError::Damaged)?,
         })
     }
 }

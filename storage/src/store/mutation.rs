@@ -2,29 +2,33 @@
 //!
 //! ```text
 //! record: u8 kind
-//!   1, a key: u16 length | key | u32 CRC-32C of all before
-//!             | u8 replication | u64 leaf | i8 live | i8 tombstones | i64 bytes | envelope
+//!   1, a key: u16 length | key | u8 N | u32 CRC-32C of all before
+//!             | u64 leaf | i8 live | i8 tombstones | i64 bytes | envelope
 //!   2, a lease: u64 hybrid time
 //! ```
 //! The key has a checksum of its own, so that a record with damage elsewhere still tells which key
-//! it was about.
+//! it was about. No record but a lease has nine bytes.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoit_ring::{ConflictPolicy, HybridTime};
 
+use crate::codec;
 use crate::digest::Delta;
 use crate::layout::StoredKey;
+use crate::stored::{ENVELOPE_BYTES, Standing};
 use crate::version::{SiblingSet, Version, VersionVector};
 
 const KIND_KEY: u8 = 1;
 const KIND_LEASE: u8 = 2;
+const LEASE_BYTES: usize = 9;
+const DELTA_BYTES: usize = 18;
 
 /// One atomic read-merge-write of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mutation {
     /// The key.
     pub key: StoredKey,
-    /// N of the key's table: says which digests change.
+    /// N of the key's table: says which digests count the key. A table never changes it.
     pub replication: u8,
     /// The table's policy.
     pub policy: ConflictPolicy,
@@ -59,40 +63,63 @@ pub(super) enum Record {
     Lease(HybridTime),
 }
 
-/// Lays out a key's record; `sealed` is its envelope. Returns the record and where the envelope
-/// lies in it.
-pub(super) fn key_record(
-    key: &StoredKey,
-    replication: u8,
-    delta: Delta,
-    sealed: &Bytes,
-) -> (Bytes, usize) {
-    let bytes = key.bytes();
-    let mut out = BytesMut::with_capacity(bytes.len() + 26 + sealed.len());
-    out.put_u8(KIND_KEY);
-    out.put_u16_le(u16::try_from(bytes.len()).expect("keys are bounded by their layout"));
-    out.put_slice(bytes);
-    out.put_u32_le(crc32c::crc32c(&out));
-    out.put_u8(replication);
-    out.put_u64_le(delta.leaf);
-    out.put_i8(delta.live);
-    out.put_i8(delta.tombstones);
-    out.put_i64_le(delta.bytes);
-    let at = out.len();
-    out.put_slice(sealed);
-    (out.freeze(), at)
+/// What a damaged record was about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum About {
+    Key { key: StoredKey, replication: u8 },
+    Lease,
+    Unknown,
+}
+
+/// A key's record, and where in it the envelope lies.
+#[derive(Debug, Clone)]
+pub(super) struct KeyRecord {
+    pub(super) bytes: Bytes,
+    envelope_at: usize,
+}
+
+impl KeyRecord {
+    /// Lays out the record in one buffer.
+    pub(super) fn new(key: &StoredKey, delta: Delta, standing: Standing, set: &SiblingSet) -> Self {
+        let key = key.bytes();
+        let envelope_at = 3 + key.len() + 1 + 4 + DELTA_BYTES;
+        let bytes = envelope_at + ENVELOPE_BYTES + codec::encoded_bytes(set);
+        let mut out = BytesMut::with_capacity(bytes);
+        out.put_u8(KIND_KEY);
+        out.put_u16_le(u16::try_from(key.len()).expect("keys are bounded by their layout"));
+        out.put_slice(key);
+        out.put_u8(standing.replication);
+        out.put_u32_le(crc32c::crc32c(&out));
+        out.put_u64_le(delta.leaf);
+        out.put_i8(delta.live);
+        out.put_i8(delta.tombstones);
+        out.put_i64_le(delta.bytes);
+        assert_eq!(out.len(), envelope_at, "the record is laid out as it was counted");
+        standing.seal_into(key, set, &mut out);
+        Self { bytes: out.freeze(), envelope_at }
+    }
+
+    /// The envelope, which goes to the tables.
+    pub(super) fn sealed(&self) -> Bytes {
+        self.bytes.slice(self.envelope_at..)
+    }
+
+    /// The encoded set.
+    pub(super) fn set(&self) -> Bytes {
+        self.bytes.slice(self.envelope_at + ENVELOPE_BYTES..)
+    }
 }
 
 /// Lays out a lease's record.
 pub(super) fn lease_record(lease: HybridTime) -> Bytes {
-    let mut out = BytesMut::with_capacity(9);
+    let mut out = BytesMut::with_capacity(LEASE_BYTES);
     out.put_u8(KIND_LEASE);
     out.put_u64_le(lease.0);
     out.freeze()
 }
 
 impl Record {
-    /// Reads an intact record; `None` if a newer program or a bug wrote it.
+    /// Reads an intact record; `None` if a newer program wrote it.
     pub(super) fn read(payload: &Bytes) -> Option<Self> {
         let mut input = payload.clone();
         match input.try_get_u8().ok()? {
@@ -101,12 +128,11 @@ impl Record {
                 input.is_empty().then_some(Self::Lease(lease))
             }
             KIND_KEY => {
-                let (key, length) = record_key(payload)?;
+                let (key, replication, length) = record_key(payload)?;
                 let mut input = payload.slice(length..);
-                if input.len() < 19 {
+                if input.len() < DELTA_BYTES {
                     return None;
                 }
-                let replication = input.get_u8();
                 let delta = Delta {
                     leaf: input.get_u64_le(),
                     live: input.get_i8(),
@@ -118,46 +144,55 @@ impl Record {
             _ => None,
         }
     }
+}
 
-    /// The key, replication factor of a damaged record, if that much of it is intact. The factor
-    /// is outside the key's checksum, so it is only a guess.
-    pub(super) fn read_key(payload: &Bytes) -> Option<(StoredKey, u8)> {
-        if payload.first() != Some(&KIND_KEY) {
-            return None;
+impl About {
+    /// What can be told from a damaged record, the length of which is right.
+    pub(super) fn read(payload: &Bytes) -> Self {
+        if payload.len() == LEASE_BYTES {
+            return Self::Lease;
         }
-        let (key, length) = record_key(payload)?;
-        Some((key, payload.get(length).copied()?))
+        match record_key(payload) {
+            Some((key, replication, _)) if payload[0] == KIND_KEY => Self::Key { key, replication },
+            _ => Self::Unknown,
+        }
     }
 }
 
-/// The key of a key record and the bytes up to the end of its checksum.
-fn record_key(payload: &Bytes) -> Option<(StoredKey, usize)> {
+/// The key of a key record, its replication factor, and the bytes up to the end of their checksum.
+fn record_key(payload: &Bytes) -> Option<(StoredKey, u8, usize)> {
     let length = usize::from(u16::from_le_bytes([*payload.get(1)?, *payload.get(2)?]));
-    let end = 3 + length;
+    let end = 3 + length + 1;
     let checksum = payload.get(end..end + 4)?;
     if crc32c::crc32c(&payload[..end]).to_le_bytes() != checksum {
         return None;
     }
-    Some((StoredKey::from_bytes(payload.slice(3..end)).ok()?, end + 4))
+    let key = StoredKey::from_bytes(payload.slice(3..end - 1)).ok()?;
+    Some((key, payload[end - 1], end + 4))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stored::Era;
     use quoit_ring::{TableId, Token};
 
     fn key() -> StoredKey {
         StoredKey::new(Token(9), TableId(1), b"p", b"s").expect("short")
     }
 
+    fn record(delta: Delta) -> KeyRecord {
+        let standing = Standing { incomplete: false, replication: 3, era: Era(1) };
+        KeyRecord::new(&key(), delta, standing, &SiblingSet::default())
+    }
+
     #[test]
     fn a_record_reads_back_as_it_was_laid_out() {
         let delta = Delta { leaf: 5, live: 1, tombstones: -1, bytes: -70 };
-        let sealed = Bytes::from_static(b"sealed");
-        let (record, at) = key_record(&key(), 3, delta, &sealed);
-        assert_eq!(record.slice(at..), sealed);
+        let record = record(delta);
+        let sealed = record.sealed();
         assert_eq!(
-            Record::read(&record),
+            Record::read(&record.bytes),
             Some(Record::Key { key: key(), replication: 3, delta, sealed })
         );
         assert_eq!(Record::read(&lease_record(HybridTime(4))), Some(Record::Lease(HybridTime(4))));
@@ -165,21 +200,29 @@ mod tests {
 
     #[test]
     fn the_key_of_a_record_damaged_elsewhere_is_still_told() {
-        let (record, at) = key_record(&key(), 3, Delta::default(), &Bytes::from_static(b"sealed"));
-        for byte in 0..record.len() {
-            let mut damaged = record.to_vec();
+        let record = record(Delta::default());
+        let head = record.envelope_at - DELTA_BYTES;
+        for byte in 0..record.bytes.len() {
+            let mut damaged = record.bytes.to_vec();
             damaged[byte] ^= 4;
-            let told = Record::read_key(&damaged.into()).map(|(key, _)| key);
-            let head = at - 19;
-            assert_eq!(told, (byte >= head).then(key), "byte {byte}");
+            let expected = match byte >= head {
+                true => About::Key { key: key(), replication: 3 },
+                false => About::Unknown,
+            };
+            assert_eq!(About::read(&damaged.into()), expected, "byte {byte}");
         }
+        assert_eq!(About::read(&Bytes::from_static(&[0; LEASE_BYTES])), About::Lease);
     }
 
     #[test]
     fn cut_records_are_refused_without_a_panic() {
-        let (record, _) = key_record(&key(), 3, Delta::default(), &Bytes::new());
-        for length in 0..record.len() {
+        let record = record(Delta::default()).bytes;
+        let head = record.len() - ENVELOPE_BYTES;
+        for length in 0..head {
             assert_eq!(Record::read(&record.slice(..length)), None);
+        }
+        for length in 0..record.len() {
+            let _ = About::read(&record.slice(..length));
         }
     }
 }

@@ -131,8 +131,10 @@ impl Reader {
 
     fn judge(&self, key: &[u8], sealed: &Bytes) -> Found {
         match Stored::open(key, sealed) {
-            Ok(stored) if !stored.incomplete && stored.era >= self.trusted_from() => {
-                Found::Set(stored.set)
+            Ok(Stored { standing, set })
+                if !standing.incomplete && standing.era >= self.trusted_from() =>
+            {
+                Found::Set(set)
             }
             Ok(_) | Err(_) => Found::Unreadable,
         }
@@ -163,16 +165,23 @@ impl Maintainer {
         !lock(&self.shared.checkpoints).is_empty()
     }
 
-    /// Flushes what was closed, writes its checkpoint and lets the log be cut. May run beside
-    /// [`Maintainer::compact`], on a thread of its own: a flush that waits for a compaction halts
-    /// the writer.
+    /// Flushes what was closed, writes its checkpoint and lets the log be cut; keeps a spare segment
+    /// ready, too. May run beside [`Maintainer::compact`], on a thread of its own: a flush that waits
+    /// for a compaction halts the writer. Calls come one after the other.
     ///
     /// # Errors
     /// What failed, for people. Everything is as durable as before; call again later.
     pub fn flush(&self) -> Result<(), String> {
-        if !self.has_work() {
-            return Ok(());
+        let keeper = lock(&self.shared.flushing);
+        if self.has_work() {
+            self.flush_closed()?;
         }
+        // Without a spare the log looks for space itself.
+        let _ = keeper.keep();
+        Ok(())
+    }
+
+    fn flush_closed(&self) -> Result<(), String> {
         let persisted = self.engine.flush().map_err(|error| error.to_string())?;
         let due = {
             let checkpoints = lock(&self.shared.checkpoints);

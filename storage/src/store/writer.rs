@@ -1,13 +1,14 @@
 //! The single writer: merges in order, commits in batches.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use quoit_ring::{ConflictPolicy, HybridTime};
 
-use super::mutation::{key_record, lease_record};
+use super::mutation::{KeyRecord, lease_record};
 use super::{Change, Checkpoint, Mutation, Shared, StoreOptions, lock};
 use crate::codec;
 use crate::digest::{self, Delta, Digests};
@@ -15,9 +16,12 @@ use crate::disk::Disk;
 use crate::engine::{self, Engine, EngineError, Pressure, Sequence};
 use crate::layout::StoredKey;
 use crate::log::{Log, LogError};
-use crate::small_file::SmallFile;
-use crate::stored::{Era, Stored};
+use crate::small_file::{SmallFile, SmallFileError};
+use crate::stored::{Era, Standing, Stored};
 use crate::version::{Older, SiblingSet};
+
+/// No set is ever longer, not even by a merge: a record of the log must hold it.
+const MERGED_BYTES_MAX: usize = 512 << 20;
 
 /// When a commit counts as durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +29,8 @@ pub enum Durability {
     /// After an fsync that the whole batch shares.
     Group,
     /// After the write; the caller syncs at intervals ([`Writer::sync`]) and a power cut may take
-    /// back what came since the last.
+    /// back what came since the last. Leases are synced at once, and so is all that goes to the
+    /// tables: what they hold was in the log before.
     Periodic,
 }
 
@@ -42,11 +47,13 @@ pub enum Outcome {
     Incomplete,
     /// The key would have more siblings than allowed. Nothing changed.
     TooManySiblings,
-    /// The key's set would be larger than allowed. Nothing changed.
+    /// The key's set would be larger than allowed; by a merge, larger than can be written down at
+    /// all. Nothing changed.
     TooLarge,
     /// A value does not have the checksum that came with it. Nothing changed.
     Corrupt,
-    /// The tables cannot be read, or do not keep up. Nothing changed; come back later.
+    /// The tables cannot be read, or do not keep up, or the store is poisoned. Nothing changed; come
+    /// back later.
     Refused(&'static str),
 }
 
@@ -69,15 +76,21 @@ struct Prepared {
     key: StoredKey,
     replication: u8,
     delta: Delta,
-    record: Bytes,
-    envelope_at: usize,
+    record: KeyRecord,
 }
 
 /// What a key holds, as the writer sees it.
-#[derive(Clone, Default, PartialEq)]
+#[derive(Clone)]
 struct Held {
     set: SiblingSet,
+    encoded: Bytes,
     incomplete: bool,
+}
+
+impl Held {
+    fn nothing(incomplete: bool) -> Self {
+        Self { set: SiblingSet::default(), encoded: Bytes::new(), incomplete }
+    }
 }
 
 /// The single writer of a store.
@@ -105,37 +118,42 @@ pub(super) struct Batch {
 }
 
 impl Writer {
-    /// Merges one mutation with what its key holds, after all mutations before it.
+    /// Merges one mutation with what its key holds, after all mutations before it. Nothing may be
+    /// acknowledged before [`Writer::commit`] has returned, not even what changed nothing: it may
+    /// rest on what the same batch changed.
     pub fn prepare(&mut self, mutation: Mutation) -> Outcome {
+        if self.poisoned.is_some() {
+            return Outcome::Refused("the disk failed: nothing is acknowledged before a restart");
+        }
         if self.engine.pressure() == Pressure::Halt {
             return Outcome::Refused("the tables do not keep up with the writes");
         }
         let Mutation { key, replication, policy, change } = mutation;
-        let held = match self.held(&key) {
-            Ok(held) => held,
-            Err(refused) => return refused,
+        let Ok(held) = self.held(&key) else {
+            return Outcome::Refused("the tables cannot be read");
         };
         let merged = match change {
-            Change::Write { context, version } => {
-                if held.incomplete {
-                    return Outcome::Incomplete;
-                }
-                if !version.is_intact(key.token()) {
-                    return Outcome::Corrupt;
-                }
-                match held.set.write(policy, &context, version) {
-                    Ok(set) => self.check_limits(&held.set, set),
-                    Err(Older(time)) => Err(Outcome::Older(time)),
-                }
-                .map(|set| Held { set, incomplete: false })
+            Change::Write { .. } if held.incomplete => return Outcome::Incomplete,
+            Change::Write { version, .. } if !version.is_intact(key.token()) => {
+                return Outcome::Corrupt;
             }
-            Change::Merge { set, rebuild } => merge(&key, &held, &set, policy).map(|set| {
-                // An empty set under a mark still says that nothing is known: it must be kept.
-                Held { set, incomplete: held.incomplete && !rebuild }
-            }),
+            Change::Write { context, version } => held
+                .set
+                .write(policy, &context, version)
+                .map_err(|Older(time)| Outcome::Older(time))
+                .and_then(|set| self.check_limits(&held, set))
+                .map(|set| (set, false)),
+            Change::Merge { set, rebuild } => {
+                merge(&key, &held, &set, policy).map(|set| (set, held.incomplete && !rebuild))
+            }
         };
         match merged {
-            Ok(after) => self.put(key, replication, &held, after),
+            // An empty set under a mark still says that nothing is known, and one without it that
+            // nothing is there, where absent keys are distrusted: both are written down.
+            Ok((set, incomplete)) if incomplete != held.incomplete || !held.set.has_same_dots(&set) => {
+                Outcome::Merged(self.put(key, replication, &held.set, set, incomplete))
+            }
+            Ok(_) => Outcome::Merged(held.encoded),
             Err(outcome) => outcome,
         }
     }
@@ -168,13 +186,13 @@ impl Writer {
             return Ok(());
         }
         let lease = batch.lease.map(lease_record);
-        let records = batch.prepared.iter().map(|prepared| &prepared.record);
+        let records = batch.prepared.iter().map(|prepared| &prepared.record.bytes);
         let last = match self.log.append(records.chain(&lease).map(|record| &record[..])) {
             Ok(last) => last,
             Err(LogError::Full(_)) => return Err(CommitError::Full),
             Err(error) => return Err(self.poison(&error)),
         };
-        if self.options.durability == Durability::Group
+        if (self.options.durability == Durability::Group || batch.lease.is_some())
             && let Err(error) = self.log.sync()
         {
             return Err(self.poison(&error));
@@ -184,6 +202,9 @@ impl Writer {
 
     /// Syncs what `Periodic` commits have left unsynced.
     pub fn sync(&mut self) -> Result<(), CommitError> {
+        if let Some(reason) = &self.poisoned {
+            return Err(CommitError::Poisoned(reason.clone()));
+        }
         match self.log.sync() {
             Ok(()) => Ok(()),
             Err(error) => Err(self.poison(&error)),
@@ -191,14 +212,19 @@ impl Writer {
     }
 
     /// Durably replaces a small document of the node's (votes, the cluster record, identity).
+    ///
+    /// # Errors
+    /// See [`CommitError`]; but it is unknown then whether the next start finds the old document or
+    /// the new one. Save it again before anything rests on either.
     pub fn save(&mut self, name: &str, bytes: &[u8]) -> Result<(), CommitError> {
         if let Some(reason) = &self.poisoned {
             return Err(CommitError::Poisoned(reason.clone()));
         }
-        SmallFile::new(self.disk.clone(), name).save(bytes).map_err(|error| {
-            // A document is written beside its old copy: what was acknowledged is still there.
-            CommitError::Poisoned(error.to_string())
-        })
+        match SmallFile::new(self.disk.clone(), name).save(bytes) {
+            Ok(()) => Ok(()),
+            Err(SmallFileError::Io { source, .. }) if is_full(&source) => Err(CommitError::Full),
+            Err(error) => Err(self.poison(&error)),
+        }
     }
 
     /// The digests of all that is committed.
@@ -213,6 +239,11 @@ impl Writer {
 
     /// Closes the tables' memory for a flush, with the checkpoint that goes with it.
     pub fn rotate(&mut self) {
+        // What the tables will hold must be in the log before. A failure poisons the store, which
+        // the next commit tells.
+        if self.options.durability == Durability::Periodic && self.sync().is_err() {
+            return;
+        }
         let Some(closed) = self.engine.rotate() else { return };
         lock(&self.shared.checkpoints).push(self.checkpoint(closed));
     }
@@ -228,67 +259,75 @@ impl Writer {
         }
     }
 
-    /// What a key holds after all that was prepared.
-    fn held(&self, key: &StoredKey) -> Result<Held, Outcome> {
+    /// What a key holds after all that was prepared. What cannot be read is held as an incomplete
+    /// set of which nothing is known; an error says nothing of what is held.
+    fn held(&self, key: &StoredKey) -> Result<Held, EngineError> {
         if let Some(held) = self.batch.overlay.get(key) {
             return Ok(held.clone());
         }
-        let nothing_known = || Held { set: SiblingSet::default(), incomplete: true };
         match self.engine.get(key.bytes()) {
-            Ok(None) => {
-                Ok(Held { set: SiblingSet::default(), incomplete: self.trusted_from > Era(0) })
+            Ok(None) => Ok(Held::nothing(self.trusted_from > Era(0))),
+            Ok(Some(sealed)) => {
+                Ok(self.open_held(key, &sealed).unwrap_or_else(|| Held::nothing(true)))
             }
-            Ok(Some(sealed)) => Ok(Stored::open(key.bytes(), &sealed)
-                .ok()
-                .and_then(|stored| {
-                    let incomplete = stored.incomplete || stored.era < self.trusted_from;
-                    Some(Held { set: codec::decode(&stored.set).ok()?, incomplete })
-                })
-                .unwrap_or_else(nothing_known)),
-            Err(EngineError::Damaged(_)) => Ok(nothing_known()),
-            Err(EngineError::Io(_)) => Err(Outcome::Refused("the tables cannot be read")),
+            Err(EngineError::Damaged(_)) => Ok(Held::nothing(true)),
+            Err(error @ EngineError::Io(_)) => Err(error),
         }
     }
 
-    fn check_limits(&self, before: &SiblingSet, after: SiblingSet) -> Result<SiblingSet, Outcome> {
-        let (count, before_count) = (after.versions().len(), before.versions().len());
+    fn open_held(&self, key: &StoredKey, sealed: &Bytes) -> Option<Held> {
+        let Stored { standing, set: encoded } = Stored::open(key.bytes(), sealed).ok()?;
+        let incomplete = standing.incomplete || standing.era < self.trusted_from;
+        Some(Held { set: codec::decode(&encoded).ok()?, encoded, incomplete })
+    }
+
+    fn check_limits(&self, before: &Held, after: SiblingSet) -> Result<SiblingSet, Outcome> {
+        let (count, before_count) = (after.versions().len(), before.set.versions().len());
         if count > self.options.siblings_max && count > before_count {
             return Err(Outcome::TooManySiblings);
         }
         let bytes = codec::encoded_bytes(&after);
-        if bytes > self.options.set_bytes_max && bytes > codec::encoded_bytes(before) {
+        if bytes > self.options.set_bytes_max && bytes > before.encoded.len() {
             return Err(Outcome::TooLarge);
         }
         Ok(after)
     }
 
-    /// Adds the key's new state to the batch, unless it is the old one.
-    fn put(&mut self, key: StoredKey, replication: u8, before: &Held, after: Held) -> Outcome {
-        let set = codec::encode(&after.set);
-        if *before == after {
-            return Outcome::Merged(set);
-        }
-        let delta = digest::delta(&key, &before.set, &after.set);
-        let stored = Stored { incomplete: after.incomplete, era: self.era, set: set.clone() };
-        let (record, envelope_at) = key_record(&key, replication, delta, &stored.seal(key.bytes()));
-        self.batch.overlay.insert(key.clone(), after);
-        self.batch.prepared.push(Prepared { key, replication, delta, record, envelope_at });
-        Outcome::Merged(set)
+    /// Adds the key's new state to the batch; returns the encoded set.
+    fn put(
+        &mut self,
+        key: StoredKey,
+        replication: u8,
+        before: &SiblingSet,
+        set: SiblingSet,
+        incomplete: bool,
+    ) -> Bytes {
+        let delta = digest::delta(&key, before, &set);
+        let standing = Standing { incomplete, replication, era: self.era };
+        let record = KeyRecord::new(&key, delta, standing, &set);
+        let encoded = record.set();
+        let held = Held { set, encoded: encoded.clone(), incomplete };
+        self.batch.overlay.insert(key.clone(), held);
+        self.batch.prepared.push(Prepared { key, replication, delta, record });
+        encoded
     }
 
     /// Marks a key as incomplete: writes under it may have been lost.
-    pub(super) fn mark_incomplete(&mut self, key: StoredKey, replication: u8) {
-        let held = self.held(&key).unwrap_or_default();
-        let after = Held { set: held.set.clone(), incomplete: true };
-        // A key that was never heard of differs from one that may have been lost.
-        let before = Held { incomplete: false, ..held };
-        self.put(key, replication, &before, after);
+    pub(super) fn mark_incomplete(
+        &mut self,
+        key: StoredKey,
+        replication: u8,
+    ) -> Result<(), EngineError> {
+        let held = self.held(&key)?;
+        // Whatever the mark was: a key that was never heard of differs from one that was lost.
+        self.put(key, replication, &held.set, held.set.clone(), true);
+        Ok(())
     }
 
     fn publish(&mut self, batch: Batch, last: Sequence) -> Result<(), CommitError> {
         let changes = batch.prepared.iter().map(|prepared| engine::Change {
             key: prepared.key.bytes().clone(),
-            value: Some(prepared.record.slice(prepared.envelope_at..)),
+            value: Some(prepared.record.sealed()),
         });
         if let Err(error) = self.engine.insert(changes.collect(), last) {
             return Err(self.poison(&error));
@@ -302,13 +341,23 @@ impl Writer {
         if self.engine.memory_bytes() > self.options.memory_bytes_max {
             self.rotate();
         }
-        let cut = self.shared.cut.swap(0, Ordering::Acquire);
-        if cut > 0
-            && let Err(error) = self.log.truncate_before(Sequence(cut))
-        {
-            return Err(self.poison(&error));
-        }
+        self.cut_log();
         Ok(())
+    }
+
+    /// Records up to this one are not needed any more.
+    pub(super) fn allow_cut(&self, sequence: Sequence) {
+        self.shared.cut.fetch_max(sequence.0 + 1, Ordering::Release);
+    }
+
+    /// Drops the segments that no start needs any more.
+    fn cut_log(&mut self) {
+        let cut = self.shared.cut.swap(0, Ordering::Acquire);
+        if cut > 0 && self.log.truncate_before(Sequence(cut)).is_err() {
+            // The batch is durable all the same: it is tried again after the next one, and if the
+            // log was poisoned by this, that one tells.
+            self.shared.cut.fetch_max(cut, Ordering::Release);
+        }
     }
 
     fn poison(&mut self, error: &dyn std::fmt::Display) -> CommitError {
@@ -335,5 +384,14 @@ fn merge(
     {
         return Err(Outcome::Older(greatest.time));
     }
-    Ok(held.set.merge(set, policy))
+    let merged = held.set.merge(set, policy);
+    let counts = merged.vector().entries().len().max(merged.versions().len());
+    if counts > codec::ENTRIES_MAX || codec::encoded_bytes(&merged) > MERGED_BYTES_MAX {
+        return Err(Outcome::TooLarge);
+    }
+    Ok(merged)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -106,6 +106,14 @@ impl TwinTables {
         Arc::make_mut(&mut state.stored).insert(Bytes::copy_from_slice(key), Entry::Damaged);
     }
 
+    /// An independent copy of what survives a crash.
+    pub fn copy(&self) -> Self {
+        let state = lock(&self.state);
+        let (stored, persisted) = (state.stored.clone(), state.persisted);
+        let state = State { stored, persisted, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
     /// Lets the next `count` flushes fail with [`EngineError::Io`]; nothing is lost by them.
     pub fn fail_flushes(&self, count: u32) {
         lock(&self.state).flush_failures_left = count;

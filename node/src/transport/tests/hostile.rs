@@ -1,9 +1,7 @@
 use bytes::BytesMut;
 use quoit_core::peer::ALPN_PEER;
 use quoit_protocol::frame::HEADER_BYTES;
-use quoit_protocol::{
-    ALPN_CLIENT, AskRecord, FailureCode, Head, Key, RecordAnswer, Write,
-};
+use quoit_protocol::{ALPN_CLIENT, AskRecord, FailureCode, Head, Key, RecordAnswer, Write};
 use quoit_ring::{ConfigurationNumber, HybridTime, TableId, VnodeIndex};
 
 use super::super::*;
@@ -99,8 +97,7 @@ async fn large_requests_and_answers_have_streams_of_their_own() {
     node.transport.flush();
     let mut expected = BytesMut::new();
     answer.put(2, &mut expected);
-    let got =
-        client.connection.accept_uni().await.unwrap().read_to_end(17 << 20).await.unwrap();
+    let got = client.connection.accept_uni().await.unwrap().read_to_end(17 << 20).await.unwrap();
     assert_eq!(got, expected);
 }
 

@@ -1,0 +1,247 @@
+//! What is gathered when a store is opened: the checkpoint, the log's records after it, and what
+//! damage means for either.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::mutation::{About, Record};
+use super::open::{OpenError, StoreReport};
+use super::scan::scan;
+use super::{CHECKPOINT_FILE, Checkpoint, CheckpointError, StoreOptions};
+use crate::disk::Disk;
+use crate::engine::{Change, Engine, EngineError, Sequence};
+use crate::layout::StoredKey;
+use crate::log::{LogOptions, Lost, RecoveredEntry, Recovery, Tail};
+use crate::small_file::{SmallFile, SmallFileError};
+use crate::stored::Era;
+
+const EVERYTHING: &str = "every key is distrusted until its peers are merged in";
+
+/// Gathers while the log is read.
+pub(super) struct Replay<'a> {
+    engine: &'a dyn Engine,
+    memory_bytes_max: u64,
+    tables_persisted: Sequence,
+    /// The tables were lost, or others put in their place: they hold nothing for certain.
+    tables_lost: bool,
+    /// Whether there was one, readable or not.
+    had_checkpoint: bool,
+    checkpoint: Checkpoint,
+    /// Keys whose last record is damaged.
+    incomplete: BTreeMap<StoredKey, u8>,
+    /// Something was lost and nobody knows under which keys.
+    lost: bool,
+    failed: Option<OpenError>,
+    report: StoreReport,
+}
+
+/// What all of it comes to.
+pub(super) struct Found {
+    /// What the store goes on from.
+    pub(super) checkpoint: Checkpoint,
+    /// Keys that lost writes, with their replication factors.
+    pub(super) incomplete: BTreeMap<StoredKey, u8>,
+    /// It has to be written down before anything rests on it.
+    pub(super) is_news: bool,
+    pub(super) report: StoreReport,
+}
+
+impl<'a> Replay<'a> {
+    /// Loads the checkpoint.
+    pub(super) fn begin(
+        disk: &Arc<dyn Disk>,
+        engine: &'a dyn Engine,
+        options: &StoreOptions,
+        tables_lost: Option<String>,
+    ) -> Result<Self, OpenError> {
+        let mut replay = Self {
+            engine,
+            memory_bytes_max: options.memory_bytes_max,
+            tables_persisted: engine.persisted_sequence(),
+            tables_lost: tables_lost.is_some(),
+            had_checkpoint: true,
+            checkpoint: Checkpoint::new(),
+            incomplete: BTreeMap::new(),
+            lost: tables_lost.is_some(),
+            failed: None,
+            report: StoreReport::default(),
+        };
+        replay.report.damage.extend(tables_lost);
+        match SmallFile::new(disk.clone(), CHECKPOINT_FILE).load() {
+            Ok(Some(loaded)) => {
+                replay.report.notes.extend(loaded.repaired);
+                match Checkpoint::decode(&loaded.bytes) {
+                    Ok(checkpoint) => replay.checkpoint = checkpoint,
+                    Err(CheckpointError::Newer(format)) => {
+                        return Err(OpenError::NewerCheckpoint { format });
+                    }
+                    Err(CheckpointError::Damaged) => replay.distrust("the checkpoint is damaged"),
+                }
+            }
+            Ok(None) => {
+                replay.had_checkpoint = false;
+                if replay.tables_persisted > Sequence(0) {
+                    replay.distrust("the checkpoint is missing");
+                }
+            }
+            Err(SmallFileError::Damaged { .. }) => {
+                replay.distrust("the checkpoint is damaged in both copies");
+            }
+            Err(other) => return Err(other.into()),
+        }
+        let had = replay.checkpoint.tables;
+        if !replay.tables_lost && replay.tables_persisted < had {
+            replay.tables_lost = true;
+            replay.distrust(&format!(
+                "the tables hold records up to {} and had {} when the checkpoint was written: \
+                 others were put in their place",
+                replay.tables_persisted.0, had.0
+            ));
+        }
+        Ok(replay)
+    }
+
+    /// How the log has to be opened.
+    pub(super) fn log_options(&self, segment_bytes: u64, identity: u64) -> LogOptions {
+        // Where tables are lost the log's older records are wanted again, if they are still there.
+        let persisted = if self.tables_lost { Sequence(0) } else { self.checkpoint.sequence };
+        let is_new = !self.had_checkpoint && self.tables_persisted == Sequence(0);
+        let known = self.tables_persisted.max(self.checkpoint.tables).max(self.checkpoint.sequence);
+        let known = (!is_new).then_some(known);
+        LogOptions { segment_bytes, persisted, known, identity }
+    }
+
+    /// Takes in one record of the log.
+    pub(super) fn take(&mut self, entry: RecoveredEntry) {
+        match entry {
+            RecoveredEntry::Intact { sequence, payload } => match Record::read(&payload) {
+                Some(record) => self.take_record(sequence, record),
+                None => self.failed = Some(OpenError::NewerRecord { sequence: sequence.0 }),
+            },
+            RecoveredEntry::Damaged { sequence, payload_as_found } => {
+                self.take_damaged(sequence, &payload_as_found);
+            }
+        }
+    }
+
+    fn take_record(&mut self, sequence: Sequence, record: Record) {
+        self.report.replayed += 1;
+        match record {
+            Record::Key { key, replication, delta, sealed } => {
+                if sequence > self.checkpoint.sequence {
+                    self.checkpoint.digests.apply(&key, replication, delta);
+                }
+                // A record holds all that the key held.
+                self.incomplete.remove(&key);
+                if sequence > self.tables_persisted
+                    && self.failed.is_none()
+                    && let Err(error) = self.insert(&key, sealed, sequence)
+                {
+                    self.failed = Some(error.into());
+                }
+            }
+            Record::Lease(lease) => self.checkpoint.lease = self.checkpoint.lease.max(lease),
+        }
+    }
+
+    fn insert(
+        &self,
+        key: &StoredKey,
+        sealed: bytes::Bytes,
+        sequence: Sequence,
+    ) -> Result<(), EngineError> {
+        let change = Change { key: key.bytes().clone(), value: Some(sealed) };
+        self.engine.insert(vec![change], sequence)?;
+        if self.engine.memory_bytes() > self.memory_bytes_max {
+            self.engine.rotate();
+            self.engine.flush()?;
+        }
+        Ok(())
+    }
+
+    fn take_damaged(&mut self, sequence: Sequence, payload: &bytes::Bytes) {
+        let damaged = format!("record {} of the commit log is damaged", sequence.0);
+        if self.tables_hold(sequence) {
+            self.report.damage.push(format!("{damaged}; the tables hold what it said"));
+            return;
+        }
+        match About::read(payload) {
+            About::Key { key, replication } => {
+                self.report.damage.push(format!("{damaged}: its key is rebuilt from peers"));
+                self.incomplete.insert(key, replication);
+            }
+            About::Lease => self.report.damage.push(format!(
+                "{damaged}: it leased hybrid time; the clock goes on above all that is stored"
+            )),
+            About::Unknown => self.distrust(&format!("{damaged} and its key cannot be told")),
+        }
+    }
+
+    /// Whether a record that is not in the log any more was in the tables before.
+    fn tables_hold(&self, sequence: Sequence) -> bool {
+        !self.tables_lost && sequence <= self.tables_persisted
+    }
+
+    fn distrust(&mut self, why: &str) {
+        self.report.damage.push(format!("{why}: {EVERYTHING}"));
+        self.lost = true;
+    }
+
+    /// Judges how the log ended, and begins a new era where that is due.
+    pub(super) fn finish(mut self, recovery: &Recovery) -> Result<Found, OpenError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        self.judge(recovery);
+        if !self.had_checkpoint && !self.lost && self.report.replayed > 0 {
+            self.report.notes.push("the checkpoint is missing; the log tells all of it".to_owned());
+        }
+        let is_damaged = !self.report.damage.is_empty();
+        if is_damaged {
+            let scanned = scan(self.engine);
+            self.checkpoint.digests = scanned.digests;
+            self.checkpoint.lease = self.checkpoint.lease.max(scanned.greatest_time);
+            if self.lost {
+                let era = self.checkpoint.era.max(scanned.greatest_era);
+                self.checkpoint.era = Era(era.0 + 1);
+                self.checkpoint.trusted_from = self.checkpoint.era;
+            }
+        }
+        self.report.incomplete_keys = self.incomplete.len() as u64;
+        self.report.distrusted = self.checkpoint.trusted_from > Era(0);
+        Ok(Found {
+            checkpoint: self.checkpoint,
+            incomplete: self.incomplete,
+            is_news: is_damaged || !self.had_checkpoint,
+            report: self.report,
+        })
+    }
+
+    fn judge(&mut self, recovery: &Recovery) {
+        for lost in &recovery.lost {
+            let Lost { segment, from_offset, after_sequence, before_sequence, reason } = lost;
+            let place = format!("{segment} is damaged at byte {from_offset} ({reason})");
+            match before_sequence {
+                Some(before) if self.tables_hold(Sequence(before.0.saturating_sub(1))) => {
+                    self.report.damage.push(format!("{place}; the tables hold what it said"));
+                }
+                _ => self.distrust(&format!(
+                    "{place}, so that records after {} may be missing",
+                    after_sequence.0
+                )),
+            }
+        }
+        for harmless in &recovery.harmless {
+            self.report.notes.push(format!(
+                "{} is damaged at byte {} ({}); nothing that is needed was there",
+                harmless.segment, harmless.from_offset, harmless.reason
+            ));
+        }
+        if let Tail::Torn { segment, offset, bytes } = &recovery.tail {
+            self.report.notes.push(format!(
+                "{segment} ended in {bytes} bytes at {offset} of a write that was cut short and \
+                 never acknowledged; they were cut off"
+            ));
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Reading everything, to know again what only damaged files told.
+
+use bytes::Bytes;
+use quoit_ring::HybridTime;
+
+use crate::codec;
+use crate::digest::{self, Digests};
+use crate::engine::Engine;
+use crate::layout::StoredKey;
+use crate::stored::{Era, Stored};
+use crate::version::SiblingSet;
+
+/// What cannot be read may be of a later era than all that can, but hardly by so many.
+const ERAS_BEHIND_DAMAGE: u32 = 1 << 16;
+
+/// What all that can be read comes to.
+pub(super) struct Scanned {
+    pub(super) digests: Digests,
+    pub(super) greatest_time: HybridTime,
+    /// No record is of a later era.
+    pub(super) greatest_era: Era,
+}
+
+/// Reads all that the tables hold. What cannot be read is left out.
+pub(super) fn scan(engine: &dyn Engine) -> Scanned {
+    let mut scanned = Scanned {
+        digests: Digests::default(),
+        greatest_time: HybridTime::ZERO,
+        greatest_era: Era(0),
+    };
+    let mut unreadable = false;
+    let mut from = Bytes::new();
+    loop {
+        let mut failed = false;
+        engine.scan(&from.clone(), None, &mut |entry| {
+            let Ok((bytes, sealed)) = entry else {
+                failed = true;
+                return false;
+            };
+            from = [&bytes[..], &[0]].concat().into();
+            unreadable |= scanned.add(bytes, &sealed).is_none();
+            true
+        });
+        unreadable |= failed;
+        match failed.then(|| after_damage(&from)).flatten() {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    if unreadable {
+        scanned.greatest_era.0 += ERAS_BEHIND_DAMAGE;
+    }
+    scanned
+}
+
+impl Scanned {
+    fn add(&mut self, bytes: Bytes, sealed: &Bytes) -> Option<()> {
+        let key = StoredKey::from_bytes(bytes).ok()?;
+        let Stored { standing, set } = Stored::open(key.bytes(), sealed).ok()?;
+        let set = codec::decode(&set).ok()?;
+        self.greatest_era = self.greatest_era.max(standing.era);
+        self.greatest_time = self.greatest_time.max(set.vector().greatest());
+        let delta = digest::delta(&key, &SiblingSet::default(), &set);
+        self.digests.apply(&key, standing.replication, delta);
+        Some(())
+    }
+}
+
+/// Where to go on after damage at or after `from`: the next digest leaf's first key.
+fn after_damage(from: &[u8]) -> Option<Bytes> {
+    let mut leaf = [0; 2];
+    let known = from.len().min(2);
+    leaf[..known].copy_from_slice(&from[..known]);
+    let next = u16::from_be_bytes(leaf).checked_add(1)?;
+    Some(Bytes::copy_from_slice(&next.to_be_bytes()))
+}
