@@ -21,7 +21,7 @@ const BATCH_MAX: usize = 512;
 /// At most so many pieces of news wait for the driver; a connection's reader waits for room.
 const NEWS_MAX: usize = 1_024;
 /// How long to wait, when closing, until the nodes were told.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Owns the session and all connections.
 pub(crate) struct Driver {

@@ -213,7 +213,10 @@ impl Config {
     pub fn load(path: &Path, environment: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let text =
             read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let directory = path.parent().unwrap_or(Path::new(""));
+        // The whole path: what `--check` prints then holds wherever it is put.
+        let whole = std::path::absolute(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let directory = whole.parent().unwrap_or(Path::new("/"));
         Self::parse(&text, directory, environment)
             .map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
     }

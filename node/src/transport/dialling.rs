@@ -4,6 +4,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,11 @@ impl Dialler {
             };
             let refused = matches!(dialled, Err(DialError::Refused(_)));
             match dialled {
-                Ok(welcomed) => self.serve(welcomed, &mut over).await,
+                Ok(welcomed) => {
+                    if self.serve(welcomed, &mut over).await.is_break() {
+                        return;
+                    }
+                }
                 Err(DialError::Unreachable(reason)) => self.say(reason),
                 Err(DialError::Refused(reason)) => {
                     self.shared.note_refusal(self.address, &reason);
@@ -87,8 +92,13 @@ impl Dialler {
         }
     }
 
-    /// Serves the connection until it ends, or until it is not wanted any more.
-    async fn serve(&mut self, welcomed: Welcomed, over: &mut oneshot::Receiver<()>) {
+    /// Serves the connection until it ends (and is to be made again), or until it is not wanted any
+    /// more.
+    async fn serve(
+        &mut self,
+        welcomed: Welcomed,
+        over: &mut oneshot::Receiver<()>,
+    ) -> ControlFlow<()> {
         let Welcomed { link, background, foreground } = welcomed;
         let (node, address) = (self.node, self.address);
         tracing::info!(%node, %address, "connected");
@@ -103,23 +113,24 @@ impl Dialler {
         let running = tasks.run();
         tokio::pin!(running);
         let ending = tokio::select! {
-            ending = &mut running => ending,
+            ending = &mut running => ControlFlow::Continue(ending),
             _ = over => {
                 Close::NotMember.close(&link.connection, "no longer a member at this address");
-                running.await
+                ControlFlow::Break(running.await)
             }
         };
         self.shared.remove_dialled(node, &link);
         self.shared.inbox.tell(Inbound::PeerDisconnected { node });
-        let reason = explain(&ending);
+        let ControlFlow::Continue(ending) = ending else { return ControlFlow::Break(()) };
         if !self.shared.is_closing() {
+            let reason = explain(&ending);
             tracing::warn!(%node, %address, reason, "connection lost");
         }
         // A peer that welcomes and then hangs up is no better than one that is not there.
-        let held = start.elapsed() >= Duration::from_millis(self.shared.limits.redial_ms_max);
-        if held {
+        if start.elapsed() >= Duration::from_millis(self.shared.limits.redial_ms_max) {
             self.failures = 0;
         }
+        ControlFlow::Continue(())
     }
 
     /// Says once why there is no connection.
@@ -136,7 +147,7 @@ impl Dialler {
         let doubled = limits.redial_ms_min.saturating_mul(1 << self.failures.min(16));
         let most =
             if refused { limits.redial_refused_ms } else { doubled.min(limits.redial_ms_max) };
-        self.failures += 1;
+        self.failures = self.failures.saturating_add(1);
         let wait = Duration::from_millis(jittered(most));
         let mut hello = self.shared.hello.subscribe();
         tokio::select! {

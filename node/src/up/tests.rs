@@ -17,6 +17,10 @@ fn options(directory: &Path) -> UpOptions {
     }
 }
 
+/// Held by each test: a child that another one forks has, until it executes its program, this one's
+/// open files too. A lock would seem taken and a program being written "busy". Ports would clash.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A pair of free ports, the second at its offset from the first, for `count` nodes in a row.
 fn free_ports(count: u16) -> u16 {
     let free = |port: u16| {
@@ -51,6 +55,7 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 #[test]
 fn the_first_time_all_is_made_and_the_second_time_found() {
+    let _alone = ALONE.blocking_lock();
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path());
     let first = prepare(&options).unwrap();
@@ -78,6 +83,7 @@ fn the_first_time_all_is_made_and_the_second_time_found() {
 
 #[test]
 fn a_preparation_that_was_cut_short_is_continued() {
+    let _alone = ALONE.blocking_lock();
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path());
     let cluster = prepare(&options).unwrap().cluster;
@@ -93,6 +99,7 @@ fn a_preparation_that_was_cut_short_is_continued() {
 
 #[test]
 fn options_that_contradict_what_is_there_are_refused() {
+    let _alone = ALONE.blocking_lock();
     let directory = tempfile::tempdir().unwrap();
     let first = UpOptions { nodes: Some(2), ..options(directory.path()) };
     assert_eq!(prepare(&first).unwrap().nodes[0].config.cluster.replication, 2);
@@ -106,6 +113,7 @@ fn options_that_contradict_what_is_there_are_refused() {
 
 #[test]
 fn impossible_options_are_refused_before_anything_is_made() {
+    let _alone = ALONE.blocking_lock();
     let directory = tempfile::tempdir().unwrap();
     let base = options(directory.path());
     for options in [
@@ -120,6 +128,7 @@ fn impossible_options_are_refused_before_anything_is_made() {
 
 #[test]
 fn a_directory_of_something_else_is_left_alone() {
+    let _alone = ALONE.blocking_lock();
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path());
     fs::create_dir(&options.directory).unwrap();
@@ -130,6 +139,7 @@ fn a_directory_of_something_else_is_left_alone() {
 
 #[test]
 fn two_at_once_are_told() {
+    let _alone = ALONE.blocking_lock();
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path());
     let _first = prepare(&options).unwrap();
@@ -138,6 +148,7 @@ fn two_at_once_are_told() {
 
 #[tokio::test]
 async fn a_port_in_use_is_named_before_anything_starts() {
+    let _alone = ALONE.lock().await;
     let directory = tempfile::tempdir().unwrap();
     let base_port = free_ports(1);
     let options =
@@ -152,6 +163,7 @@ async fn a_port_in_use_is_named_before_anything_starts() {
 
 #[tokio::test]
 async fn a_node_that_dies_at_once_is_told_with_its_last_words() {
+    let _alone = ALONE.lock().await;
     let directory = tempfile::tempdir().unwrap();
     let options =
         UpOptions { nodes: Some(1), base_port: Some(free_ports(1)), ..options(directory.path()) };
@@ -165,6 +177,7 @@ async fn a_node_that_dies_at_once_is_told_with_its_last_words() {
 
 #[tokio::test]
 async fn nodes_become_ready_die_and_stop() {
+    let _alone = ALONE.lock().await;
     let directory = tempfile::tempdir().unwrap();
     let base_port = free_ports(2);
     let options =
@@ -194,6 +207,7 @@ async fn nodes_become_ready_die_and_stop() {
 
 #[tokio::test]
 async fn a_node_that_dies_later_is_told_and_the_others_go_on() {
+    let _alone = ALONE.lock().await;
     let directory = tempfile::tempdir().unwrap();
     let options =
         UpOptions { nodes: Some(2), base_port: Some(free_ports(2)), ..options(directory.path()) };

@@ -136,9 +136,9 @@ fn a_flipped_bit_anywhere_is_told_and_hides_no_loss() {
     let (rig, held) = lived_in();
     for path in rig.disk.paths() {
         let length = rig.disk.content(&path).unwrap().len() as u64;
-        for offset in (0..length).step_by(3) {
+        for offset in (0..length).step_by(5) {
             let (disk, tables) = rig.copy_killed();
-            let bit = (offset / 3 % 8) as u8;
+            let bit = (offset / 5 % 8) as u8;
             assert!(disk.flip_bit(&path, offset, bit));
             judge(&disk, &tables, &held, &format!("{path}: bit {bit} of {offset} flipped"));
         }
@@ -194,10 +194,7 @@ fn an_unreadable_sector_is_told_and_hides_no_loss() {
         for offset in (0..length).step_by(512) {
             let (disk, tables) = rig.copy_killed();
             disk.spoil_sector(&path, offset);
-            match try_open(&disk, &tables, &options(), None) {
-                Ok(_) => drop(judge(&disk, &tables, &held, &format!("{path}: {offset} spoilt"))),
-                Err(error) => panic!("{path}: {offset} spoilt: {error:?}"),
-            }
+            judge(&disk, &tables, &held, &format!("{path}: {offset} spoilt"));
         }
     }
 }

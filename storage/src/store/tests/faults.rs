@@ -41,10 +41,12 @@ fn a_failed_write_poisons_and_its_batch_may_or_may_not_be_there() {
         assert!(matches!(rig.writer.commit(), Err(CommitError::Poisoned(_))));
         assert_eq!(rig.read(&key(1)), absent());
         let after = rig.crash();
-        assert!(after.is_clean(), "{:?}", after.report);
+        // A write that ended in the middle of a sector looks like damage, and is taken for it.
+        let doubt = |found: &Found| *found == Found::Unreadable && !after.report.damage.is_empty();
         let (zero, one) = (after.read(&key(0)), after.read(&key(1)));
-        assert!(zero == value("one", &key(0), 1) || zero == value("two", &key(0), 2));
-        assert!(one == absent() || one == value("two", &key(1), 2) && zero != value("one", &key(0), 1));
+        let (old, new) = (value("one", &key(0), 1), value("two", &key(0), 2));
+        assert!(zero == old || zero == new || doubt(&zero));
+        assert!(one == absent() || zero != old && one == value("two", &key(1), 2) || doubt(&one));
     }
 }
 
@@ -92,7 +94,7 @@ fn a_full_disk_that_takes_neither_flush_nor_checkpoint_stops_writes_and_not_read
     for tables_full in [false, true] {
         let mut rig = Rig::new(1);
         rig.apply(write(&key(0), 1, "before"));
-        rig.disk.limit(Some(rig.disk.used_bytes() + 9000));
+        rig.disk.limit(Some(rig.disk.used_bytes()));
         if tables_full {
             rig.tables.fail_flushes(u32::MAX);
         }
