@@ -127,7 +127,8 @@ impl Digests {
 
     /// The checkpoint's bytes: what is zero is left out, so that a small store has a small one.
     pub fn encode(&self) -> Bytes {
-        let held: Vec<_> = self.leaves.iter().map(|(n, leaves)| (*n, held_leaves(leaves))).collect();
+        let held: Vec<_> =
+            self.leaves.iter().map(|(n, leaves)| (*n, held_leaves(leaves))).collect();
         let leaves_bytes = |(_, held): &(u8, Vec<_>)| 5 + held.len() * LEAF_BYTES;
         let bytes = held.iter().map(leaves_bytes).sum::<usize>() + self.tables.len() * 28 + 6;
         let mut out = BytesMut::with_capacity(bytes);

@@ -4,7 +4,7 @@ use quoit_protocol::{
     ClientRequest, ClientResponse, Export, Failure, FailureCode, Get, Head, Hello, Key,
     PROTOCOL_VERSION, RecordAnswer, Scan, Welcome, Write, value_checksum,
 };
-use quoit_ring::{HybridTime, Table, VnodeIndex};
+use quoit_ring::{HybridTime, Level, Table};
 use quoit_storage::layout::{StoredKey, after_prefix, partition_prefix, vnode_range};
 use quoit_storage::version::Content;
 
@@ -16,10 +16,21 @@ use crate::operation::{OperationId, Origin, Place, not_done};
 use crate::quorum::Tally;
 use crate::replica::PAGE_ROWS_MAX;
 use crate::time::Instant;
-use crate::turn::Turn;
+use crate::turn::{Heal, Turn};
 
 /// The shortest deadline that is worth beginning with, in milliseconds.
 const DEADLINE_MS_MIN: u32 = 1;
+/// How long a node tries to heal a key.
+const HEAL_DEADLINE_MS: u32 = 5_000;
+
+/// A write whose place is known: here, or at another node.
+pub(crate) struct Placed {
+    pub(crate) deadline: Instant,
+    pub(crate) tally: Tally,
+    table: Table,
+    place: Place,
+    stored_key: StoredKey,
+}
 
 /// What all requests about keys have in common, once checked.
 struct Admitted {
@@ -66,10 +77,13 @@ impl Turn<'_> {
         })
     }
 
-    /// Takes in a client's hybrid time, unless it would drag the cluster's into the far future.
+    /// Takes in a client's hybrid time, unless it would drag the cluster's into the far future. What
+    /// this node has seen already does no more harm.
     fn observe_client(&mut self, time: HybridTime) -> Result<(), Failure> {
-        let bound = self.time().plus_ms(self.shared.config.clock_offset_ms_max);
-        if time > bound {
+        if time > self.time().max(self.shared.time_bound(self.now)) {
+            if let Some(problem) = self.shared.clock_problem.clone() {
+                return Err(not_done(FailureCode::NotServing, problem));
+            }
             return Err(not_done(
                 FailureCode::Invalid,
                 "the session's time is far ahead of this node's: begin a new session, and check \
@@ -130,21 +144,51 @@ impl Turn<'_> {
             policy: table.options.policy,
             stored_key: self.stored_key(place, &get.key)?,
             key: get.key,
-            write_required: required_of(table.options.write_level, &table)?,
+            rebuild_required: rebuild_required(&table)?,
+            unreadable: Vec::new(),
             tally: self.tally(place, required)?,
         })
     }
 
-    /// Checks a write.
+    /// Checks a read that this node makes of its own accord, to rebuild a key at one replica.
+    pub(crate) fn admit_heal(&mut self, id: OperationId, heal: &Heal) -> Result<ReadParts, Failure> {
+        let Heal { place, key, node } = heal.clone();
+        let head = Head {
+            table: place.table,
+            vnode: place.vnode,
+            configuration: place.configuration,
+            time: HybridTime::ZERO,
+            deadline_ms: HEAL_DEADLINE_MS,
+            level: None,
+        };
+        let table = self.admit(&head)?.table;
+        let required = rebuild_required(&table)?;
+        let level = Some(Level::Exactly(required));
+        let get = Get { head: Head { level, ..head }, key };
+        let mut parts = self.admit_get(id, Origin::Nobody, get)?;
+        parts.tally.refuse(node);
+        parts.unreadable.push(node);
+        Ok(parts)
+    }
+
+    /// Finds out where a write belongs.
+    pub(crate) fn place_write(&mut self, write: &Write) -> Result<Placed, Failure> {
+        let Admitted { table, place, deadline } = self.admit(&write.head)?;
+        let required = required_of(write.head.level.unwrap_or(table.options.write_level), &table)?;
+        let stored_key = self.stored_key(place, &write.key)?;
+        let tally = self.tally(place, required)?;
+        Ok(Placed { deadline, tally, table, place, stored_key })
+    }
+
+    /// Checks a write that belongs here.
     pub(crate) fn admit_write(
         &mut self,
         id: OperationId,
         origin: Origin,
         write: Write,
+        placed: Placed,
     ) -> Result<WriteParts, Failure> {
-        let Admitted { table, place, deadline } = self.admit(&write.head)?;
-        let required = required_of(write.head.level.unwrap_or(table.options.write_level), &table)?;
-        let stored_key = self.stored_key(place, &write.key)?;
+        let Placed { deadline, tally, table, place, stored_key } = placed;
         let record = self.record()?;
         let context = context::open(record.cluster, record.ring_key, &stored_key, &write.context)
             .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))?;
@@ -165,17 +209,21 @@ impl Turn<'_> {
             Some(bytes) => Content::Value { bytes, checksum: write.checksum },
             None => Content::Tombstone,
         };
-        self.shared.clock.observe(context.greatest());
-        let ttl_ms = write.ttl_ms.or(table.options.ttl_ms);
-        let expires = match (&content, ttl_ms) {
-            (Content::Value { .. }, Some(ttl_ms)) => Some(self.time().plus_ms(ttl_ms)),
-            (Content::Value { .. } | Content::Tombstone, _) => None,
+        let ttl_ms = match (&content, write.ttl_ms.or(table.options.ttl_ms)) {
+            (_, Some(0)) => {
+                return Err(not_done(
+                    FailureCode::Invalid,
+                    "a time to live must be at least 1 ms: delete the key, or leave it out",
+                ));
+            }
+            (Content::Value { .. }, ttl_ms) => ttl_ms,
+            (Content::Tombstone, _) => None,
         };
-        let tally = self.tally(place, required)?;
+        let required = tally.required();
         let reachable = tally.primaries().filter(|node| self.is_reachable(*node)).count();
-        if reachable < usize::from(required) {
+        if reachable < required {
             return Err(Failure {
-                required,
+                required: u8::try_from(required).unwrap_or(u8::MAX),
                 ..not_done(
                     FailureCode::Unavailable,
                     format!(
@@ -186,6 +234,7 @@ impl Turn<'_> {
                 )
             });
         }
+        self.shared.clock.observe(context.greatest());
         Ok(WriteParts {
             id,
             origin,
@@ -196,7 +245,7 @@ impl Turn<'_> {
             key: write.key,
             stored_key,
             content,
-            expires,
+            ttl_ms,
             context,
             tally,
         })
@@ -223,6 +272,9 @@ impl Turn<'_> {
         let token = self.stored_key(place, &key)?.token();
         let prefix = partition_prefix(token, place.table, &key.partition);
         let bound = |sort: &[u8]| bytes::Bytes::from([&prefix[..], sort].concat());
+        if scan.to.as_ref().is_some_and(|to| *to < scan.from) {
+            return Err(not_done(FailureCode::Invalid, "the range ends before it begins"));
+        }
         Ok(ScanParts {
             id,
             origin,
@@ -245,7 +297,7 @@ impl Turn<'_> {
     ) -> Result<ScanParts, Failure> {
         let Admitted { table, place, deadline } = self.admit(&export.head)?;
         let required = required_of(export.head.level.unwrap_or(table.options.read_level), &table)?;
-        let (first, to) = vnode_range(self.record()?.vnodes, VnodeIndex(place.vnode.0));
+        let (first, to) = vnode_range(self.record()?.vnodes, place.vnode);
         let from = match &export.after {
             Some(key) => {
                 let key = self.stored_key(place, key)?;
@@ -310,6 +362,14 @@ impl Turn<'_> {
 
 fn rows(limit: u32) -> u32 {
     limit.clamp(1, u32::try_from(PAGE_ROWS_MAX).expect("a small number"))
+}
+
+/// How many other replicas know, together, all that was acknowledged: those that take in every write
+/// quorum. With fewer, all others are all that is left.
+fn rebuild_required(table: &Table) -> Result<u8, Failure> {
+    let replication = table.options.replication;
+    let write_required = required_of(table.options.write_level, table)?;
+    Ok((replication - write_required + 1).min(replication - 1))
 }
 
 fn required_of(level: quoit_ring::Level, table: &Table) -> Result<u8, Failure> {

@@ -31,13 +31,23 @@ pub enum Origin {
     Nobody,
 }
 
-/// Names an operation of this core; never used again.
+/// Names an operation of this core; never used again. 48 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OperationId(pub u64);
+pub struct OperationId(u64);
 
 const SLOT_BITS: u32 = 16;
 
 impl OperationId {
+    /// The operation of that number, of which 48 bits count.
+    pub fn new(number: u64) -> Self {
+        Self(number & (u64::MAX >> SLOT_BITS))
+    }
+
+    /// The number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
     /// The id of a request that this operation makes: answers bring it back.
     pub fn request(self, slot: u16) -> u64 {
         (self.0 << SLOT_BITS) | u64::from(slot)

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use quoit_protocol::frame::{Frame, put_frame};
 use quoit_protocol::{Failure, Key, MessageError, Write, Written, decode};
 use quoit_ring::{
-    ClusterRecord, ConfigurationNumber, Epoch, HybridTime, NodeId, TableId, VnodeIndex, WallTime,
+    ClusterRecord, ConfigurationNumber, Epoch, HybridTime, TableId, VnodeIndex, WallTime,
 };
 use serde::{Deserialize, Serialize};
 
@@ -127,19 +127,19 @@ pub struct Forwarded {
     pub result: Result<Written, Failure>,
 }
 
-/// A proposal's number: the greater wins.
+/// A proposal's number: the greater wins. No two tries have one number, not even of one node
+/// before and after a restart, of which the latter does not know how far the former had counted.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 pub struct Ballot {
     /// Counts the tries.
     pub round: u64,
-    /// Who proposes.
-    pub node: NodeIdOrZero,
+    /// The number of the node that proposes; 0 in the ballot before all.
+    pub node: u64,
+    /// Drawn for this try.
+    pub nonce: u64,
 }
-
-/// A node's number, 0 in the ballot before all.
-pub type NodeIdOrZero = u64;
 
 /// Paxos, phase 1a: promise not to take part in older ballots on that epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,8 +175,10 @@ pub struct Accept {
 pub struct Accepted {
     /// The version that is to be decided.
     pub epoch: Epoch,
-    /// The ballot accepted; a greater one where it is refused.
+    /// The ballot accepted; where it is refused, the one that was promised to.
     pub ballot: Ballot,
+    /// Whether it was accepted.
+    pub accepted: bool,
 }
 
 /// This record was decided.
@@ -310,9 +312,4 @@ impl PeerMessage {
                 | Self::Welcome(_)
         )
     }
-}
-
-/// The number that stands for a node in a [`Ballot`].
-pub fn ballot_node(node: NodeId) -> NodeIdOrZero {
-    node.0
 }

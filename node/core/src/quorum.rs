@@ -51,6 +51,13 @@ impl Tally {
         self.set(node, &[Answer::NotAsked], Answer::Waiting);
     }
 
+    /// Forgets all answers: everybody is asked anew.
+    pub fn restart(&mut self) {
+        for (_, answer) in &mut self.replicas {
+            *answer = Answer::NotAsked;
+        }
+    }
+
     /// Notes a replica's good answer. Whether it was new.
     pub fn count(&mut self, node: NodeId) -> bool {
         self.set(node, &[Answer::NotAsked, Answer::Waiting, Answer::Refused], Answer::Counted)

@@ -71,6 +71,15 @@ impl ReplicaRequest {
 }
 
 impl ReplicaAnswer {
+    /// Why the replica did not do what it was asked, if it did not.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Read(found) => found.as_ref().err(),
+            Self::Merge(merged) => merged.as_ref().err(),
+            Self::Page(page) => page.as_ref().err(),
+        }
+    }
+
     /// The message that carries the answer to a peer.
     pub fn into_message(self, time: HybridTime) -> PeerMessage {
         match self {
@@ -82,8 +91,8 @@ impl ReplicaAnswer {
 }
 
 /// Checks a request against the record in force and turns it into a question to the storage worker.
-pub fn admit(record: &ClusterRecord, request: ReplicaRequest) -> Result<StorageRequest, Refusal> {
-    let head = *request.head();
+pub fn admit(record: &ClusterRecord, request: &ReplicaRequest) -> Result<StorageRequest, Refusal> {
+    let head = request.head();
     if head.vnode.0 >= record.vnodes.get() || head.configuration != record.configuration(head.vnode)
     {
         return Err(Refusal::WrongConfiguration);
@@ -91,20 +100,21 @@ pub fn admit(record: &ClusterRecord, request: ReplicaRequest) -> Result<StorageR
     let table = record.table_by_id(head.table).ok_or(Refusal::UnknownTable)?;
     match request {
         ReplicaRequest::Read(read) => {
-            Ok(StorageRequest::Read { key: stored_key(record, &head, &read.key)? })
+            Ok(StorageRequest::Read { key: stored_key(record, head, &read.key)? })
         }
         ReplicaRequest::Merge(merge) => admit_merge(record, table, merge),
         ReplicaRequest::Page(page) => {
             let (first, end) = quoit_storage::layout::vnode_range(record.vnodes, head.vnode);
             let inside = page.from >= first
                 && end.as_ref().is_none_or(|end| page.to.as_ref().is_some_and(|to| to <= end));
-            if !inside {
+            let forwards = page.to.as_ref().is_none_or(|to| page.from <= *to);
+            if !inside || !forwards {
                 return Err(Refusal::Invalid);
             }
             Ok(StorageRequest::Page {
                 table: head.table,
-                from: page.from,
-                to: page.to,
+                from: page.from.clone(),
+                to: page.to.clone(),
                 rows_max: (page.rows_max as usize).clamp(1, PAGE_ROWS_MAX),
                 bytes_max: PAGE_BYTES_MAX,
             })
@@ -115,7 +125,7 @@ pub fn admit(record: &ClusterRecord, request: ReplicaRequest) -> Result<StorageR
 fn admit_merge(
     record: &ClusterRecord,
     table: &Table,
-    merge: PeerMerge,
+    merge: &PeerMerge,
 ) -> Result<StorageRequest, Refusal> {
     let mutation = Mutation {
         key: stored_key(record, &merge.head, &merge.key)?,
@@ -163,7 +173,8 @@ fn wire_row(row: PageRow) -> WireRow {
     (row.key.bytes().clone(), set)
 }
 
-fn merged(outcome: Outcome) -> Result<(), Refusal> {
+/// A replica's answer to a merge that ended so.
+pub(crate) fn merged(outcome: Outcome) -> Result<(), Refusal> {
     match outcome {
         Outcome::Merged(_) => Ok(()),
         Outcome::Older(time) => Err(Refusal::Older(time)),

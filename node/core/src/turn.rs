@@ -12,7 +12,7 @@ use quoit_storage::version::{Actor, Dot, VersionVector};
 use crate::config::CoreConfig;
 use crate::context;
 use crate::counters::Counters;
-use crate::event::{ConnectionId, Effect, Effects, Tag};
+use crate::event::{ConnectionId, Effect, Effects, Inner, StorageAnswer, StorageRequest, Tag};
 use crate::liveness::Liveness;
 use crate::operation::{Origin, Place, not_done};
 use crate::peer::{Forwarded, Refusal};
@@ -21,11 +21,19 @@ use crate::record::Keeper;
 use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
 use crate::time::{Instant, Now};
 
-/// At most so many keys wait to be healed; others are healed when they are met again.
+/// At most so many keys are healed at a time; others are healed when they are met again.
 const HEAL_MAX: usize = 64;
 
 /// Who asked for a change of the tables.
 pub(crate) type ChangeOrigin = (ConnectionId, u64);
+
+/// A key that a replica cannot vouch for, to be rebuilt there from what the others know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Heal {
+    pub(crate) place: Place,
+    pub(crate) key: Key,
+    pub(crate) node: NodeId,
+}
 
 /// The parts of the core that outlive a turn, but for the operations themselves.
 pub(crate) struct Shared {
@@ -39,8 +47,9 @@ pub(crate) struct Shared {
     pub(crate) actors: BTreeMap<VnodeIndex, Actor>,
     /// This replica's answers that needed no storage worker.
     pub(crate) immediate: VecDeque<(u64, ReplicaAnswer)>,
-    /// Keys that a replica could not vouch for: they are read of the node's own accord.
-    pub(crate) to_heal: Vec<(Place, Key)>,
+    /// Keys that are to be read of the node's own accord, and how many are being read.
+    pub(crate) to_heal: VecDeque<Heal>,
+    pub(crate) healing: usize,
     /// Requests that the storage worker has not answered.
     pub(crate) in_storage: usize,
     /// The lease that is being made durable.
@@ -48,6 +57,58 @@ pub(crate) struct Shared {
     /// Why this node does not coordinate writes, for people; `None` if it does.
     pub(crate) clock_problem: Option<String>,
     pub(crate) storage_problem: Option<String>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: CoreConfig,
+        keeper: Keeper<ChangeOrigin>,
+        random: Random,
+        lease: HybridTime,
+    ) -> Self {
+        Self {
+            config,
+            clock: HybridClock::recover(lease),
+            liveness: Liveness::default(),
+            keeper,
+            random,
+            counters: Counters::default(),
+            actors: BTreeMap::new(),
+            immediate: VecDeque::new(),
+            to_heal: VecDeque::new(),
+            healing: 0,
+            in_storage: 0,
+            lease_wanted: HybridTime::ZERO,
+            clock_problem: None,
+            storage_problem: None,
+        }
+    }
+
+    /// Takes in the hybrid time of a peer's message, unless its clock must be wrong: one such node
+    /// would drag the whole cluster into the future, where all that may expire has expired. Nothing
+    /// is lost by that: a replica that holds a later dot says so.
+    pub(crate) fn observe_peer(&mut self, time: HybridTime, now: Now) {
+        if time <= self.time_bound(now) {
+            self.clock.observe(time);
+        }
+    }
+
+    /// No time of others is believed beyond this. It rests on the wall clock alone: a bound above
+    /// what was seen could be pushed further with each message.
+    pub(crate) fn time_bound(&self, now: Now) -> HybridTime {
+        HybridTime::at(now.wall).plus_ms(self.config.clock_offset_ms_max)
+    }
+
+    /// Notes that the storage worker has answered.
+    pub(crate) fn on_storage_answered(&mut self, tag: Tag, answer: &StorageAnswer) {
+        // The record's keeper asks on its own account, one thing at a time.
+        let counted = !matches!(tag, Tag::Inner(Inner::Vote | Inner::Record))
+            && !matches!(answer, StorageAnswer::Prepared(_));
+        if counted {
+            assert!(self.in_storage > 0, "storage answers what it was asked, once");
+            self.in_storage -= 1;
+        }
+    }
 }
 
 /// One event's turn.
@@ -113,7 +174,7 @@ impl Turn<'_> {
     /// Asks a replica; this node's own is asked in the same way.
     pub(crate) fn ask(&mut self, node: NodeId, request: u64, message: ReplicaRequest) {
         if node == self.own() {
-            self.ask_own(request, message);
+            self.ask_own(request, &message);
         } else {
             self.shared.liveness.on_asked(node, self.now.instant);
             let message = message.into_message();
@@ -121,31 +182,58 @@ impl Turn<'_> {
         }
     }
 
-    fn ask_own(&mut self, request: u64, message: ReplicaRequest) {
-        let refused = |refusal| message.refused(refusal);
-        let Some(record) = self.shared.keeper.current() else {
-            let answer = refused(Refusal::WrongConfiguration);
-            self.shared.immediate.push_back((request, answer));
-            return;
+    fn ask_own(&mut self, request: u64, message: &ReplicaRequest) {
+        let admitted = match self.shared.keeper.current() {
+            Some(record) => replica::admit(record, message),
+            None => Err(Refusal::WrongConfiguration),
         };
-        match replica::admit(record, message.clone()) {
-            Ok(storage) => self.to_storage(Tag::Own(request), storage),
+        match admitted {
+            Ok(storage) => {
+                self.before_merge(message);
+                self.to_storage(Tag::Own(request), storage);
+            }
             Err(refusal) => {
-                let answer = refused(refusal);
+                let answer = message.refused(refusal);
                 self.shared.immediate.push_back((request, answer));
             }
         }
     }
 
-    pub(crate) fn to_storage(&mut self, tag: Tag, request: crate::event::StorageRequest) {
+    /// A key that is rebuilt here was damaged or lost here, and dots that this core made for it may
+    /// be gone: it makes no more of them as the same actor.
+    pub(crate) fn before_merge(&mut self, message: &ReplicaRequest) {
+        if let ReplicaRequest::Merge(merge) = message
+            && merge.rebuild
+        {
+            self.shared.actors.remove(&merge.head.vnode);
+        }
+    }
+
+    /// Whether the place is what it was when the operation began: no request is served under a
+    /// configuration that is not in force any more.
+    pub(crate) fn is_current(&self, place: Place) -> bool {
+        self.shared.keeper.current().is_some_and(|record| {
+            record.configuration(place.vnode) == place.configuration
+                && record.table_by_id(place.table).is_some()
+        })
+    }
+
+    /// Whether the storage worker has as much to do as it may have.
+    pub(crate) fn is_storage_full(&self) -> bool {
+        self.shared.in_storage >= self.shared.config.storage_requests_max
+    }
+
+    pub(crate) fn to_storage(&mut self, tag: Tag, request: StorageRequest) {
         self.shared.in_storage += 1;
         self.effects.push(Effect::ToStorage { tag, request });
     }
 
-    /// Has a key read soon, so that the replicas that cannot vouch for it are rebuilt.
-    pub(crate) fn heal(&mut self, place: Place, key: Key) {
-        if self.shared.to_heal.len() < HEAL_MAX {
-            self.shared.to_heal.push((place, key));
+    /// Has a key read soon, so that the replica that cannot vouch for it is rebuilt.
+    pub(crate) fn heal(&mut self, place: Place, key: Key, node: NodeId) {
+        let heal = Heal { place, key, node };
+        let shared = &mut self.shared;
+        if shared.to_heal.len() + shared.healing < HEAL_MAX && !shared.to_heal.contains(&heal) {
+            shared.to_heal.push_back(heal);
         }
     }
 
@@ -159,7 +247,9 @@ impl Turn<'_> {
             ClientResponse::Failure(failure) => failure.time = time,
             ClientResponse::Welcome(_) | ClientResponse::Record(_) | ClientResponse::Status(_) => {}
         }
-        self.shared.counters.on_response(&response);
+        if origin != Origin::Nobody {
+            self.shared.counters.on_response(&response);
+        }
         match origin {
             Origin::Client { connection, request } => {
                 self.effects.push(Effect::ToClient { connection, request, message: response });

@@ -59,8 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn open(directory: &Path) -> Result<Opened, Box<dyn Error>> {
     let disk = Arc::new(FileDisk::open(directory)?);
     let (tables, _) = Tables::open(&directory.join("tables"), TablesOptions::default())?;
-    let durability =
-        if setting("SYNC", 1) == 1 { Durability::Group } else { Durability::Periodic };
+    let durability = if setting("SYNC", 1) == 1 { Durability::Group } else { Durability::Periodic };
     let options = StoreOptions { durability, ..StoreOptions::default() };
     Ok(store::open(disk, Arc::new(tables), options, None, 1)?)
 }

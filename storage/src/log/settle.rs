@@ -123,7 +123,9 @@ fn begin_afresh(
                 .max(last.header.map_or(options.segment_bytes, |header| header.length))
                 .saturating_sub(last.end),
         ),
-        None if outcome.watermark.is_some() || options.known.is_some() => Some(options.segment_bytes),
+        None if outcome.watermark.is_some() || options.known.is_some() => {
+            Some(options.segment_bytes)
+        }
         _ => None,
     };
     let lost_records = lost_bytes.map_or(0, |bytes| bytes / RECORD_HEADER_BYTES as u64 + 1);

@@ -99,6 +99,8 @@ struct Checkpoint {
     lease: HybridTime,
     era: Era,
     trusted_from: Era,
+    /// The digests are to be made anew from the tables.
+    recount_due: bool,
     digests: Digests,
 }
 
@@ -106,6 +108,8 @@ struct Checkpoint {
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 
 const CHECKPOINT_FORMAT: u8 = 1;
+/// Before the digests.
+const CHECKPOINT_FIXED_BYTES: usize = 34;
 
 /// Why a checkpoint's bytes, which are those that were saved, do not decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,26 +128,28 @@ impl Checkpoint {
             lease: HybridTime::ZERO,
             era: Era(0),
             trusted_from: Era(0),
+            recount_due: false,
             digests: Digests::default(),
         }
     }
 
     fn encode(&self) -> Bytes {
         let digests = self.digests.encode();
-        let mut out = BytesMut::with_capacity(33 + digests.len());
+        let mut out = BytesMut::with_capacity(CHECKPOINT_FIXED_BYTES + digests.len());
         out.put_u8(CHECKPOINT_FORMAT);
         out.put_u64_le(self.sequence.0);
         out.put_u64_le(self.tables.0);
         out.put_u64_le(self.lease.0);
         out.put_u32_le(self.era.0);
         out.put_u32_le(self.trusted_from.0);
+        out.put_u8(u8::from(self.recount_due));
         out.put_slice(&digests);
         out.freeze()
     }
 
     fn decode(mut input: &[u8]) -> Result<Self, CheckpointError> {
         match input.first() {
-            Some(&CHECKPOINT_FORMAT) if input.len() >= 33 => input.advance(1),
+            Some(&CHECKPOINT_FORMAT) if input.len() >= CHECKPOINT_FIXED_BYTES => input.advance(1),
             Some(&newer) if newer > CHECKPOINT_FORMAT => return Err(CheckpointError::Newer(newer)),
             _ => return Err(CheckpointError::Damaged),
         }
@@ -153,6 +159,7 @@ impl Checkpoint {
             lease: HybridTime(input.get_u64_le()),
             era: Era(input.get_u32_le()),
             trusted_from: Era(input.get_u32_le()),
+            recount_due: input.get_u8() != 0,
             digests: Digests::decode(input).ok_or(CheckpointError::Damaged)?,
         })
     }

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! record: u8 kind
-//!   1, a key: u16 length | key | u8 N | u32 CRC-32C of all before
+//!   1 or 3, a key: u16 length | key | u8 N | u32 CRC-32C of all before
 //!             | u64 leaf | i8 live | i8 tombstones | i64 bytes | envelope
 //!   2, a lease: u64 hybrid time
 //! ```
 //! The key has a checksum of its own, so that a record with damage elsewhere still tells which key
-//! it was about. No record but a lease has nine bytes.
+//! it was about. No record but a lease has nine bytes. Kind 3 is a record of a key that could not be
+//! read when it was made: what it took out of the digests is not known.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoit_ring::{ConflictPolicy, HybridTime};
@@ -20,6 +21,7 @@ use crate::version::{SiblingSet, Version, VersionVector};
 
 const KIND_KEY: u8 = 1;
 const KIND_LEASE: u8 = 2;
+const KIND_KEY_OVER_DAMAGE: u8 = 3;
 const LEASE_BYTES: usize = 9;
 const DELTA_BYTES: usize = 18;
 
@@ -59,8 +61,16 @@ pub enum Change {
 /// A record of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    Key { key: StoredKey, replication: u8, delta: Delta, sealed: Bytes },
+    Key { key: StoredKey, replication: u8, change: Counted, sealed: Bytes },
     Lease(HybridTime),
+}
+
+/// What a record changes in the digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counted {
+    pub(super) delta: Delta,
+    /// What the key held before could not be read, so `delta` leaves it in.
+    pub(super) over_damage: bool,
 }
 
 /// What a damaged record was about.
@@ -80,12 +90,18 @@ pub(super) struct KeyRecord {
 
 impl KeyRecord {
     /// Lays out the record in one buffer.
-    pub(super) fn new(key: &StoredKey, delta: Delta, standing: Standing, set: &SiblingSet) -> Self {
+    pub(super) fn new(
+        key: &StoredKey,
+        change: Counted,
+        standing: Standing,
+        set: &SiblingSet,
+    ) -> Self {
         let key = key.bytes();
+        let Counted { delta, over_damage } = change;
         let envelope_at = 3 + key.len() + 1 + 4 + DELTA_BYTES;
         let bytes = envelope_at + ENVELOPE_BYTES + codec::encoded_bytes(set);
         let mut out = BytesMut::with_capacity(bytes);
-        out.put_u8(KIND_KEY);
+        out.put_u8(if over_damage { KIND_KEY_OVER_DAMAGE } else { KIND_KEY });
         out.put_u16_le(u16::try_from(key.len()).expect("keys are bounded by their layout"));
         out.put_slice(key);
         out.put_u8(standing.replication);
@@ -127,7 +143,7 @@ impl Record {
                 let lease = HybridTime(input.try_get_u64_le().ok()?);
                 input.is_empty().then_some(Self::Lease(lease))
             }
-            KIND_KEY => {
+            kind @ (KIND_KEY | KIND_KEY_OVER_DAMAGE) => {
                 let (key, replication, length) = record_key(payload)?;
                 let mut input = payload.slice(length..);
                 if input.len() < DELTA_BYTES {
@@ -139,7 +155,8 @@ impl Record {
                     tombstones: input.get_i8(),
                     bytes: input.get_i64_le(),
                 };
-                Some(Self::Key { key, replication, delta, sealed: input })
+                let change = Counted { delta, over_damage: kind == KIND_KEY_OVER_DAMAGE };
+                Some(Self::Key { key, replication, change, sealed: input })
             }
             _ => None,
         }
@@ -153,8 +170,8 @@ impl About {
             return Self::Lease;
         }
         match record_key(payload) {
-            Some((key, replication, _)) if payload[0] == KIND_KEY => Self::Key { key, replication },
-            _ => Self::Unknown,
+            Some((key, replication, _)) => Self::Key { key, replication },
+            None => Self::Unknown,
         }
     }
 }
@@ -181,26 +198,29 @@ mod tests {
         StoredKey::new(Token(9), TableId(1), b"p", b"s").expect("short")
     }
 
-    fn record(delta: Delta) -> KeyRecord {
+    fn record(change: Counted) -> KeyRecord {
         let standing = Standing { incomplete: false, replication: 3, era: Era(1) };
-        KeyRecord::new(&key(), delta, standing, &SiblingSet::default())
+        KeyRecord::new(&key(), change, standing, &SiblingSet::default())
     }
 
     #[test]
     fn a_record_reads_back_as_it_was_laid_out() {
         let delta = Delta { leaf: 5, live: 1, tombstones: -1, bytes: -70 };
-        let record = record(delta);
-        let sealed = record.sealed();
-        assert_eq!(
-            Record::read(&record.bytes),
-            Some(Record::Key { key: key(), replication: 3, delta, sealed })
-        );
+        for over_damage in [false, true] {
+            let change = Counted { delta, over_damage };
+            let record = record(change);
+            let sealed = record.sealed();
+            assert_eq!(
+                Record::read(&record.bytes),
+                Some(Record::Key { key: key(), replication: 3, change, sealed })
+            );
+        }
         assert_eq!(Record::read(&lease_record(HybridTime(4))), Some(Record::Lease(HybridTime(4))));
     }
 
     #[test]
     fn the_key_of_a_record_damaged_elsewhere_is_still_told() {
-        let record = record(Delta::default());
+        let record = record(Counted::default());
         let head = record.envelope_at - DELTA_BYTES;
         for byte in 0..record.bytes.len() {
             let mut damaged = record.bytes.to_vec();
@@ -216,7 +236,7 @@ mod tests {
 
     #[test]
     fn cut_records_are_refused_without_a_panic() {
-        let record = record(Delta::default()).bytes;
+        let record = record(Counted::default()).bytes;
         let head = record.len() - ENVELOPE_BYTES;
         for length in 0..head {
             assert_eq!(Record::read(&record.slice(..length)), None);

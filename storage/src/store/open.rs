@@ -1,5 +1,6 @@
 //! Opening a store: checkpoint, replay, and writing down what was found.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 
@@ -107,8 +108,10 @@ pub fn open(
         era: checkpoint.era,
         trusted_from: checkpoint.trusted_from,
         digests: checkpoint.digests,
+        recount_due: false,
         batch: Batch::default(),
         poisoned: None,
+        lost_actors: BTreeSet::new(),
     };
     for (key, replication) in found.incomplete {
         writer.mark_incomplete(key, replication)?;

@@ -89,16 +89,31 @@ impl<'a> Replay<'a> {
             }
             Err(other) => return Err(other.into()),
         }
-        let had = replay.checkpoint.tables;
-        if !replay.tables_lost && replay.tables_persisted < had {
-            replay.tables_lost = true;
-            replay.distrust(&format!(
-                "the tables hold records up to {} and had {} when the checkpoint was written: \
-                 others were put in their place",
-                replay.tables_persisted.0, had.0
-            ));
+        if !replay.tables_lost && replay.tables_persisted < replay.checkpoint.tables {
+            replay.distrust_other_tables(disk)?;
         }
         Ok(replay)
+    }
+
+    /// The tables are not those that the checkpoint was written for. That is written down at once:
+    /// what is replayed into them will make it look as if they were.
+    fn distrust_other_tables(&mut self, disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
+        self.tables_lost = true;
+        let (now, before) = (self.tables_persisted.0, self.checkpoint.tables.0);
+        self.distrust(&format!(
+            "the tables hold records up to {now} and had {before} when the checkpoint was written: \
+             others were put in their place"
+        ));
+        self.begin_era(self.checkpoint.era);
+        self.checkpoint.tables = self.tables_persisted;
+        self.checkpoint.recount_due = true;
+        Ok(SmallFile::new(disk.clone(), CHECKPOINT_FILE).save(&self.checkpoint.encode())?)
+    }
+
+    /// Begins an era after all that there may have been.
+    fn begin_era(&mut self, last: Era) {
+        self.checkpoint.era = Era(self.checkpoint.era.max(last).0 + 1);
+        self.checkpoint.trusted_from = self.checkpoint.era;
     }
 
     /// How the log has to be opened.
@@ -127,9 +142,10 @@ impl<'a> Replay<'a> {
     fn take_record(&mut self, sequence: Sequence, record: Record) {
         self.report.replayed += 1;
         match record {
-            Record::Key { key, replication, delta, sealed } => {
+            Record::Key { key, replication, change, sealed } => {
                 if sequence > self.checkpoint.sequence {
-                    self.checkpoint.digests.apply(&key, replication, delta);
+                    self.checkpoint.digests.apply(&key, replication, change.delta);
+                    self.checkpoint.recount_due |= change.over_damage;
                 }
                 // A record holds all that the key held.
                 self.incomplete.remove(&key);
@@ -160,11 +176,9 @@ impl<'a> Replay<'a> {
     }
 
     fn take_damaged(&mut self, sequence: Sequence, payload: &bytes::Bytes) {
+        // Even if the tables have persisted beyond it they may lack it: an earlier start may have
+        // come so far, and no further, with this very damage.
         let damaged = format!("record {} of the commit log is damaged", sequence.0);
-        if self.tables_hold(sequence) {
-            self.report.damage.push(format!("{damaged}; the tables hold what it said"));
-            return;
-        }
         match About::read(payload) {
             About::Key { key, replication } => {
                 self.report.damage.push(format!("{damaged}: its key is rebuilt from peers"));
@@ -175,11 +189,6 @@ impl<'a> Replay<'a> {
             )),
             About::Unknown => self.distrust(&format!("{damaged} and its key cannot be told")),
         }
-    }
-
-    /// Whether a record that is not in the log any more was in the tables before.
-    fn tables_hold(&self, sequence: Sequence) -> bool {
-        !self.tables_lost && sequence <= self.tables_persisted
     }
 
     fn distrust(&mut self, why: &str) {
@@ -197,14 +206,14 @@ impl<'a> Replay<'a> {
             self.report.notes.push("the checkpoint is missing; the log tells all of it".to_owned());
         }
         let is_damaged = !self.report.damage.is_empty();
-        if is_damaged {
+        let is_recounted = is_damaged || self.checkpoint.recount_due;
+        if is_recounted {
             let scanned = scan(self.engine);
             self.checkpoint.digests = scanned.digests;
+            self.checkpoint.recount_due = false;
             self.checkpoint.lease = self.checkpoint.lease.max(scanned.greatest_time);
             if self.lost {
-                let era = self.checkpoint.era.max(scanned.greatest_era);
-                self.checkpoint.era = Era(era.0 + 1);
-                self.checkpoint.trusted_from = self.checkpoint.era;
+                self.begin_era(scanned.greatest_era);
             }
         }
         self.report.incomplete_keys = self.incomplete.len() as u64;
@@ -212,24 +221,19 @@ impl<'a> Replay<'a> {
         Ok(Found {
             checkpoint: self.checkpoint,
             incomplete: self.incomplete,
-            is_news: is_damaged || !self.had_checkpoint,
+            is_news: is_recounted || !self.had_checkpoint,
             report: self.report,
         })
     }
 
     fn judge(&mut self, recovery: &Recovery) {
         for lost in &recovery.lost {
-            let Lost { segment, from_offset, after_sequence, before_sequence, reason } = lost;
-            let place = format!("{segment} is damaged at byte {from_offset} ({reason})");
-            match before_sequence {
-                Some(before) if self.tables_hold(Sequence(before.0.saturating_sub(1))) => {
-                    self.report.damage.push(format!("{place}; the tables hold what it said"));
-                }
-                _ => self.distrust(&format!(
-                    "{place}, so that records after {} may be missing",
-                    after_sequence.0
-                )),
-            }
+            let Lost { segment, from_offset, after_sequence, reason, .. } = lost;
+            self.distrust(&format!(
+                "{segment} is damaged at byte {from_offset} ({reason}), so that records after {} \
+                 may be missing",
+                after_sequence.0
+            ));
         }
         for harmless in &recovery.harmless {
             self.report.notes.push(format!(

@@ -1,6 +1,6 @@
 //! The single writer: merges in order, commits in batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,20 +8,24 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use quoit_ring::{ConflictPolicy, HybridTime};
 
-use super::mutation::{KeyRecord, lease_record};
+use super::mutation::{Counted, KeyRecord, lease_record};
 use super::{Change, Checkpoint, Mutation, Shared, StoreOptions, lock};
 use crate::codec;
-use crate::digest::{self, Delta, Digests};
+use crate::digest::{self, Digests};
 use crate::disk::Disk;
 use crate::engine::{self, Engine, EngineError, Pressure, Sequence};
 use crate::layout::StoredKey;
 use crate::log::{Log, LogError};
 use crate::small_file::{SmallFile, SmallFileError};
 use crate::stored::{Era, Standing, Stored};
-use crate::version::{Older, SiblingSet};
+use crate::version::{Actor, Older, SiblingSet};
 
 /// No set is ever longer, not even by a merge: a record of the log must hold it.
 const MERGED_BYTES_MAX: usize = 512 << 20;
+
+/// So many actors are remembered whose writes were lost. A core takes new ones as soon as it is
+/// told, so only those of the last few batches matter.
+const LOST_ACTORS_MAX: usize = 65_536;
 
 /// When a commit counts as durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +47,9 @@ pub enum Outcome {
     /// A `latest` table holds a greater dot, or the dot is not above what the key has seen. Nothing
     /// changed: make a dot above this time.
     Older(HybridTime),
-    /// The key may have lost writes: it is not coordinated here. Nothing changed.
+    /// The key may have lost writes. It is not coordinated here: a write changed nothing. A merge
+    /// into a `latest` table was taken in, but does not count: nobody knows whether it is the
+    /// greatest.
     Incomplete,
     /// The key would have more siblings than allowed. Nothing changed.
     TooManySiblings,
@@ -75,7 +81,7 @@ pub enum CommitError {
 struct Prepared {
     key: StoredKey,
     replication: u8,
-    delta: Delta,
+    change: Counted,
     record: KeyRecord,
 }
 
@@ -85,11 +91,18 @@ struct Held {
     set: SiblingSet,
     encoded: Bytes,
     incomplete: bool,
+    /// There may be something that cannot be read.
+    is_damaged: bool,
 }
 
 impl Held {
     fn nothing(incomplete: bool) -> Self {
-        Self { set: SiblingSet::default(), encoded: Bytes::new(), incomplete }
+        let (set, encoded) = (SiblingSet::default(), Bytes::new());
+        Self { set, encoded, incomplete, is_damaged: false }
+    }
+
+    fn damaged() -> Self {
+        Self { is_damaged: true, ..Self::nothing(true) }
     }
 }
 
@@ -101,11 +114,17 @@ pub struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) options: StoreOptions,
     pub(super) digests: Digests,
+    /// The digests count something that was damaged and is written over: the next start makes them
+    /// anew from the tables.
+    pub(super) recount_due: bool,
     pub(super) lease: HybridTime,
     pub(super) era: Era,
     pub(super) trusted_from: Era,
     pub(super) batch: Batch,
     pub(super) poisoned: Option<String>,
+    /// Actors whose dots went with a batch that was not committed. They make no more: a later dot
+    /// would claim, and so erase at other replicas, those that are forgotten here.
+    pub(super) lost_actors: BTreeSet<Actor>,
 }
 
 /// What was merged and not committed.
@@ -115,6 +134,8 @@ pub(super) struct Batch {
     lease: Option<HybridTime>,
     /// What the keys of the batch hold after it.
     overlay: BTreeMap<StoredKey, Held>,
+    /// Who made the dots of the batch's own writes.
+    actors: BTreeSet<Actor>,
 }
 
 impl Writer {
@@ -132,17 +153,32 @@ impl Writer {
         let Ok(held) = self.held(&key) else {
             return Outcome::Refused("the tables cannot be read");
         };
+        let counts = policy != ConflictPolicy::Latest
+            || !held.incomplete
+            || matches!(change, Change::Merge { rebuild: true, .. });
         let merged = match change {
             Change::Write { .. } if held.incomplete => return Outcome::Incomplete,
             Change::Write { version, .. } if !version.is_intact(key.token()) => {
                 return Outcome::Corrupt;
             }
-            Change::Write { context, version } => held
-                .set
-                .write(policy, &context, version)
-                .map_err(|Older(time)| Outcome::Older(time))
-                .and_then(|set| self.check_limits(&held, set))
-                .map(|set| (set, false)),
+            Change::Write { version, .. }
+                if policy == ConflictPolicy::Siblings
+                    && self.lost_actors.contains(&version.dot.actor) =>
+            {
+                return Outcome::Refused("an earlier write was not committed: try again");
+            }
+            Change::Write { context, version } => {
+                let actor = version.dot.actor;
+                let written = held
+                    .set
+                    .write(policy, &context, version)
+                    .map_err(|Older(time)| Outcome::Older(time))
+                    .and_then(|set| self.check_limits(&held, set));
+                if written.is_ok() && policy == ConflictPolicy::Siblings {
+                    self.batch.actors.insert(actor);
+                }
+                written.map(|set| (set, false))
+            }
             Change::Merge { set, rebuild } => {
                 merge(&key, &held, &set, policy).map(|set| (set, held.incomplete && !rebuild))
             }
@@ -150,10 +186,14 @@ impl Writer {
         match merged {
             // An empty set under a mark still says that nothing is known, and one without it that
             // nothing is there, where absent keys are distrusted: both are written down.
-            Ok((set, incomplete)) if incomplete != held.incomplete || !held.set.has_same_dots(&set) => {
-                Outcome::Merged(self.put(key, replication, &held.set, set, incomplete))
+            Ok((set, incomplete))
+                if incomplete != held.incomplete || !held.set.has_same_dots(&set) =>
+            {
+                let encoded = self.put(key, replication, &held, set, incomplete);
+                if counts { Outcome::Merged(encoded) } else { Outcome::Incomplete }
             }
-            Ok(_) => Outcome::Merged(held.encoded),
+            Ok(_) if counts => Outcome::Merged(held.encoded),
+            Ok(_) => Outcome::Incomplete,
             Err(outcome) => outcome,
         }
     }
@@ -189,7 +229,13 @@ impl Writer {
         let records = batch.prepared.iter().map(|prepared| &prepared.record.bytes);
         let last = match self.log.append(records.chain(&lease).map(|record| &record[..])) {
             Ok(last) => last,
-            Err(LogError::Full(_)) => return Err(CommitError::Full),
+            Err(LogError::Full(_)) => {
+                self.lost_actors.extend(batch.actors);
+                while self.lost_actors.len() > LOST_ACTORS_MAX {
+                    self.lost_actors.pop_first();
+                }
+                return Err(CommitError::Full);
+            }
             Err(error) => return Err(self.poison(&error)),
         };
         if (self.options.durability == Durability::Group || batch.lease.is_some())
@@ -227,7 +273,8 @@ impl Writer {
         }
     }
 
-    /// The digests of all that is committed.
+    /// The digests of all that is committed. Where something that was damaged has been written over
+    /// they still count it, until the next start.
     pub fn digests(&self) -> &Digests {
         &self.digests
     }
@@ -255,6 +302,7 @@ impl Writer {
             lease: self.lease,
             era: self.era,
             trusted_from: self.trusted_from,
+            recount_due: self.recount_due,
             digests: self.digests.clone(),
         }
     }
@@ -267,10 +315,8 @@ impl Writer {
         }
         match self.engine.get(key.bytes()) {
             Ok(None) => Ok(Held::nothing(self.trusted_from > Era(0))),
-            Ok(Some(sealed)) => {
-                Ok(self.open_held(key, &sealed).unwrap_or_else(|| Held::nothing(true)))
-            }
-            Err(EngineError::Damaged(_)) => Ok(Held::nothing(true)),
+            Ok(Some(sealed)) => Ok(self.open_held(key, &sealed).unwrap_or_else(Held::damaged)),
+            Err(EngineError::Damaged(_)) => Ok(Held::damaged()),
             Err(error @ EngineError::Io(_)) => Err(error),
         }
     }
@@ -278,7 +324,7 @@ impl Writer {
     fn open_held(&self, key: &StoredKey, sealed: &Bytes) -> Option<Held> {
         let Stored { standing, set: encoded } = Stored::open(key.bytes(), sealed).ok()?;
         let incomplete = standing.incomplete || standing.era < self.trusted_from;
-        Some(Held { set: codec::decode(&encoded).ok()?, encoded, incomplete })
+        Some(Held { set: codec::decode(&encoded).ok()?, encoded, incomplete, is_damaged: false })
     }
 
     fn check_limits(&self, before: &Held, after: SiblingSet) -> Result<SiblingSet, Outcome> {
@@ -298,17 +344,18 @@ impl Writer {
         &mut self,
         key: StoredKey,
         replication: u8,
-        before: &SiblingSet,
+        before: &Held,
         set: SiblingSet,
         incomplete: bool,
     ) -> Bytes {
-        let delta = digest::delta(&key, before, &set);
+        let delta = digest::delta(&key, &before.set, &set);
+        let change = Counted { delta, over_damage: before.is_damaged };
         let standing = Standing { incomplete, replication, era: self.era };
-        let record = KeyRecord::new(&key, delta, standing, &set);
+        let record = KeyRecord::new(&key, change, standing, &set);
         let encoded = record.set();
-        let held = Held { set, encoded: encoded.clone(), incomplete };
+        let held = Held { set, encoded: encoded.clone(), incomplete, is_damaged: false };
         self.batch.overlay.insert(key.clone(), held);
-        self.batch.prepared.push(Prepared { key, replication, delta, record });
+        self.batch.prepared.push(Prepared { key, replication, change, record });
         encoded
     }
 
@@ -320,7 +367,7 @@ impl Writer {
     ) -> Result<(), EngineError> {
         let held = self.held(&key)?;
         // Whatever the mark was: a key that was never heard of differs from one that was lost.
-        self.put(key, replication, &held.set, held.set.clone(), true);
+        self.put(key, replication, &held, held.set.clone(), true);
         Ok(())
     }
 
@@ -333,7 +380,8 @@ impl Writer {
             return Err(self.poison(&error));
         }
         for prepared in &batch.prepared {
-            self.digests.apply(&prepared.key, prepared.replication, prepared.delta);
+            self.digests.apply(&prepared.key, prepared.replication, prepared.change.delta);
+            self.recount_due |= prepared.change.over_damage;
         }
         self.lease = self.lease.max(batch.lease.unwrap_or_default());
         self.shared.committed.store(last.0, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //! enough have answered. Follows riak_kv's put and get coordinators in that each is a pure
 //! state machine that is fed results.
 
+pub mod forward;
 pub mod read;
 pub mod scan;
 pub mod write;

@@ -37,12 +37,15 @@ pub(crate) struct ReadOperation {
     policy: ConflictPolicy,
     key: Key,
     stored_key: StoredKey,
-    /// W of the table: says how many other replicas a rebuild must have merged.
-    write_required: u8,
+    /// So many other replicas together know what a replica must be told that lost the key.
+    rebuild_required: u8,
     /// In the order in which replicas are asked.
     order: Vec<NodeId>,
     tally: Tally,
+    /// Until enough have come these are merged together; what comes later is merged one by one.
     answers: Vec<(NodeId, Bytes)>,
+    /// Whose answers the merged set takes in.
+    sources: Vec<NodeId>,
     unreadable: Vec<NodeId>,
     trouble: Option<String>,
     phase: Phase,
@@ -67,14 +70,16 @@ pub(crate) struct ReadParts {
     pub(crate) policy: ConflictPolicy,
     pub(crate) key: Key,
     pub(crate) stored_key: StoredKey,
-    pub(crate) write_required: u8,
+    pub(crate) rebuild_required: u8,
+    /// Replicas that are known not to vouch for the key.
+    pub(crate) unreadable: Vec<NodeId>,
     pub(crate) tally: Tally,
 }
 
 impl ReadOperation {
     /// Begins a read that was checked already.
     pub(crate) fn begin(parts: ReadParts, turn: &mut Turn<'_>) -> (Self, Progress) {
-        let order = turn.by_gladness(parts.tally.primaries(), parts.id.0);
+        let order = turn.by_gladness(parts.tally.primaries(), parts.id.number());
         let patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
         let mut read = Self {
             id: parts.id,
@@ -85,11 +90,12 @@ impl ReadOperation {
             policy: parts.policy,
             key: parts.key,
             stored_key: parts.stored_key,
-            write_required: parts.write_required,
+            rebuild_required: parts.rebuild_required,
             order,
+            answers: Vec::with_capacity(parts.tally.required()),
             tally: parts.tally,
-            answers: Vec::with_capacity(2),
-            unreadable: Vec::new(),
+            sources: Vec::new(),
+            unreadable: parts.unreadable,
             trouble: None,
             phase: Phase::Collecting,
         };
@@ -98,6 +104,11 @@ impl ReadOperation {
         }
         let progress = read.conclude(turn);
         (read, progress)
+    }
+
+    /// Whether this is a read of the node's own accord, to rebuild the key at a replica.
+    pub(crate) fn heals(&self) -> bool {
+        self.origin == Origin::Nobody
     }
 
     /// When [`ReadOperation::on_wake`] is to be called.
@@ -122,19 +133,23 @@ impl ReadOperation {
     /// A replica has answered.
     pub(crate) fn on_answer(
         &mut self,
+        from: NodeId,
         slot: u16,
         answer: ReplicaAnswer,
         turn: &mut Turn<'_>,
     ) -> Progress {
-        let Some(node) = self.tally.node(usize::from(slot % WRITE_BACK_SLOT)) else {
+        if self.tally.node(usize::from(slot % WRITE_BACK_SLOT)) != Some(from) {
             return Progress::Continue;
-        };
+        }
         match answer {
-            ReplicaAnswer::Read(found) if slot < WRITE_BACK_SLOT => {
-                self.on_found(node, found, turn)
+            ReplicaAnswer::Read(Ok(set)) if slot < WRITE_BACK_SLOT => {
+                self.on_set(from, set, turn)
+            }
+            ReplicaAnswer::Read(Err(refusal)) if slot < WRITE_BACK_SLOT => {
+                self.on_refused(from, &refusal, turn)
             }
             ReplicaAnswer::Merge(merged) if slot >= WRITE_BACK_SLOT => {
-                self.on_written_back(node, merged, turn)
+                self.on_written_back(from, merged, turn)
             }
             ReplicaAnswer::Read(_) | ReplicaAnswer::Merge(_) | ReplicaAnswer::Page(_) => {
                 Progress::Continue
@@ -142,37 +157,24 @@ impl ReadOperation {
         }
     }
 
-    fn on_found(
-        &mut self,
-        node: NodeId,
-        found: Result<Bytes, Refusal>,
-        turn: &mut Turn<'_>,
-    ) -> Progress {
-        match found {
-            Ok(set) => {
-                if !self.tally.count(node) {
-                    return Progress::Continue;
-                }
-                if let Phase::Lingering { merged } = &self.phase {
-                    if *merged != set {
-                        let merged = merged.clone();
-                        turn.shared.counters.background_repairs += 1;
-                        self.send_merge(node, merged, false, turn);
-                    }
-                    return self.linger_on(turn);
-                }
-                self.answers.push((node, set));
+    fn on_set(&mut self, node: NodeId, set: Bytes, turn: &mut Turn<'_>) -> Progress {
+        if self.tally.count(node) {
+            match self.phase {
+                Phase::Collecting | Phase::WritingBack { .. } => self.answers.push((node, set)),
+                Phase::Lingering { .. } => self.take_straggler(node, set, turn),
             }
-            Err(refusal) => {
-                if refusal == Refusal::Unreadable {
-                    self.unreadable.push(node);
-                }
-                self.trouble = Some(describe(node, &refusal));
-                self.tally.refuse(node);
-                if matches!(self.phase, Phase::Collecting) {
-                    self.ask_next(turn);
-                }
-            }
+        }
+        self.conclude(turn)
+    }
+
+    fn on_refused(&mut self, node: NodeId, refusal: &Refusal, turn: &mut Turn<'_>) -> Progress {
+        if *refusal == Refusal::Unreadable && !self.unreadable.contains(&node) {
+            self.unreadable.push(node);
+        }
+        self.trouble = Some(describe(node, refusal));
+        self.tally.refuse(node);
+        if matches!(self.phase, Phase::Collecting) {
+            self.ask_next(turn);
         }
         self.conclude(turn)
     }
@@ -184,8 +186,8 @@ impl ReadOperation {
                 Progress::Continue
             }
             Phase::Collecting => self.give_up(turn),
-            Phase::WritingBack { holders, needed, .. } if holders.len() >= *needed => {
-                self.answer(true, turn)
+            Phase::WritingBack { merged, holders, needed, .. } if holders.len() >= *needed => {
+                self.answer(merged.clone(), true, turn)
             }
             Phase::WritingBack { asked, .. } if asked.is_empty() => self.give_up(turn),
             Phase::WritingBack { .. } => Progress::Continue,
@@ -195,30 +197,23 @@ impl ReadOperation {
 
     /// R answers are there: merge them, and write back what differs.
     fn evaluate(&mut self, turn: &mut Turn<'_>) -> Progress {
-        let first = self.answers[0].1.clone();
-        if self.answers.iter().all(|(_, set)| *set == first) {
-            self.phase = Phase::WritingBack {
-                merged: first,
-                holders: Vec::new(),
-                asked: Vec::new(),
-                needed: 0,
-            };
-            return self.answer(false, turn);
+        let answers = std::mem::take(&mut self.answers);
+        let Some(((_, first), others)) = answers.split_first() else {
+            unreachable!("no level asks for nothing");
+        };
+        self.sources = answers.iter().map(|(node, _)| *node).collect();
+        if others.iter().all(|(_, set)| set == first) {
+            return self.answer(first.clone(), false, turn);
         }
-        let mut merged = SiblingSet::default();
-        for (node, set) in &self.answers {
-            match codec::decode(set) {
-                Ok(set) => merged = merged.merge(&set, self.policy),
-                Err(error) => {
-                    // The replica's checksum held, so this is a newer program's format or a bug.
-                    self.trouble = Some(format!("{node}: {error}"));
-                    return self.give_up(turn);
-                }
+        let merged = match self.merge(answers.iter().map(|(node, set)| (*node, set))) {
+            Ok(merged) => codec::encode(&merged),
+            Err(trouble) => {
+                self.trouble = Some(trouble);
+                return self.give_up(turn);
             }
-        }
-        let merged = codec::encode(&merged);
+        };
         let (holders, behind): (Vec<_>, Vec<_>) =
-            self.answers.iter().partition(|(_, set)| *set == merged);
+            answers.iter().partition(|(_, set)| *set == merged);
         let holders: Vec<NodeId> = holders.into_iter().map(|(node, _)| *node).collect();
         let asked: Vec<NodeId> = behind.into_iter().map(|(node, _)| *node).collect();
         let required = u8::try_from(self.tally.required()).expect("R has 8 bits");
@@ -227,8 +222,23 @@ impl ReadOperation {
             self.send_merge(node, merged.clone(), false, turn);
         }
         self.phase = Phase::WritingBack { merged, holders, asked, needed };
+        let patience_ms = turn.shared.config.read_patience_ms;
+        self.patience_ends = turn.instant().plus_ms(patience_ms);
         self.ask_more_holders(0, turn);
         self.conclude(turn)
+    }
+
+    /// The replica's checksum has held, so what does not decode is a newer program's or a bug's.
+    fn merge<'a>(
+        &self,
+        sets: impl Iterator<Item = (NodeId, &'a Bytes)>,
+    ) -> Result<SiblingSet, String> {
+        let mut merged = SiblingSet::default();
+        for (node, set) in sets {
+            let set = codec::decode(set).map_err(|error| format!("{node}: {error}"))?;
+            merged = merged.merge(&set, self.policy);
+        }
+        Ok(merged)
     }
 
     /// Writes back to replicas that were not read, if those that were do not suffice, or `slow` of
@@ -285,13 +295,8 @@ impl ReadOperation {
         self.conclude(turn)
     }
 
-    /// The merged set is held by enough: answer, and mend who could not vouch for the key.
-    fn answer(&mut self, repaired: bool, turn: &mut Turn<'_>) -> Progress {
-        let Phase::WritingBack { merged, .. } =
-            std::mem::replace(&mut self.phase, Phase::Collecting)
-        else {
-            unreachable!("only a merged read is answered");
-        };
+    /// The merged set is held by enough: answer, and mend who is behind or could not vouch.
+    fn answer(&mut self, merged: Bytes, repaired: bool, turn: &mut Turn<'_>) -> Progress {
         let set = match codec::decode(&merged) {
             Ok(set) => set,
             Err(error) => {
@@ -299,36 +304,74 @@ impl ReadOperation {
                 return self.give_up(turn);
             }
         };
-        self.rebuild_unreadable(&set, turn);
         let got = Got {
             time: HybridTime::ZERO,
             siblings: live_siblings(&set, turn.time()),
             context: turn.seal_context(&self.stored_key, set.vector()),
-            answered: u8::try_from(self.answers.len()).unwrap_or(u8::MAX),
+            answered: u8::try_from(self.sources.len()).unwrap_or(u8::MAX),
             repaired,
         };
         turn.reply(self.origin, got.into());
         self.phase = Phase::Lingering { merged };
         self.deadline = self.deadline.min(turn.instant().plus_ms(LINGER_MS));
         self.patience_ends = self.deadline;
+        for (node, set) in std::mem::take(&mut self.answers) {
+            self.take_straggler(node, set, turn);
+        }
         self.linger_on(turn)
     }
 
-    fn linger_on(&self, turn: &Turn<'_>) -> Progress {
-        let late = turn.instant() >= self.deadline;
-        if !late && self.tally.has_waiting() { Progress::Continue } else { Progress::Done }
+    /// An answer came too late to be waited for: whoever is behind is mended.
+    fn take_straggler(&mut self, node: NodeId, set: Bytes, turn: &mut Turn<'_>) {
+        let Phase::Lingering { merged } = &self.phase else {
+            unreachable!("before the answer nobody is late");
+        };
+        if *merged != set {
+            let before = merged.clone();
+            let Ok(both) = self.merge([(node, &before), (node, &set)].into_iter()) else { return };
+            let both = codec::encode(&both);
+            let behind = if both == before { Vec::new() } else { self.sources.clone() };
+            let late = (both != set).then_some(node);
+            for behind in behind.into_iter().chain(late) {
+                turn.shared.counters.background_repairs += 1;
+                self.send_merge(behind, both.clone(), false, turn);
+            }
+            self.phase = Phase::Lingering { merged: both };
+        }
+        self.sources.push(node);
     }
 
-    /// What the answers say of a key is all that was acknowledged, if they take in every write
-    /// quorum of the other replicas: N - W + 1 of them.
-    fn rebuild_unreadable(&self, merged: &SiblingSet, turn: &mut Turn<'_>) {
-        let enough = usize::from(self.place.replication - self.write_required + 1);
-        if self.unreadable.is_empty() || self.answers.len() < enough {
+    fn linger_on(&mut self, turn: &mut Turn<'_>) -> Progress {
+        self.rebuild_unreadable(turn);
+        if turn.instant() < self.deadline && self.tally.has_waiting() {
+            return Progress::Continue;
+        }
+        self.heal_later(turn);
+        Progress::Done
+    }
+
+    /// What enough answers together say of a key is all that was acknowledged: those that could not
+    /// vouch for it can again.
+    fn rebuild_unreadable(&mut self, turn: &mut Turn<'_>) {
+        let Phase::Lingering { merged } = &self.phase else { return };
+        if self.sources.len() < usize::from(self.rebuild_required) {
             return;
         }
-        for &node in &self.unreadable {
-            turn.shared.counters.rebuilds += 1;
-            self.send_merge(node, codec::encode(merged), true, turn);
+        let merged = merged.clone();
+        for node in std::mem::take(&mut self.unreadable) {
+            if turn.is_reachable(node) {
+                turn.shared.counters.rebuilds += 1;
+                self.send_merge(node, merged.clone(), true, turn);
+            }
+        }
+    }
+
+    /// Too few were read to rebuild the key at a replica: the node reads more of its own accord.
+    fn heal_later(&mut self, turn: &mut Turn<'_>) {
+        if !self.heals() {
+            for node in std::mem::take(&mut self.unreadable) {
+                turn.heal(self.place, self.key.clone(), node);
+            }
         }
     }
 
@@ -355,7 +398,7 @@ impl ReadOperation {
     pub(crate) fn on_wake(&mut self, turn: &mut Turn<'_>) -> Progress {
         if turn.instant() >= self.deadline {
             return match self.phase {
-                Phase::Lingering { .. } => Progress::Done,
+                Phase::Lingering { .. } => self.linger_on(turn),
                 Phase::Collecting | Phase::WritingBack { .. } => self.give_up(turn),
             };
         }
@@ -376,7 +419,9 @@ impl ReadOperation {
 
     fn give_up(&mut self, turn: &mut Turn<'_>) -> Progress {
         let (answered, required) = (self.tally.counted(), self.tally.required());
-        let trouble = self.trouble.take().unwrap_or_else(|| "time ran out".to_owned());
+        let late = turn.instant() >= self.deadline;
+        let default = if late { "time ran out" } else { "others cannot be reached" };
+        let trouble = self.trouble.take().unwrap_or_else(|| default.to_owned());
         let what = match self.phase {
             Phase::Collecting => "answered the read",
             Phase::WritingBack { .. } | Phase::Lingering { .. } => {
@@ -394,6 +439,7 @@ impl ReadOperation {
             )
         };
         turn.refuse(self.origin, failure);
+        self.heal_later(turn);
         Progress::Done
     }
 }

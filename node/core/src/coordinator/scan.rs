@@ -2,7 +2,7 @@
 //! back before the answer, as in a read of one key.
 //!
 //! A replica's page may end before the range does. Keys are complete up to the least of these ends:
-//! the answer stops there, and the next page begins after it.
+//! the answer stops there, or at its limit, and the next page begins after it.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +32,8 @@ pub(crate) struct ScanOperation {
     patience_ends: Instant,
     order: Vec<NodeId>,
     pages: Vec<(NodeId, Vec<WireRow>, bool)>,
-    /// Write-backs under way: which row, to which node.
-    repairs: Vec<(usize, NodeId)>,
+    /// Write-backs: which row, to which node; `None` once it is settled.
+    repairs: Vec<Option<(usize, NodeId)>>,
     merged: Vec<MergedRow>,
     after: Option<Key>,
     writing_back: bool,
@@ -59,14 +59,18 @@ struct MergedRow {
     key: StoredKey,
     set: SiblingSet,
     encoded: Bytes,
-    /// Replicas that are known to hold it.
+    /// So many replicas are known to hold it.
     holders: usize,
+    /// Replicas that hold it or were asked to.
+    tried: Vec<NodeId>,
+    /// So many of them have not answered.
+    open: usize,
 }
 
 impl ScanOperation {
     /// Begins a page that was checked already.
     pub(crate) fn begin(parts: ScanParts, turn: &mut Turn<'_>) -> (Self, Progress) {
-        let order = turn.by_gladness(parts.tally.primaries(), parts.id.0);
+        let order = turn.by_gladness(parts.tally.primaries(), parts.id.number());
         let patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
         let mut scan = Self {
             parts,
@@ -111,19 +115,20 @@ impl ScanOperation {
     /// A replica has answered.
     pub(crate) fn on_answer(
         &mut self,
+        from: NodeId,
         slot: u16,
         answer: ReplicaAnswer,
         turn: &mut Turn<'_>,
     ) -> Progress {
         match answer {
-            ReplicaAnswer::Page(page) if slot < WRITE_BACK_SLOT => {
-                match self.parts.tally.node(usize::from(slot)) {
-                    Some(node) => self.on_page(node, page, turn),
-                    None => Progress::Continue,
-                }
+            ReplicaAnswer::Page(page)
+                if slot < WRITE_BACK_SLOT
+                    && self.parts.tally.node(usize::from(slot)) == Some(from) =>
+            {
+                self.on_page(from, page, turn)
             }
             ReplicaAnswer::Merge(merged) if slot >= WRITE_BACK_SLOT => {
-                self.on_written_back(usize::from(slot - WRITE_BACK_SLOT), merged, turn)
+                self.on_written_back(from, usize::from(slot - WRITE_BACK_SLOT), &merged, turn)
             }
             ReplicaAnswer::Read(_) | ReplicaAnswer::Merge(_) | ReplicaAnswer::Page(_) => {
                 Progress::Continue
@@ -140,26 +145,7 @@ impl ScanOperation {
         if self.writing_back {
             return Progress::Continue;
         }
-        let page = page.and_then(|(rows, more)| {
-            let mut readable = true;
-            for (key, _) in rows.iter().filter(|(_, set)| set.is_none()) {
-                readable = false;
-                if let Ok(key) = StoredKey::from_bytes(key.clone()) {
-                    let key = Key { partition: key.partition(), sort: key.sort() };
-                    turn.heal(self.parts.place, key);
-                }
-            }
-            // A page that ends with more to come must have got somewhere.
-            let moves = !more || !rows.is_empty();
-            let ordered = rows.is_sorted_by(|a, b| a.0 < b.0);
-            if !readable {
-                Err(Refusal::Unreadable)
-            } else if moves && ordered {
-                Ok((rows, more))
-            } else {
-                Err(Refusal::Invalid)
-            }
-        });
+        let page = page.and_then(|(rows, more)| self.check_page(node, rows, more, turn));
         match page {
             Ok((rows, more)) => {
                 if self.parts.tally.count(node) {
@@ -175,6 +161,34 @@ impl ScanOperation {
         self.conclude(turn)
     }
 
+    /// A page with a key that the replica cannot vouch for is no answer, but the key is rebuilt.
+    fn check_page(
+        &self,
+        node: NodeId,
+        rows: Vec<WireRow>,
+        more: bool,
+        turn: &mut Turn<'_>,
+    ) -> Result<(Vec<WireRow>, bool), Refusal> {
+        let mut readable = true;
+        for (key, _) in rows.iter().filter(|(_, set)| set.is_none()) {
+            readable = false;
+            if let Ok(key) = StoredKey::from_bytes(key.clone()) {
+                let key = Key { partition: key.partition(), sort: key.sort() };
+                turn.heal(self.parts.place, key, node);
+            }
+        }
+        // A page that ends with more to come must have got somewhere.
+        let moves = !more || !rows.is_empty();
+        let ordered = rows.is_sorted_by(|a, b| a.0 < b.0);
+        if !readable {
+            Err(Refusal::Unreadable)
+        } else if moves && ordered {
+            Ok((rows, more))
+        } else {
+            Err(Refusal::Invalid)
+        }
+    }
+
     fn conclude(&mut self, turn: &mut Turn<'_>) -> Progress {
         let tally = &self.parts.tally;
         if !self.writing_back {
@@ -187,32 +201,43 @@ impl ScanOperation {
                 self.give_up(turn)
             };
         }
-        let required = u8::try_from(tally.required()).expect("R has 8 bits");
-        let needed = write_back_count(self.parts.place.replication, required);
-        let open = |at: usize| self.repairs.iter().any(|(row, _)| *row == at);
-        let mut short = (0..self.merged.len()).filter(|at| self.merged[*at].holders < needed);
-        match short.next() {
-            None => self.answer(turn),
-            Some(at) if open(at) || short.any(open) => Progress::Continue,
-            Some(_) => self.give_up(turn),
+        let needed = self.holders_needed();
+        let mut short = self.merged.iter().filter(|row| row.holders < needed).peekable();
+        if short.peek().is_none() {
+            return self.answer(turn);
         }
+        if short.all(|row| row.open > 0) { Progress::Continue } else { self.give_up(turn) }
+    }
+
+    fn holders_needed(&self) -> usize {
+        let required = u8::try_from(self.parts.tally.required()).expect("R has 8 bits");
+        write_back_count(self.parts.place.replication, required)
     }
 
     /// R pages are there: merge them up to where all are complete.
     fn merge(&mut self, turn: &mut Turn<'_>) -> Progress {
         self.writing_back = true;
-        let ends = self.pages.iter().filter(|(_, _, more)| *more);
-        let cut = ends.filter_map(|(_, rows, _)| rows.last()).map(|(key, _)| key.clone()).min();
+        self.patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
+        let pages = std::mem::take(&mut self.pages);
+        let ends = pages.iter().filter(|(_, _, more)| *more);
+        let mut cut = ends.filter_map(|(_, rows, _)| rows.last()).map(|(key, _)| key.clone()).min();
+        let nodes: Vec<NodeId> = pages.iter().map(|(node, ..)| *node).collect();
         let mut rows: BTreeMap<Bytes, Vec<(NodeId, Bytes)>> = BTreeMap::new();
-        for (node, page, _) in &self.pages {
+        for (node, page, _) in pages {
             for (key, set) in page {
-                if cut.as_ref().is_none_or(|cut| key <= cut) {
-                    let set = set.clone().expect("checked when the page came");
-                    rows.entry(key.clone()).or_default().push((*node, set));
+                if cut.as_ref().is_none_or(|cut| key <= *cut) {
+                    let set = set.expect("checked when the page came");
+                    rows.entry(key).or_default().push((node, set));
                 }
             }
         }
-        let nodes: Vec<NodeId> = self.pages.iter().map(|(node, ..)| *node).collect();
+        // Replicas that differ have more rows together than any page of theirs.
+        let limit = usize::try_from(self.parts.limit).unwrap_or(usize::MAX);
+        if rows.len() > limit {
+            let first_beyond = rows.keys().nth(limit).cloned().expect("there are more");
+            rows.split_off(&first_beyond);
+            cut = rows.keys().next_back().cloned();
+        }
         for (key, held) in rows {
             if let Err(trouble) = self.merge_row(key, &held, &nodes, turn) {
                 self.trouble = Some(trouble);
@@ -241,39 +266,63 @@ impl ScanOperation {
         let encoded = codec::encode(&set);
         let holds =
             |node: &NodeId| held.iter().any(|(other, set)| other == node && *set == encoded);
-        let holders = nodes.iter().filter(|node| holds(node)).count();
-        let row = self.merged.len();
-        for node in nodes.iter().filter(|node| !holds(node)) {
-            let Ok(slot) = u16::try_from(self.repairs.len() + usize::from(WRITE_BACK_SLOT)) else {
-                return Err("too many keys of one page differ between replicas".to_owned());
-            };
-            let merge = PeerMerge {
-                head: self.parts.place.head(turn.time(), turn.instant(), self.parts.deadline),
-                key: Key { partition: key.partition(), sort: key.sort() },
-                set: encoded.clone(),
-                rebuild: false,
-            };
-            self.repairs.push((row, *node));
-            turn.ask(*node, self.parts.id.request(slot), ReplicaRequest::Merge(merge));
-        }
-        self.merged.push(MergedRow { key, set, encoded, holders });
+        let (tried, behind): (Vec<NodeId>, Vec<NodeId>) = nodes.iter().partition(|node| holds(node));
+        let holders = tried.len();
+        self.merged.push(MergedRow { key, set, encoded, holders, tried, open: 0 });
+        let row = self.merged.len() - 1;
+        behind.into_iter().for_each(|node| self.write_back(row, node, turn));
         Ok(())
+    }
+
+    fn write_back(&mut self, row: usize, node: NodeId, turn: &mut Turn<'_>) {
+        // Beyond the slots of one operation rows stay short, and the page is given up.
+        let Ok(slot) = u16::try_from(self.repairs.len() + usize::from(WRITE_BACK_SLOT)) else {
+            return;
+        };
+        self.repairs.push(Some((row, node)));
+        let held = &mut self.merged[row];
+        held.tried.push(node);
+        held.open += 1;
+        let merge = PeerMerge {
+            head: self.parts.place.head(turn.time(), turn.instant(), self.parts.deadline),
+            key: Key { partition: held.key.partition(), sort: held.key.sort() },
+            set: held.encoded.clone(),
+            rebuild: false,
+        };
+        turn.ask(node, self.parts.id.request(slot), ReplicaRequest::Merge(merge));
+    }
+
+    /// Writes a row back to a replica that was not tried, in place of one that is slow, lost or
+    /// full: any quorum will do.
+    fn write_back_elsewhere(&mut self, row: usize, turn: &mut Turn<'_>) {
+        let tried = &self.merged[row].tried;
+        let free = |node: &&NodeId| !tried.contains(node) && turn.is_reachable(**node);
+        if let Some(&node) = self.order.iter().find(free) {
+            self.write_back(row, node, turn);
+        }
     }
 
     fn on_written_back(
         &mut self,
+        from: NodeId,
         repair: usize,
-        merged: Result<(), Refusal>,
+        merged: &Result<(), Refusal>,
         turn: &mut Turn<'_>,
     ) -> Progress {
-        let Some(&(row, node)) = self.repairs.get(repair) else { return Progress::Continue };
-        let Some(held) = self.merged.get_mut(row) else { return Progress::Continue };
-        match merged {
-            Ok(()) | Err(Refusal::Older(_)) => held.holders += 1,
-            Err(refusal) => self.trouble = Some(describe(node, &refusal)),
+        let Some(&Some((row, node))) = self.repairs.get(repair) else { return Progress::Continue };
+        if node != from {
+            return Progress::Continue;
         }
-        // Settled either way: no row stands there any more.
-        self.repairs[repair].0 = usize::MAX;
+        self.repairs[repair] = None;
+        self.merged[row].open -= 1;
+        match merged {
+            // What is later than the merged set is no less than it.
+            Ok(()) | Err(Refusal::Older(_)) => self.merged[row].holders += 1,
+            Err(refusal) => {
+                self.trouble = Some(describe(node, refusal));
+                self.write_back_elsewhere(row, turn);
+            }
+        }
         self.conclude(turn)
     }
 
@@ -298,13 +347,16 @@ impl ScanOperation {
     /// The connection to a peer is gone.
     pub(crate) fn on_peer_lost(&mut self, node: NodeId, turn: &mut Turn<'_>) -> Progress {
         if self.writing_back {
-            let lost: Vec<usize> = (0..self.repairs.len())
-                .filter(|at| self.repairs[*at].0 != usize::MAX && self.repairs[*at].1 == node)
-                .collect();
-            for at in lost {
-                self.repairs[at].0 = usize::MAX;
+            for repair in 0..self.repairs.len() {
+                if let Some((row, to)) = self.repairs[repair]
+                    && to == node
+                {
+                    self.trouble = Some(format!("the connection to {node} was lost"));
+                    self.repairs[repair] = None;
+                    self.merged[row].open -= 1;
+                    self.write_back_elsewhere(row, turn);
+                }
             }
-            self.trouble = Some(format!("the connection to {node} was lost"));
         } else if self.parts.tally.is_waiting(node) {
             self.parts.tally.refuse(node);
             self.trouble = Some(format!("the connection to {node} was lost"));
@@ -320,8 +372,13 @@ impl ScanOperation {
         }
         if turn.instant() >= self.patience_ends {
             self.patience_ends = self.parts.deadline;
+            turn.shared.counters.impatient_reads += 1;
             if self.writing_back {
-                self.write_back_elsewhere(turn);
+                for row in 0..self.merged.len() {
+                    if self.merged[row].open > 0 {
+                        self.write_back_elsewhere(row, turn);
+                    }
+                }
             } else {
                 while self.ask_next(turn) {}
             }
@@ -329,32 +386,11 @@ impl ScanOperation {
         self.conclude(turn)
     }
 
-    /// Rows that too few hold yet go to replicas that were not read, in place of the slow ones.
-    fn write_back_elsewhere(&mut self, turn: &mut Turn<'_>) {
-        let read: Vec<NodeId> = self.pages.iter().map(|(node, ..)| *node).collect();
-        let reachable = |node: &&NodeId| !read.contains(node) && turn.is_reachable(**node);
-        let Some(&node) = self.order.iter().find(reachable) else { return };
-        let open: std::collections::BTreeSet<usize> =
-            self.repairs.iter().map(|(row, _)| *row).filter(|row| *row != usize::MAX).collect();
-        for row in open {
-            let Ok(slot) = u16::try_from(self.repairs.len() + usize::from(WRITE_BACK_SLOT)) else {
-                return;
-            };
-            let merged = &self.merged[row];
-            let merge = PeerMerge {
-                head: self.parts.place.head(turn.time(), turn.instant(), self.parts.deadline),
-                key: Key { partition: merged.key.partition(), sort: merged.key.sort() },
-                set: merged.encoded.clone(),
-                rebuild: false,
-            };
-            self.repairs.push((row, node));
-            turn.ask(node, self.parts.id.request(slot), ReplicaRequest::Merge(merge));
-        }
-    }
-
     fn give_up(&mut self, turn: &mut Turn<'_>) -> Progress {
         let (answered, required) = (self.parts.tally.counted(), self.parts.tally.required());
-        let trouble = self.trouble.take().unwrap_or_else(|| "time ran out".to_owned());
+        let late = turn.instant() >= self.parts.deadline;
+        let default = if late { "time ran out" } else { "others cannot be reached" };
+        let trouble = self.trouble.take().unwrap_or_else(|| default.to_owned());
         let failure = Failure {
             answered: u8::try_from(answered).unwrap_or(u8::MAX),
             required: u8::try_from(required).unwrap_or(u8::MAX),

@@ -17,7 +17,7 @@ use crate::event::{StorageRequest, Tag};
 use crate::operation::{OperationId, Origin, Place, not_done};
 use crate::peer::{PeerMerge, Refusal};
 use crate::quorum::Tally;
-use crate::replica::{ReplicaAnswer, ReplicaRequest};
+use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
 use crate::time::Instant;
 use crate::turn::Turn;
 
@@ -32,29 +32,36 @@ pub(crate) enum Progress {
     Done,
 }
 
+/// At most so many clients wait for one write that was sent again.
+const ORIGINS_MAX: usize = 16;
+
 /// A write on its way.
 #[derive(Debug)]
 pub(crate) struct WriteOperation {
-    pub(crate) id: OperationId,
+    id: OperationId,
     /// Who waits: more than one where a write was sent again under its id.
-    pub(crate) origins: Vec<Origin>,
+    origins: Vec<Origin>,
     pub(crate) write_id: Option<WriteId>,
-    pub(crate) deadline: Instant,
-    pub(crate) place: Place,
-    pub(crate) policy: ConflictPolicy,
-    pub(crate) key: Key,
-    pub(crate) stored_key: StoredKey,
-    pub(crate) content: Content,
-    pub(crate) expires: Option<HybridTime>,
-    pub(crate) context: VersionVector,
-    pub(crate) tally: Tally,
+    deadline: Instant,
+    place: Place,
+    policy: ConflictPolicy,
+    key: Key,
+    stored_key: StoredKey,
+    content: Content,
+    ttl_ms: Option<u64>,
+    context: VersionVector,
+    tally: Tally,
     round: u8,
-    /// What is replicated in this round, once it is known.
-    set: Option<Bytes>,
+    /// What the writer has seen once this round's set is acknowledged; `None` until that is known.
+    seen: Option<VersionVector>,
+    /// The next dot cannot be made before the clock's lease is longer.
+    waits_for_lease: bool,
     /// Whether anything was handed to a storage worker or a peer.
     handed: bool,
     /// What went wrong last, for people.
     trouble: Option<String>,
+    /// The good end, for those who send the write again.
+    pub(crate) written: Option<Written>,
 }
 
 /// What a write is made of.
@@ -68,7 +75,7 @@ pub(crate) struct WriteParts {
     pub(crate) key: Key,
     pub(crate) stored_key: StoredKey,
     pub(crate) content: Content,
-    pub(crate) expires: Option<HybridTime>,
+    pub(crate) ttl_ms: Option<u64>,
     pub(crate) context: VersionVector,
     pub(crate) tally: Tally,
 }
@@ -89,44 +96,74 @@ impl WriteOperation {
             key: parts.key,
             stored_key: parts.stored_key,
             content: parts.content,
-            expires: parts.expires,
+            ttl_ms: parts.ttl_ms,
             context: parts.context,
             tally: parts.tally,
             round: 0,
-            set: None,
+            seen: None,
+            waits_for_lease: false,
             handed: false,
             trouble: None,
+            written: None,
         };
         write.begin_round(turn)?;
         Ok(write)
     }
 
+    /// When [`WriteOperation::on_wake`] is to be called.
+    pub(crate) fn wake(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Another client, or the same again, waits for this write.
+    pub(crate) fn join(&mut self, origin: Origin, turn: &mut Turn<'_>) {
+        if self.origins.len() < ORIGINS_MAX {
+            self.origins.push(origin);
+        } else {
+            // The write itself may well be done.
+            let failure = Failure {
+                unknown: true,
+                ..not_done(FailureCode::Overloaded, "too many wait for this write already")
+            };
+            turn.refuse(origin, failure);
+        }
+    }
+
     /// Draws a dot and hands the write out under it.
     fn begin_round(&mut self, turn: &mut Turn<'_>) -> Result<(), Failure> {
         let dot = turn.dot(self.place.vnode)?;
-        let version = Version { dot, content: self.content.clone(), expires: self.expires };
-        self.set = None;
+        // Counted from the dot: a clock that others have pushed on must not use up the time.
+        let expires = self.ttl_ms.map(|ttl_ms| dot.time.plus_ms(ttl_ms));
+        let version = Version { dot, content: self.content.clone(), expires };
+        self.handed = true;
         match self.policy {
             ConflictPolicy::Latest => {
-                let nodes: Vec<NodeId> = self.tally.primaries().collect();
-                self.replicate(codec::encode(&SiblingSet::of(version)), &nodes, turn);
+                let set = SiblingSet::of(version);
+                self.seen = Some(set.vector().clone());
+                let encoded = codec::encode(&set);
+                self.merge_here(Change::Merge { set, rebuild: false }, false, turn);
+                self.replicate(&encoded, turn);
             }
             ConflictPolicy::Siblings => {
-                let mutation = Mutation {
-                    key: self.stored_key.clone(),
-                    replication: self.place.replication,
-                    policy: self.policy,
-                    change: Change::Write { context: self.context.clone(), version },
-                };
-                let request =
-                    StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared: true };
-                let slot = self.slot(turn.own());
-                turn.to_storage(Tag::Own(self.id.request(slot)), request);
-                self.tally.ask(turn.own());
-                self.handed = true;
+                self.seen = None;
+                let context = self.context.clone();
+                self.merge_here(Change::Write { context, version }, true, turn);
             }
         }
         Ok(())
+    }
+
+    fn merge_here(&mut self, change: Change, wants_prepared: bool, turn: &mut Turn<'_>) {
+        let mutation = Mutation {
+            key: self.stored_key.clone(),
+            replication: self.place.replication,
+            policy: self.policy,
+            change,
+        };
+        let slot = self.slot(turn.own());
+        self.tally.ask(turn.own());
+        let request = StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared };
+        turn.to_storage(Tag::Own(self.id.request(slot)), request);
     }
 
     fn slot(&self, node: NodeId) -> u16 {
@@ -134,19 +171,20 @@ impl WriteOperation {
         u16::from(self.round) << 8 | u16::try_from(place).expect("N has 8 bits")
     }
 
-    fn replicate(&mut self, set: Bytes, nodes: &[NodeId], turn: &mut Turn<'_>) {
+    /// Sends the set to the other primaries.
+    fn replicate(&mut self, set: &Bytes, turn: &mut Turn<'_>) {
         let head = self.place.head(turn.time(), turn.instant(), self.deadline);
-        for &node in nodes {
+        let own = turn.own();
+        let others: Vec<NodeId> = self.tally.primaries().filter(|node| *node != own).collect();
+        for node in others {
             if !turn.is_reachable(node) {
                 self.tally.refuse(node);
                 continue;
             }
             let merge = PeerMerge { head, key: self.key.clone(), set: set.clone(), rebuild: false };
             self.tally.ask(node);
-            self.handed = true;
             turn.ask(node, self.id.request(self.slot(node)), ReplicaRequest::Merge(merge));
         }
-        self.set = Some(set);
     }
 
     /// This replica has merged the write; the log is being synced.
@@ -154,13 +192,17 @@ impl WriteOperation {
         if slot >> 8 != u16::from(self.round) {
             return Progress::Continue;
         }
-        let own = turn.own();
-        let others: Vec<NodeId> = self.tally.primaries().filter(|node| *node != own).collect();
-        self.replicate(set, &others, turn);
-        Progress::Continue
+        let merged = codec::decode(&set).expect("this node's storage worker encoded it");
+        // If siblings remain that the writer did not read, a context that covers its own dot would
+        // claim, by the vector's nature, earlier dots of the same actor as well: so it gets back
+        // what it came with, and reads before it resolves them.
+        let alone = merged.versions().len() == 1;
+        self.seen = Some(if alone { merged.vector().clone() } else { self.context.clone() });
+        self.replicate(&set, turn);
+        self.conclude(turn)
     }
 
-    /// This replica's own write was refused before it was merged, or is durable.
+    /// This replica's own write is durable, or was refused before it was merged.
     pub(crate) fn on_applied(
         &mut self,
         slot: u16,
@@ -169,21 +211,18 @@ impl WriteOperation {
     ) -> Progress {
         let refused = |code, message: &str| not_done(code, message);
         let failure = match outcome {
-            Outcome::Merged(_) => return self.on_answer(slot, ReplicaAnswer::Merge(Ok(())), turn),
-            Outcome::Older(time) => {
-                return self.on_answer(slot, ReplicaAnswer::Merge(Err(Refusal::Older(time))), turn);
-            }
-            // In a `latest` table these are one replica's trouble; in a `siblings` table nothing
+            // In a `latest` table a refusal is one replica's trouble; in a `siblings` table nothing
             // was handed to the others yet.
-            other if self.policy == ConflictPolicy::Latest => {
-                let refusal = match other {
-                    Outcome::Refused(reason) => Refusal::Storage(reason.to_owned()),
-                    _ => Refusal::Invalid,
-                };
-                return self.on_answer(slot, ReplicaAnswer::Merge(Err(refusal)), turn);
+            outcome if self.policy == ConflictPolicy::Latest => {
+                let answer = ReplicaAnswer::Merge(replica::merged(outcome));
+                return self.on_answer(turn.own(), slot, answer, turn);
+            }
+            outcome @ (Outcome::Merged(_) | Outcome::Older(_)) => {
+                let answer = ReplicaAnswer::Merge(replica::merged(outcome));
+                return self.on_answer(turn.own(), slot, answer, turn);
             }
             Outcome::Incomplete => {
-                turn.heal(self.place, self.key.clone());
+                turn.heal(self.place, self.key.clone(), turn.own());
                 refused(
                     FailureCode::NotServing,
                     "this replica may have lost writes of the key and does not coordinate it",
@@ -209,20 +248,19 @@ impl WriteOperation {
     /// A primary has answered.
     pub(crate) fn on_answer(
         &mut self,
+        from: NodeId,
         slot: u16,
         answer: ReplicaAnswer,
         turn: &mut Turn<'_>,
     ) -> Progress {
         let ReplicaAnswer::Merge(merged) = answer else { return Progress::Continue };
-        let Some(node) = self.tally.node(usize::from(slot & 0xff)) else {
-            return Progress::Continue;
-        };
-        if slot >> 8 != u16::from(self.round) {
+        let expected = self.tally.node(usize::from(slot & 0xff)) == Some(from);
+        if !expected || slot >> 8 != u16::from(self.round) {
             return Progress::Continue;
         }
         match merged {
             Ok(()) => {
-                self.tally.count(node);
+                self.tally.count(from);
             }
             Err(Refusal::Older(time)) => {
                 turn.shared.clock.observe(time);
@@ -230,11 +268,14 @@ impl WriteOperation {
                     return self.next_round(turn);
                 }
                 self.trouble = Some("other writers of the key were always later".to_owned());
-                self.tally.refuse(node);
+                self.tally.refuse(from);
             }
             Err(refusal) => {
-                self.trouble = Some(describe(node, &refusal));
-                self.tally.refuse(node);
+                if refusal == Refusal::Unreadable {
+                    turn.heal(self.place, self.key.clone(), from);
+                }
+                self.trouble = Some(describe(from, &refusal));
+                self.tally.refuse(from);
             }
         }
         self.conclude(turn)
@@ -242,19 +283,32 @@ impl WriteOperation {
 
     /// Sends the write again under a greater dot; answers to the dot before count no more.
     fn next_round(&mut self, turn: &mut Turn<'_>) -> Progress {
+        if !turn.is_current(self.place) {
+            self.trouble = Some("the owners of the key have changed".to_owned());
+            return self.give_up(turn);
+        }
         turn.shared.counters.older += 1;
         self.round += 1;
-        let required = u8::try_from(self.tally.required()).expect("W has 8 bits");
-        let primaries: Vec<_> =
-            self.tally.primaries().map(quoit_ring::Preference::Primary).collect();
-        self.tally = Tally::strict(primaries.into_iter(), required);
-        match self.begin_round(turn) {
-            Ok(()) => self.conclude(turn),
-            Err(failure) => {
-                self.trouble = Some(failure.message);
-                self.give_up(turn)
-            }
+        self.seen = None;
+        self.tally.restart();
+        // What was seen may lie beyond the lease: then the write goes on when that is longer.
+        self.waits_for_lease = self.begin_round(turn).is_err();
+        self.conclude(turn)
+    }
+
+    /// Whether [`WriteOperation::on_lease`] is to be called once the lease is longer.
+    pub(crate) fn waits_for_lease(&self) -> bool {
+        self.waits_for_lease
+    }
+
+    /// The clock's lease is longer.
+    pub(crate) fn on_lease(&mut self, turn: &mut Turn<'_>) -> Progress {
+        if !turn.is_current(self.place) {
+            self.trouble = Some("the owners of the key have changed".to_owned());
+            return self.give_up(turn);
         }
+        self.waits_for_lease = self.begin_round(turn).is_err();
+        self.conclude(turn)
     }
 
     /// The connection to a peer is gone: what it was asked may or may not be done.
@@ -276,32 +330,29 @@ impl WriteOperation {
     }
 
     fn conclude(&mut self, turn: &mut Turn<'_>) -> Progress {
+        if self.waits_for_lease {
+            return Progress::Continue;
+        }
         if self.tally.is_reached()
-            && let Some(set) = &self.set
+            && let Some(seen) = &self.seen
         {
-            let set = codec::decode(set).expect("this core or its storage worker encoded it");
-            let context = self.context_after(&set, turn);
-            let acknowledged = u8::try_from(self.tally.counted()).unwrap_or(u8::MAX);
-            let written = Written { time: HybridTime::ZERO, context, acknowledged };
+            let written = Written {
+                time: HybridTime::ZERO,
+                context: turn.seal_context(&self.stored_key, seen),
+                acknowledged: u8::try_from(self.tally.counted()).unwrap_or(u8::MAX),
+            };
             for origin in std::mem::take(&mut self.origins) {
                 turn.reply(origin, written.clone().into());
             }
+            self.written = Some(written);
             return Progress::Done;
         }
         // Before the set is known nobody else was asked, so all hangs on this replica.
-        let hope = match self.set {
+        let hope = match self.seen {
             None => self.tally.is_waiting(turn.own()),
             Some(_) => self.tally.can_be_reached(),
         };
         if hope { Progress::Continue } else { self.give_up(turn) }
-    }
-
-    /// What the writer has seen now. If siblings remain that it did not read, a context that covers
-    /// its own dot would claim, by the vector's nature, earlier dots of the same actor as well: so
-    /// it gets back what it came with, and reads before it resolves them.
-    fn context_after(&self, set: &SiblingSet, turn: &Turn<'_>) -> Bytes {
-        let seen = if set.versions().len() == 1 { set.vector() } else { &self.context };
-        turn.seal_context(&self.stored_key, seen)
     }
 
     fn give_up(&mut self, turn: &mut Turn<'_>) -> Progress {

@@ -28,7 +28,7 @@ impl<O: Clone> Keeper<O> {
         }
         // Who is behind does not know who votes, nor what was decided before.
         let next = epoch.0 == self.epoch().0 + 1;
-        if next && !self.failed && self.voters().contains(&self.node) {
+        if next && self.voters().contains(&self.node) {
             if self.vote.epoch < epoch {
                 self.vote = Vote { epoch, ..Vote::default() };
             }
@@ -49,8 +49,9 @@ impl<O: Clone> Keeper<O> {
         }
         if prepare.ballot > self.vote.promised {
             self.vote.promised = prepare.ballot;
-            self.save_vote(effects);
+            self.vote_unsaved = true;
         }
+        self.save_vote(effects);
         let promise = Promise {
             epoch: prepare.epoch,
             ballot: self.vote.promised,
@@ -73,16 +74,22 @@ impl<O: Clone> Keeper<O> {
         {
             return;
         }
-        if accept.ballot >= self.vote.promised {
+        let accepted = accept.ballot >= self.vote.promised;
+        if accepted {
             self.vote.promised = accept.ballot;
             self.vote.accepted = Some((accept.ballot, accept.record));
-            self.save_vote(effects);
+            self.vote_unsaved = true;
         }
-        let accepted = Accepted { epoch, ballot: self.vote.promised };
-        self.answer_when_saved(from, request, accepted.into(), effects);
+        self.save_vote(effects);
+        let answer = Accepted { epoch, ballot: self.vote.promised, accepted };
+        self.answer_when_saved(from, request, answer.into(), effects);
     }
 
+    /// Asks for the vote to be saved, where it is not being saved as it is.
     fn save_vote(&mut self, effects: &mut Effects) {
+        if !std::mem::take(&mut self.vote_unsaved) {
+            return;
+        }
         self.saves_asked += 1;
         let request = StorageRequest::Save { name: VOTE_FILE, bytes: write_file(&self.vote) };
         effects.push(Effect::ToStorage { tag: Tag::Inner(Inner::Vote), request });
@@ -103,7 +110,8 @@ impl<O: Clone> Keeper<O> {
         }
     }
 
-    /// A vote is durable, or cannot be made so: then this voter has nothing more to say.
+    /// The vote is durable as it was when it was handed over; or it is not, and what rests on it is
+    /// never told. Who asks again has it saved again.
     pub fn on_vote_saved(
         &mut self,
         result: Result<(), String>,
@@ -112,17 +120,17 @@ impl<O: Clone> Keeper<O> {
         outcomes: &mut Vec<super::Outcome<O>>,
     ) {
         self.saves_done += 1;
-        if let Err(reason) = result {
-            self.failed = true;
-            self.answers.clear();
+        if let Err(reason) = &result {
+            self.vote_unsaved = true;
             effects.push(Effect::Note(format!("the vote cannot be saved: {reason}")));
-            return;
         }
         while let Some((save, ..)) = self.answers.front()
             && *save <= self.saves_done
         {
             let (_, to, request, message) = self.answers.pop_front().expect("just seen");
-            self.send(to, request, message, effects);
+            if result.is_ok() {
+                self.send(to, request, message, effects);
+            }
         }
         self.drain_loopback(now, effects);
         self.work_on_changes(now, effects, outcomes);

@@ -19,7 +19,7 @@ pub use acceptor::Vote;
 
 use crate::event::{Effect, Effects, Inner, StorageRequest, Tag};
 use crate::handshake::{Genesis, record_hash};
-use crate::peer::{AskRecord, Ballot, Decided, PeerMessage};
+use crate::peer::{AskRecord, Decided, PeerMessage};
 use crate::random::Random;
 use crate::time::Instant;
 use proposer::Proposal;
@@ -86,8 +86,8 @@ pub struct Keeper<O> {
     random: Random,
     /// Messages to this very node.
     loopback: VecDeque<PeerMessage>,
-    /// A disk failure has taken the vote: the node takes no part in rounds until it restarts.
-    failed: bool,
+    /// The vote differs from what the disk is known to hold or being given.
+    vote_unsaved: bool,
 }
 
 /// What must be kept beside the record for a restart.
@@ -178,7 +178,7 @@ impl<O: Clone> Keeper<O> {
             asked_at: None,
             random,
             loopback: VecDeque::new(),
-            failed: false,
+            vote_unsaved: false,
         }
     }
 
@@ -462,7 +462,5 @@ fn next_record<O>(
     Ok(next)
 }
 
-/// The ballot of a node's try.
-fn ballot(round: u64, node: NodeId) -> Ballot {
-    Ballot { round, node: node.0 }
-}
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quoit_ring::{ClusterRecord, Epoch, NodeId, RingKey, assignment};
 
-use super::{Keeper, ballot};
+use super::Keeper;
 use crate::event::{Effect, Effects};
 use crate::peer::{Accept, Accepted, Ballot, Decided, Prepare, Promise};
 use crate::time::Instant;
@@ -60,7 +60,11 @@ impl<O: Clone> Keeper<O> {
         let proposal = Proposal {
             epoch: record.epoch,
             deadline: now.plus_ms(TRY_MS),
-            ballot: ballot(self.round_seen, self.node),
+            ballot: Ballot {
+                round: self.round_seen,
+                node: self.node.0,
+                nonce: self.random.draw(),
+            },
             voters: self.voters(),
             record,
             promises: BTreeMap::new(),
@@ -128,7 +132,8 @@ impl<O: Clone> Keeper<O> {
             self.back_off(now);
             return;
         }
-        if accepted.ballot < proposal.ballot {
+        // A refusal of an earlier try may name this try's ballot, to which the voter has promised.
+        if accepted.ballot < proposal.ballot || !accepted.accepted {
             return;
         }
         proposal.accepted.insert(from);

@@ -104,7 +104,12 @@ impl Model {
                 assert!(self.rig.writer.pressure() == crate::engine::Pressure::Halt);
                 continue;
             }
-            assert_eq!(outcome, expected.clone().map_or_else(|outcome| outcome, |set| Outcome::Merged(codec::encode(&set))));
+            assert_eq!(
+                outcome,
+                expected
+                    .clone()
+                    .map_or_else(|outcome| outcome, |set| Outcome::Merged(codec::encode(&set)))
+            );
             if let Ok(set) = expected
                 && set != held
             {
@@ -138,7 +143,8 @@ impl Model {
         self.time += 1 + u64::from(detail % 5);
         let old = kind % 16 == 15;
         let time = if old { self.time / 2 + 1 } else { self.time };
-        let mut version = version(key, time, u64::from(detail % 3), &"v".repeat(usize::from(detail % 300)));
+        let mut version =
+            version(key, time, u64::from(detail % 3), &"v".repeat(usize::from(detail % 300)));
         if kind % 7 == 0 {
             version.content = Content::Tombstone;
         }
@@ -181,10 +187,13 @@ impl Model {
         let now: BTreeMap<StoredKey, Found> =
             (0..KEYS).map(|number| (key(number), self.rig.read(&key(number)))).collect();
         let is_now = |state: &&BTreeMap<StoredKey, SiblingSet>| {
-            now.iter().all(|(key, now)| *now == found(state.get(key).unwrap_or(&SiblingSet::default())))
+            now.iter()
+                .all(|(key, now)| *now == found(state.get(key).unwrap_or(&SiblingSet::default())))
         };
         self.committed = states.iter().find(is_now).expect("one of the states").clone();
-        assert!(self.rig.writer.lease() == self.lease || self.rig.writer.lease() == self.lease_in_doubt);
+        assert!(
+            self.rig.writer.lease() == self.lease || self.rig.writer.lease() == self.lease_in_doubt
+        );
         self.lease = self.lease.max(self.rig.writer.lease());
         assert_eq!(self.lease, self.rig.writer.lease(), "a lease never runs backwards");
         self.lease_in_doubt = HybridTime::ZERO;
@@ -221,7 +230,11 @@ impl Model {
 }
 
 /// What the writer should answer, or the set that it should come to.
-fn expect(held: &SiblingSet, mutation: &Mutation, options: &StoreOptions) -> Result<SiblingSet, Outcome> {
+fn expect(
+    held: &SiblingSet,
+    mutation: &Mutation,
+    options: &StoreOptions,
+) -> Result<SiblingSet, Outcome> {
     let policy = mutation.policy;
     match &mutation.change {
         Change::Write { context, version } => {

@@ -93,7 +93,10 @@ fn a_latest_table_answers_older_and_a_merge_of_the_same_writes_nothing() {
     assert_eq!(rig.apply(merge(&key(0), older)), Outcome::Older(HybridTime(5)));
     let same = SiblingSet::of(version(&key(0), 5, 1, "five"));
     let sequence = rig.reader.figures().sequence;
-    assert_eq!(rig.writer.prepare(merge(&key(0), same.clone())), Outcome::Merged(codec::encode(&same)));
+    assert_eq!(
+        rig.writer.prepare(merge(&key(0), same.clone())),
+        Outcome::Merged(codec::encode(&same))
+    );
     assert!(!rig.writer.has_prepared());
     rig.writer.commit().unwrap();
     assert_eq!(rig.reader.figures().sequence, sequence);
@@ -162,5 +165,32 @@ fn a_page_ends_where_its_limits_say_and_the_next_begins_there() {
     assert_eq!(page(&[], None, 4, 1 << 20), (keys.clone(), false));
     assert_eq!(page(&[], None, 3, 1 << 20), (keys[..3].to_vec(), true));
     assert_eq!(page(&[], None, 10, 1), (keys[..1].to_vec(), true));
-    assert_eq!(page(keys[1].bytes(), Some(keys[3].bytes()), 9, 1 << 20), (keys[1..3].to_vec(), false));
+    assert_eq!(
+        page(keys[1].bytes(), Some(keys[3].bytes()), 9, 1 << 20),
+        (keys[1..3].to_vec(), false)
+    );
+}
+
+/// What was lost with a batch may be at peers: a later dot of its actor would claim it.
+#[test]
+fn an_actor_whose_write_was_not_committed_makes_no_more_dots() {
+    let mut rig = Rig::new(1);
+    let key = siblings_key();
+    let by = |actor, time: u64, value: &str| {
+        let seen = VersionVector::new([(Actor(1), HybridTime(time - 1))]);
+        write_under(&key, seen, version(&key, time, actor, value))
+    };
+    rig.disk.limit(Some(rig.disk.used_bytes()));
+    let mut time = 1;
+    loop {
+        time += 1;
+        let merged = rig.writer.prepare(by(1, time, &"x".repeat(500)));
+        assert!(matches!(merged, Outcome::Merged(_)));
+        if rig.writer.commit().is_err() {
+            break;
+        }
+    }
+    rig.disk.limit(None);
+    assert!(matches!(rig.apply(by(1, time + 1, "after")), Outcome::Refused(_)));
+    assert!(matches!(rig.apply(by(2, time + 2, "after")), Outcome::Merged(_)));
 }

@@ -1,0 +1,223 @@
+//! The core itself: one event in, effects out.
+//!
+//! This file holds the state and the door; what each kind of event leads to is beside it:
+//! `clients`, `peers`, `storage`, `ticks`.
+
+mod clients;
+mod known_writes;
+mod operations;
+mod peers;
+mod storage;
+mod ticks;
+
+use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId};
+
+use crate::config::CoreConfig;
+use crate::coordinator::write::Progress;
+use crate::counters::Counters;
+use crate::event::{Effects, Event};
+use crate::handshake::PeerHello;
+use crate::operation::OperationId;
+use crate::random::Random;
+use crate::record::{Keeper, RecordState};
+use crate::time::{Instant, Now};
+use crate::turn::{Shared, Turn};
+use known_writes::{KnownWrite, KnownWrites};
+use operations::{Operation, Operations};
+
+/// The other members' majority is waited for no longer than this before the node calls itself
+/// ready all the same.
+const READY_ALONE_AFTER_MS: u64 = 30_000;
+
+/// What the disk held at the start.
+#[derive(Debug, Clone, Default)]
+pub struct Recovered {
+    /// The record and the vote.
+    pub record: RecordState,
+    /// The durable lease of hybrid time.
+    pub lease: HybridTime,
+}
+
+/// A node's core. See the crate's documentation.
+pub struct NodeCore {
+    shared: Shared,
+    operations: Operations,
+    known_writes: KnownWrites,
+    started: Instant,
+    next_ping: Instant,
+    lease_asked: bool,
+    /// A lease that could not be saved is not asked for again before.
+    lease_not_before: Instant,
+    /// Once ready, a node stays so.
+    was_ready: bool,
+}
+
+impl NodeCore {
+    /// A core that goes on from what the disk holds. The first event should be a
+    /// [`Event::Tick`].
+    pub fn new(config: CoreConfig, recovered: Recovered, now: Now) -> Self {
+        let mut random = Random::new(config.seed);
+        let keeper = Keeper::new(
+            config.node,
+            config.genesis.clone(),
+            recovered.record,
+            Random::new(random.draw()),
+            now.instant,
+        );
+        Self {
+            operations: Operations::new(random.draw()),
+            known_writes: KnownWrites::new(config.write_ids_max),
+            shared: Shared::new(config, keeper, random, recovered.lease),
+            started: now.instant,
+            next_ping: now.instant,
+            lease_asked: false,
+            lease_not_before: now.instant,
+            was_ready: false,
+        }
+    }
+
+    /// Handles one event; what is to be done about it is appended to `effects`.
+    pub fn handle(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        match event {
+            Event::Client { connection, request, message } => {
+                self.on_client(connection, request, message, now, effects);
+            }
+            Event::Peer { from, request, message } => {
+                self.on_peer(from, request, message, now, effects);
+            }
+            Event::PeerConnected { node } => {
+                self.shared.liveness.on_connected(node);
+                self.send_ping(node, now, effects);
+            }
+            Event::PeerDisconnected { node } => self.on_peer_lost(node, now, effects),
+            Event::SeemsAlive { node } => self.shared.liveness.on_belief(node, true),
+            Event::SeemsDead { node } => self.shared.liveness.on_belief(node, false),
+            Event::Storage { tag, answer } => self.on_storage(tag, answer, now, effects),
+            Event::Tick => self.on_tick(now, effects),
+        }
+        self.settle(now, effects);
+    }
+
+    /// The next instant at which a [`Event::Tick`] is wanted.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let keeper = self.shared.keeper.next_deadline();
+        [self.operations.next_wake(), keeper, Some(self.next_ping)].into_iter().flatten().min()
+    }
+
+    /// The record in force.
+    pub fn record(&self) -> Option<&ClusterRecord> {
+        self.shared.keeper.current()
+    }
+
+    /// The version in force.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.keeper.epoch()
+    }
+
+    /// What the node says in handshakes, but for its address.
+    pub fn hello(&self, address: std::net::SocketAddr) -> PeerHello {
+        let keeper = &self.shared.keeper;
+        PeerHello {
+            version_min: crate::handshake::PEER_VERSION,
+            version_max: crate::handshake::PEER_VERSION,
+            cluster: keeper.genesis().cluster,
+            node: self.shared.config.node,
+            address,
+            boot_count: self.shared.config.boot_count,
+            genesis_hash: keeper.genesis().hash(),
+            epoch: keeper.epoch(),
+            record_hash: keeper.hash(),
+        }
+    }
+
+    /// Counts of what happened since the start.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters
+    }
+
+    /// Operations on their way.
+    pub fn operation_count(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// What keeps the node from serving fully, for people; empty where nothing does.
+    pub fn problems(&self) -> Vec<String> {
+        let missing = self.record().is_none().then(|| {
+            "no cluster record yet: a majority of the initial members must be up once".to_owned()
+        });
+        let shared = &self.shared;
+        [missing, shared.clock_problem.clone(), shared.storage_problem.clone()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Why the node does not serve yet; empty once it does.
+    pub fn not_ready(&mut self, now: Now) -> Vec<String> {
+        if self.was_ready {
+            return Vec::new();
+        }
+        let mut reasons = self.problems();
+        if self.shared.clock.lease() <= self.shared.clock.read(now.wall) {
+            reasons.push("the clock's lease is not durable yet".to_owned());
+        }
+        if let Some(record) = self.record() {
+            let own = self.shared.config.node;
+            let here = |id: NodeId| id == own || self.shared.liveness.is_connected(id);
+            let up = record.members.iter().filter(|member| here(member.id)).count();
+            let waited = now.instant.ms_since(self.started) >= READY_ALONE_AFTER_MS;
+            if up <= record.members.len() / 2 && !waited {
+                reasons.push(format!("{up} of {} members are connected", record.members.len()));
+            }
+        }
+        self.was_ready = reasons.is_empty();
+        reasons
+    }
+
+    fn turn<'a>(shared: &'a mut Shared, now: Now, effects: &'a mut Effects) -> Turn<'a> {
+        Turn { now, shared, effects }
+    }
+
+    /// Lets an operation make a step, and keeps it if it goes on. One that has ended is not there
+    /// any more: its late answers are nothing to anybody.
+    fn with_operation(
+        &mut self,
+        id: OperationId,
+        now: Now,
+        effects: &mut Effects,
+        step: impl FnOnce(&mut Operation, &mut Turn<'_>) -> Progress,
+    ) {
+        let Some(mut operation) = self.operations.take(id) else { return };
+        match step(&mut operation, &mut Self::turn(&mut self.shared, now, effects)) {
+            Progress::Continue => self.operations.keep(id, operation),
+            Progress::Done => self.on_ended(&operation),
+        }
+    }
+
+    fn on_ended(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Write(write) => {
+                if let Some(write_id) = write.write_id {
+                    match &write.written {
+                        Some(written) => {
+                            let known = KnownWrite::Done(written.clone());
+                            self.known_writes.remember(write_id, known);
+                        }
+                        None => self.known_writes.forget(write_id),
+                    }
+                }
+            }
+            Operation::Read(read) => self.shared.healing -= usize::from(read.heals()),
+            Operation::Scan(_) | Operation::Forward(_) => {}
+        }
+    }
+
+    /// How long the node has been running.
+    pub(crate) fn uptime_ms(&self, now: Now) -> u64 {
+        now.instant.ms_since(self.started)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}

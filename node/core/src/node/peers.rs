@@ -1,0 +1,170 @@
+//! What peers say, and what their coming and going leads to.
+
+use quoit_ring::NodeId;
+
+use super::clients::overloaded;
+use super::{NodeCore, Operation};
+use crate::coordinator::write::Progress;
+use crate::event::{Effect, Effects, Tag};
+use crate::operation::{OperationId, Origin};
+use crate::peer::{Forward, Forwarded, PeerMessage, Ping, Refusal};
+use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
+use crate::time::Now;
+
+impl NodeCore {
+    pub(super) fn on_peer(
+        &mut self,
+        from: NodeId,
+        request: u64,
+        message: PeerMessage,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        self.shared.liveness.on_heard(from);
+        match message {
+            PeerMessage::Read(read) => {
+                self.serve_peer(from, request, &ReplicaRequest::Read(read), now, effects);
+            }
+            PeerMessage::Merge(merge) => {
+                self.serve_peer(from, request, &ReplicaRequest::Merge(merge), now, effects);
+            }
+            PeerMessage::Page(page) => {
+                self.serve_peer(from, request, &ReplicaRequest::Page(page), now, effects);
+            }
+            PeerMessage::ReadAnswer(answer) => {
+                self.shared.observe_peer(answer.time, now);
+                self.on_answer(from, request, ReplicaAnswer::Read(answer.found), now, effects);
+            }
+            PeerMessage::MergeAnswer(answer) => {
+                self.shared.observe_peer(answer.time, now);
+                self.on_answer(from, request, ReplicaAnswer::Merge(answer.merged), now, effects);
+            }
+            PeerMessage::PageAnswer(answer) => {
+                self.shared.observe_peer(answer.time, now);
+                self.on_answer(from, request, ReplicaAnswer::Page(answer.page), now, effects);
+            }
+            PeerMessage::Forward(forward) => {
+                self.on_forward(from, request, *forward, now, effects);
+            }
+            PeerMessage::Forwarded(forwarded) => {
+                self.on_forwarded(from, request, *forwarded, now, effects);
+            }
+            PeerMessage::Ping(ping) => self.on_ping(from, &ping, now, effects),
+            PeerMessage::Hello(_) | PeerMessage::Welcome(_) => {}
+            record @ (PeerMessage::Prepare(_)
+            | PeerMessage::Promise(_)
+            | PeerMessage::Accept(_)
+            | PeerMessage::Accepted(_)
+            | PeerMessage::Decided(_)
+            | PeerMessage::AskRecord(_)) => {
+                let mut outcomes = Vec::new();
+                let keeper = &mut self.shared.keeper;
+                keeper.on_message(from, request, record, now.instant, effects, &mut outcomes);
+                self.on_outcomes(outcomes, now, effects);
+            }
+        }
+    }
+
+    fn serve_peer(
+        &mut self,
+        from: NodeId,
+        request: u64,
+        message: &ReplicaRequest,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        self.shared.observe_peer(message.head().time, now);
+        let mut turn = Self::turn(&mut self.shared, now, effects);
+        let admitted = match turn.record() {
+            _ if turn.is_storage_full() => Err(Refusal::Overloaded),
+            Err(_) => Err(Refusal::WrongConfiguration),
+            Ok(record) => replica::admit(record, message),
+        };
+        match admitted {
+            Ok(storage) => {
+                turn.before_merge(message);
+                turn.to_storage(Tag::Peer { from, request }, storage);
+            }
+            Err(refusal) => {
+                let message = message.refused(refusal).into_message(turn.time());
+                turn.effects.push(Effect::ToPeer { to: from, request, message });
+            }
+        }
+    }
+
+    fn on_forward(
+        &mut self,
+        from: NodeId,
+        request: u64,
+        forward: Forward,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let origin = Origin::Peer { node: from, request };
+        if self.is_full() {
+            return Self::turn(&mut self.shared, now, effects).refuse(origin, overloaded());
+        }
+        self.begin_write(origin, forward.write, now, effects);
+    }
+
+    fn on_forwarded(
+        &mut self,
+        from: NodeId,
+        request: u64,
+        forwarded: Forwarded,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let (id, _) = OperationId::of_request(request);
+        self.with_operation(id, now, effects, |operation, turn| match operation {
+            Operation::Forward(forward) => forward.on_forwarded(from, forwarded.result, turn),
+            Operation::Write(_) | Operation::Read(_) | Operation::Scan(_) => Progress::Continue,
+        });
+    }
+
+    /// A replica, this node's own among them, has answered an operation.
+    pub(super) fn on_answer(
+        &mut self,
+        from: NodeId,
+        request: u64,
+        answer: ReplicaAnswer,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        if from != self.shared.config.node
+            && let Some(Refusal::WrongConfiguration | Refusal::UnknownTable) = answer.refusal()
+        {
+            // One of the two is behind: each tells the other what it follows.
+            self.send_ping(from, now, effects);
+        }
+        let (id, slot) = OperationId::of_request(request);
+        self.with_operation(id, now, effects, |operation, turn| {
+            operation.on_answer(from, slot, answer, turn)
+        });
+    }
+
+    pub(super) fn on_peer_lost(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
+        self.shared.liveness.on_disconnected(node);
+        for id in self.operations.ids() {
+            self.with_operation(id, now, effects, |operation, turn| {
+                operation.on_peer_lost(node, turn)
+            });
+        }
+    }
+
+    fn on_ping(&mut self, from: NodeId, ping: &Ping, now: Now, effects: &mut Effects) {
+        self.shared.observe_peer(ping.time, now);
+        self.shared.liveness.on_clock(from, ping.wall, now.wall, now.instant);
+        self.shared.keeper.on_epoch_seen(from, ping.epoch, now.instant, effects);
+        self.judge_clock(now);
+    }
+
+    pub(super) fn send_ping(&mut self, to: NodeId, now: Now, effects: &mut Effects) {
+        let message = Ping {
+            wall: now.wall,
+            time: self.shared.clock.read(now.wall),
+            epoch: self.shared.keeper.epoch(),
+        };
+        effects.push(Effect::ToPeer { to, request: 0, message: message.into() });
+    }
+}

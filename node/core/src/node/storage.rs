@@ -1,0 +1,136 @@
+//! What the storage worker answers.
+
+use quoit_storage::store::Outcome as Applied;
+
+use super::{NodeCore, Operation};
+use crate::coordinator::write::Progress;
+use crate::event::{Effect, Effects, Inner, StorageAnswer, Tag};
+use crate::operation::OperationId;
+use crate::replica;
+use crate::time::Now;
+
+/// A lease that could not be saved is asked for again after so long.
+const LEASE_RETRY_MS: u64 = 500;
+
+impl NodeCore {
+    pub(super) fn on_storage(
+        &mut self,
+        tag: Tag,
+        answer: StorageAnswer,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        self.shared.on_storage_answered(tag, &answer);
+        self.judge_storage(&answer);
+        match tag {
+            Tag::Own(request) => self.on_own_storage(request, answer, now, effects),
+            Tag::Peer { from, request } => {
+                if let Some(answer) = replica::answer(answer) {
+                    let message = answer.into_message(self.shared.clock.read(now.wall));
+                    effects.push(Effect::ToPeer { to: from, request, message });
+                }
+            }
+            Tag::Inner(inner) => self.on_inner_storage(inner, answer, now, effects),
+        }
+    }
+
+    /// A batch that was not committed has taken dots with it that this core made: from now on it
+    /// makes them as another actor. (Writes that were handed over before it knew are refused by the
+    /// storage worker.)
+    fn judge_storage(&mut self, answer: &StorageAnswer) {
+        match answer {
+            StorageAnswer::NotCommitted(reason) => {
+                self.shared.actors.clear();
+                self.shared.storage_problem = Some(reason.clone());
+            }
+            StorageAnswer::Applied(Applied::Merged(_)) => self.shared.storage_problem = None,
+            StorageAnswer::Applied(_)
+            | StorageAnswer::Found(_)
+            | StorageAnswer::Page(_)
+            | StorageAnswer::Prepared(_)
+            | StorageAnswer::Saved(_)
+            | StorageAnswer::Figures(_) => {}
+        }
+    }
+
+    fn on_own_storage(
+        &mut self,
+        request: u64,
+        answer: StorageAnswer,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let (id, slot) = OperationId::of_request(request);
+        let is_write = matches!(self.operations.get_mut(id), Some(Operation::Write(_)));
+        match answer {
+            StorageAnswer::Prepared(set) => {
+                self.with_operation(id, now, effects, |operation, turn| match operation {
+                    Operation::Write(write) => write.on_prepared(slot, set, turn),
+                    _ => Progress::Continue,
+                });
+            }
+            StorageAnswer::Applied(outcome) if is_write => {
+                self.with_operation(id, now, effects, |operation, turn| match operation {
+                    Operation::Write(write) => write.on_applied(slot, outcome, turn),
+                    _ => Progress::Continue,
+                });
+            }
+            other => {
+                if let Some(answer) = replica::answer(other) {
+                    self.on_answer(self.shared.config.node, request, answer, now, effects);
+                }
+            }
+        }
+    }
+
+    fn on_inner_storage(
+        &mut self,
+        inner: Inner,
+        answer: StorageAnswer,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let mut outcomes = Vec::new();
+        match (inner, answer) {
+            (Inner::Lease, StorageAnswer::Saved(result)) => {
+                self.on_lease_saved(result, now, effects);
+            }
+            (Inner::Vote, StorageAnswer::Saved(result)) => {
+                self.shared.keeper.on_vote_saved(result, now.instant, effects, &mut outcomes);
+            }
+            (Inner::Record, StorageAnswer::Saved(result)) => {
+                self.shared.keeper.on_record_saved(result, now.instant, effects, &mut outcomes);
+            }
+            (Inner::Figures { connection, request }, StorageAnswer::Figures(figures)) => {
+                let message = Box::new(self.status(figures, now)).into();
+                effects.push(Effect::ToClient { connection, request, message });
+            }
+            (inner, answer) => unreachable!("storage answered {inner:?} with {answer:?}"),
+        }
+        self.on_outcomes(outcomes, now, effects);
+    }
+
+    /// The lease is durable: writes that wait for a later dot go on. Or it is not: it is tried
+    /// again, but not at once.
+    fn on_lease_saved(&mut self, result: Result<(), String>, now: Now, effects: &mut Effects) {
+        self.lease_asked = false;
+        if let Err(reason) = result {
+            self.shared.storage_problem = Some(reason);
+            self.lease_not_before = now.instant.plus_ms(LEASE_RETRY_MS);
+            return;
+        }
+        self.shared.clock.extend(self.shared.lease_wanted);
+        self.shared.storage_problem = None;
+        for id in self.operations.ids() {
+            if let Some(Operation::Write(write)) = self.operations.get_mut(id)
+                && write.waits_for_lease()
+            {
+                self.with_operation(id, now, effects, |operation, turn| match operation {
+                    Operation::Write(write) => write.on_lease(turn),
+                    _ => Progress::Continue,
+                });
+            }
+        }
+    }
+}
+

@@ -1,0 +1,142 @@
+//! Hybrid time, its lease, and nodes whose wall clock is wrong.
+
+use quoit_protocol::{ClientResponse, FailureCode, Hello};
+use quoit_ring::{ConflictPolicy, HybridTime, WallTime};
+
+use crate::world::{Put, World, node, options, put};
+
+#[test]
+fn without_a_durable_lease_no_write_is_coordinated() {
+    let (mut world, table) = World::with_table(1, 3, options(ConflictPolicy::Latest));
+    // Syncs of an hour: nothing becomes durable, the lease neither.
+    world.machines.get_mut(&node(1)).expect("it is there").sync_us = 3_600_000_000;
+    world.run_ms(15_000);
+    let failure = world.put(node(1), table, put("k", "v")).expect_err("its lease is over");
+    assert_eq!((failure.code, failure.unknown), (FailureCode::NotServing, false));
+    world.put(node(2), table, put("k", "v")).expect("the others go on");
+    world.end();
+}
+
+#[test]
+fn a_lease_that_cannot_be_saved_is_tried_again_but_not_without_pause() {
+    let (mut world, table) = World::with_table(2, 3, options(ConflictPolicy::Latest));
+    let disk = world.machines[&node(1)].disk.clone();
+    let big = "x".repeat(300_000);
+    disk.limit(Some(disk.used_bytes()));
+    let _ = world.put(node(1), table, put("k", &big));
+    world.seen = Some(Vec::new());
+    world.run_ms(20_000);
+    let asked = world.seen.take().expect("asked for").into_iter().filter(|(id, effect)| {
+        *id == node(1)
+            && matches!(effect, quoit_core::Effect::ToStorage {
+                request: quoit_core::StorageRequest::ExtendLease { .. }, ..
+            })
+    });
+    let asked = asked.count();
+    assert!(asked < 60, "{asked} times in 20 s");
+    disk.limit(None);
+    world.run_ms(2_000);
+    world.put(node(1), table, put("k", "v")).expect("there is space again");
+    world.end();
+}
+
+#[test]
+fn hybrid_time_never_runs_backwards_over_restarts() {
+    let (mut world, table) = World::with_table(3, 3, options(ConflictPolicy::Latest));
+    let mut last = HybridTime::ZERO;
+    for round in 0..8_i64 {
+        world.skew(node(1), -20_000 * round);
+        world.run_ms(500);
+        world.put(node(1), table, put("k", "v")).expect("a quorum is up");
+        let stored = world.stored(node(1), table, "k").expect("readable");
+        let dot = stored.greatest_dot().expect("just written");
+        assert!(dot.time > last, "round {round}");
+        last = dot.time;
+        world.crash(node(1), true);
+        world.start(node(1));
+    }
+}
+
+#[test]
+fn each_start_makes_its_dots_as_another_actor() {
+    let (mut world, table) = World::with_table(4, 3, options(ConflictPolicy::Siblings));
+    for _ in 0..4 {
+        world.put(node(1), table, put("k", "v")).expect("a quorum is up");
+        world.crash(node(1), true);
+        world.start(node(1));
+        world.run_ms(100);
+    }
+    let stored = world.stored(node(1), table, "k").expect("readable");
+    assert_eq!(stored.vector().entries().len(), 4);
+}
+
+#[test]
+fn a_node_far_from_its_peers_clocks_coordinates_no_writes_but_takes_part_in_theirs() {
+    for ahead in [1_i64, -1] {
+        let (mut world, table) = World::with_table(5, 3, options(ConflictPolicy::Latest));
+        world.skew(node(1), ahead * 86_400_000);
+        world.run_ms(3_000);
+        let failure = world.put(node(1), table, put("k", "v")).expect_err("its clock is wrong");
+        assert_eq!((failure.code, failure.unknown), (FailureCode::NotServing, false));
+        assert_eq!(world.core(node(1)).problems().len(), 1);
+        world.crash(node(3), false);
+        world.run_ms(10);
+        world.put(node(2), table, put("k", "w")).expect("node 1 acknowledges");
+        assert_eq!(world.read(node(2), table, "k"), ["w"]);
+        world.start(node(3));
+        world.skew(node(1), 0);
+        world.run_ms(3_000);
+        world.put(node(1), table, put("k", "x")).expect("its clock was set right");
+        assert_eq!(world.read(node(3), table, "k"), ["x"]);
+    }
+}
+
+/// One wrong clock must not make all that may expire expire everywhere.
+#[test]
+fn a_wrong_clock_does_not_drag_the_others_along() {
+    let (mut world, table) = World::with_table(6, 3, options(ConflictPolicy::Latest));
+    let day = Put { ttl_ms: Some(86_400_000), ..put("k", "v") };
+    world.put(node(2), table, day).expect("a quorum is up");
+    world.skew(node(1), 400 * 86_400_000);
+    world.crash(node(1), false);
+    world.start(node(1));
+    world.run_ms(3_000);
+    for id in [node(2), node(3)] {
+        assert_eq!(world.read(id, table, "k"), ["v"]);
+        let request = world.send(
+            id,
+            Hello { version_min: 1, version_max: 1, cluster: None, client: "test".to_owned() },
+        );
+        let ClientResponse::Welcome(welcome) = world.wait(request) else { panic!("no welcome") };
+        let year = HybridTime::at(WallTime(1_700_000_000_000 + 365 * 86_400_000));
+        assert!(welcome.time < year);
+    }
+}
+
+#[test]
+fn sessions_cannot_push_hybrid_time_on_step_by_step() {
+    let (mut world, table) = World::with_table(7, 3, options(ConflictPolicy::Latest));
+    let mut refused = 0;
+    for step in 1..10 {
+        let mut write = world.write(node(1), table, put("k", "v"));
+        write.head.time = HybridTime::at(WallTime(1_700_000_000_000 + step * 240_000));
+        let request = world.send(node(1), write);
+        if world.written(request).is_err_and(|failure| failure.code == FailureCode::Invalid) {
+            refused += 1;
+        }
+        world.run_ms(100);
+    }
+    assert_eq!(refused, 8, "five minutes ahead of the wall clock is the end");
+}
+
+#[test]
+fn a_session_ahead_of_the_lease_is_served_once_the_lease_is_longer() {
+    let (mut world, table) = World::with_table(8, 3, options(ConflictPolicy::Latest));
+    let mut write = world.write(node(1), table, put("k", "v"));
+    write.head.time = HybridTime::at(WallTime(1_700_000_000_000 + 240_000));
+    let request = world.send(node(1), write);
+    let failure = world.written(request).expect_err("the lease must grow first");
+    assert_eq!((failure.code, failure.unknown), (FailureCode::NotServing, false));
+    world.run_ms(100);
+    world.put(node(1), table, put("k", "v")).expect("it has grown");
+}

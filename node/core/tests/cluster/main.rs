@@ -1,0 +1,17 @@
+//! Several cores together, on twins of disks and links, through everything that may fail.
+
+#![allow(unreachable_pub, reason = "one test program: its modules are seen by nobody else")]
+
+mod bounds;
+mod clocks;
+mod damage;
+mod faults;
+mod forwards;
+mod latest;
+mod pages;
+mod reads;
+mod record;
+mod siblings;
+mod storage;
+mod world;
+mod writes;

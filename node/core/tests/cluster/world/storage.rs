@@ -1,0 +1,155 @@
+//! The storage worker of a node, as the node's driver runs it: reads at any time; the rest in order,
+//! batch by batch, each merged, told, and committed with one sync.
+
+use std::sync::Arc;
+
+use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
+use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
+use quoit_core::{Event, Recovered};
+use quoit_ring::NodeId;
+use quoit_storage::disk::Disk;
+use quoit_storage::small_file::SmallFile;
+use quoit_storage::store::{self, Maintainer, Outcome, Reader, StoreOptions, Writer};
+
+use super::{Machine, Then, World};
+
+pub(super) struct Worker {
+    writer: Writer,
+    reader: Reader,
+    maintainer: Maintainer,
+    waiting: Vec<(Tag, StorageRequest)>,
+    /// Merged, and being committed.
+    batch: Vec<(Tag, StorageAnswer)>,
+    busy: bool,
+}
+
+impl Worker {
+    pub(super) fn open(machine: &Machine, identity: u64) -> (Self, Recovered) {
+        let disk: Arc<dyn Disk> = Arc::new(machine.disk.clone());
+        let options = StoreOptions { segment_bytes: 256 << 10, ..StoreOptions::default() };
+        let engine = Arc::new(machine.tables.open());
+        let opened = store::open(disk.clone(), engine, options, None, identity).expect("opens");
+        let load = |name| SmallFile::new(disk.clone(), name).load().expect("loads");
+        let (record, vote) = (load(RECORD_FILE), load(VOTE_FILE));
+        let bytes = |loaded: Option<quoit_storage::small_file::Loaded>| loaded.map(|it| it.bytes);
+        let record = RecordState::read(bytes(record).as_deref(), bytes(vote).as_deref());
+        let recovered =
+            Recovered { record: record.expect("whole"), lease: opened.writer.lease() };
+        let worker = Self {
+            writer: opened.writer,
+            reader: opened.reader,
+            maintainer: opened.maintainer,
+            waiting: Vec::new(),
+            batch: Vec::new(),
+            busy: false,
+        };
+        (worker, recovered)
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.writer.rotate();
+        self.maintainer.flush().expect("flushes");
+    }
+
+    pub(super) fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    fn prepare(&mut self) -> Vec<(Tag, StorageAnswer)> {
+        let mut prepared = Vec::new();
+        for (tag, request) in std::mem::take(&mut self.waiting) {
+            let answer = match request {
+                StorageRequest::Apply { mutation, wants_prepared } => {
+                    let outcome = self.writer.prepare(*mutation);
+                    if wants_prepared && let Outcome::Merged(set) = &outcome {
+                        prepared.push((tag, StorageAnswer::Prepared(set.clone())));
+                    }
+                    StorageAnswer::Applied(outcome)
+                }
+                StorageRequest::ExtendLease { lease } => {
+                    self.writer.extend_lease(lease);
+                    StorageAnswer::Saved(Ok(()))
+                }
+                StorageRequest::Save { name, bytes } => StorageAnswer::Saved(
+                    self.writer.save(name, &bytes).map_err(|error| error.to_string()),
+                ),
+                other => unreachable!("{other:?} is a read"),
+            };
+            self.batch.push((tag, answer));
+        }
+        prepared
+    }
+
+    fn commit(&mut self) -> Vec<(Tag, StorageAnswer)> {
+        let mut answers = std::mem::take(&mut self.batch);
+        if let Err(error) = self.writer.commit() {
+            for (tag, answer) in &mut answers {
+                match answer {
+                    StorageAnswer::Applied(Outcome::Merged(_)) => {
+                        *answer = StorageAnswer::NotCommitted(error.to_string());
+                    }
+                    StorageAnswer::Saved(result) if *tag == Tag::Inner(Inner::Lease) => {
+                        *result = Err(error.to_string());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        answers
+    }
+}
+
+impl World {
+    pub(super) fn ask_storage(&mut self, id: NodeId, tag: Tag, request: StorageRequest) {
+        let process = self.process(id);
+        let (life, reader) = (process.life, process.worker.reader.clone());
+        let answer = match request {
+            StorageRequest::Read { key } => StorageAnswer::Found(reader.read(&key)),
+            StorageRequest::Page { table, from, to, rows_max, bytes_max } => {
+                StorageAnswer::Page(reader.page(table, &from, to.as_deref(), rows_max, bytes_max))
+            }
+            StorageRequest::Figures => StorageAnswer::Figures(reader.figures()),
+            write => {
+                process.worker.waiting.push((tag, write));
+                if !std::mem::replace(&mut process.worker.busy, true) {
+                    self.push_in(20, id, life, Then::Work);
+                }
+                return;
+            }
+        };
+        let delay = 20 + self.random.below(200);
+        self.push_in(delay, id, life, Then::Event(Box::new(Event::Storage { tag, answer })));
+    }
+
+    pub(super) fn work(&mut self, id: NodeId) {
+        let process = self.process(id);
+        let life = process.life;
+        let prepared = process.worker.prepare();
+        let sync_us = self.machines[&id].sync_us;
+        let sync_us = sync_us / 2 + self.random.below(sync_us);
+        for (tag, answer) in prepared {
+            self.push_in(10, id, life, Then::Event(Box::new(Event::Storage { tag, answer })));
+        }
+        self.push_in(sync_us.max(20), id, life, Then::Commit);
+    }
+
+    /// The batch is committed; the next one is merged before the core has heard of it.
+    pub(super) fn commit(&mut self, id: NodeId) {
+        let process = self.process(id);
+        let life = process.life;
+        let answers = process.worker.commit();
+        let more = !process.worker.waiting.is_empty();
+        process.worker.busy = more;
+        if more {
+            self.push_in(0, id, life, Then::Work);
+        }
+        for (tag, answer) in answers {
+            self.push_in(10, id, life, Then::Event(Box::new(Event::Storage { tag, answer })));
+        }
+    }
+
+    /// Flushes a node's tables, as its maintenance does.
+    pub fn flush(&mut self, id: NodeId) {
+        self.process(id).worker.flush();
+    }
+}
