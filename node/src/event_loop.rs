@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_core::event::{ConnectionId, Effect, Effects, Event};
-use quoit_core::{Now, NodeCore};
+use quoit_core::event::{ConnectionId, Effect, Effects, Event, StorageAnswer, StorageRequest};
+use quoit_core::{NodeCore, Now};
 use quoit_gossip::{Gossip, GossipEvent};
 use quoit_protocol::{ClientRequest, ClientResponse, FailureCode};
 use quoit_ring::Member;
@@ -53,6 +53,42 @@ pub(crate) struct EventLoop {
     /// Requests of clients that were not answered yet.
     pub(crate) requests: Requested,
     pub(crate) ready: bool,
+    pub(crate) read_here: ReadHere,
+    /// Spare room for effects.
+    pub(crate) due: Effects,
+}
+
+/// Requests of one turn to the storage threads.
+#[derive(Default)]
+struct StorageBatch {
+    writes: Requests,
+    reads: Requests,
+}
+
+/// Whether reads of one key are done on the loop's own thread: a read from memory takes a few
+/// microseconds, and to wake a reading thread and be woken by it takes more. One that had to go to
+/// the disk is noticed by the time it took, and sends the next ones to the reading threads.
+#[derive(Debug, Default)]
+pub(crate) struct ReadHere {
+    elsewhere: u32,
+}
+
+impl ReadHere {
+    /// Longer than this, and the read went to the disk.
+    const SLOW: Duration = Duration::from_micros(500);
+    /// So many reads go to the reading threads before the next try.
+    const ELSEWHERE: u32 = 256;
+
+    fn is_worth_it(&mut self) -> bool {
+        self.elsewhere = self.elsewhere.saturating_sub(1);
+        self.elsewhere == 0
+    }
+
+    fn took(&mut self, time: Duration) {
+        if time > Self::SLOW {
+            self.elsewhere = Self::ELSEWHERE;
+        }
+    }
 }
 
 /// When each client's request came, for the metrics. Every request is answered once, so what is in
@@ -133,7 +169,7 @@ impl EventLoop {
             let began = std::time::Instant::now();
             let (now, events) = (self.clock.now(), gathered.count());
             self.handle(now, &mut gathered, &mut effects);
-            self.carry_out(&mut effects).await;
+            self.carry_out(now, &mut effects).await;
             self.report(now, events, began);
             if *self.stop.borrow() && draining_until.is_none() {
                 self.health.set_unready(vec!["the node is stopping".to_owned()]);
@@ -207,39 +243,60 @@ impl EventLoop {
         }
     }
 
-    async fn carry_out(&mut self, effects: &mut Effects) {
-        let (mut writes, mut reads) = (Requests::new(), Requests::new());
-        let mut hello_changed = false;
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::ToPeer { to, request, message } => {
-                    self.transport.send_peer(to, request, &message);
-                }
-                Effect::ToClient { connection, request, message } => {
-                    self.requests.end(connection, request, &message, &self.metrics);
-                    self.transport.send_client(connection, request, &message);
-                }
-                Effect::ToStorage { tag, request } if is_read(&request) => {
-                    reads.push((tag, request));
-                }
-                Effect::ToStorage { tag, request } => writes.push((tag, request)),
-                Effect::Publish { key, value } => {
-                    if let Err(error) = self.gossip.publish(key, &value).await {
-                        tracing::warn!(%error, key, "a fact cannot be gossiped");
-                    }
-                }
-                Effect::FollowRecord(record) => {
-                    tracing::info!(epoch = %record.epoch, tables = record.tables.len(), "cluster record");
-                    self.follow(&record.members);
-                    hello_changed = true;
-                }
-                Effect::Note(text) => tracing::warn!("{text}"),
+    /// Carries out effects, and those that reading on the spot leads to.
+    async fn carry_out(&mut self, now: Now, effects: &mut Effects) {
+        let mut batch = StorageBatch::default();
+        while !effects.is_empty() {
+            let mut due = std::mem::take(&mut self.due);
+            std::mem::swap(&mut due, effects);
+            for effect in due.drain(..) {
+                self.carry_out_one(now, effect, &mut batch, effects).await;
             }
+            self.due = due;
         }
-        self.storage.submit(writes, reads);
+        self.storage.submit(batch.writes, batch.reads);
         self.transport.flush();
-        if hello_changed {
-            self.say_hello();
+    }
+
+    async fn carry_out_one(
+        &mut self,
+        now: Now,
+        effect: Effect,
+        batch: &mut StorageBatch,
+        effects: &mut Effects,
+    ) {
+        match effect {
+            Effect::ToPeer { to, request, message } => {
+                self.transport.send_peer(to, request, &message);
+            }
+            Effect::ToClient { connection, request, message } => {
+                self.requests.end(connection, request, &message, &self.metrics);
+                self.transport.send_client(connection, request, &message);
+            }
+            Effect::ToStorage { tag, request: StorageRequest::Read { key } }
+                if self.read_here.is_worth_it() =>
+            {
+                let began = std::time::Instant::now();
+                let answer = StorageAnswer::Found(self.storage.reader().read(&key));
+                self.read_here.took(began.elapsed());
+                self.core.handle(now, Event::Storage { tag, answer }, effects);
+            }
+            Effect::ToStorage { tag, request } if is_read(&request) => {
+                batch.reads.push((tag, request));
+            }
+            Effect::ToStorage { tag, request } => batch.writes.push((tag, request)),
+            Effect::Publish { key, value } => {
+                if let Err(error) = self.gossip.publish(key, &value).await {
+                    tracing::warn!(%error, key, "a fact cannot be gossiped");
+                }
+            }
+            Effect::FollowRecord(record) => {
+                let (epoch, tables) = (record.epoch, record.tables.len());
+                tracing::info!(%epoch, tables, "cluster record");
+                self.follow(&record.members);
+                self.say_hello();
+            }
+            Effect::Note(text) => tracing::warn!("{text}"),
         }
     }
 

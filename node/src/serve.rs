@@ -19,13 +19,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::event_loop::{EventLoop, Requested};
+use crate::event_loop::{EventLoop, ReadHere, Requested};
 use crate::http::{HttpError, HttpServer, NodeHealth};
 use crate::identity::{Identity, IdentityError};
 use crate::metrics::Metrics;
 use crate::stop::StopSignals;
 use crate::storage_worker::{Parts, StorageWorker};
-use crate::transport::{self, Transport, TransportConfig, TransportError, TlsMaterial};
+use crate::transport::{self, TlsMaterial, Transport, TransportConfig, TransportError};
 
 /// Gossip messages that may wait in either direction; more are dropped, as gossip repeats itself.
 const GOSSIP_QUEUE: usize = 1_024;
@@ -59,7 +59,9 @@ pub enum ServeError {
     #[error("cannot open the store")]
     Store(#[from] OpenError),
     /// A certificate or key file cannot be read.
-    #[error("cannot read {path}: issue certificates with `quoit ca issue`, or mend [tls] in the configuration")]
+    #[error(
+        "cannot read {path}: issue certificates with `quoit ca issue`, or mend [tls] in the configuration"
+    )]
     TlsFile {
         /// Its path.
         path: PathBuf,
@@ -159,6 +161,8 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         initial_members: config.cluster.members.clone(),
         requests: Requested::default(),
         ready: false,
+        read_here: ReadHere::default(),
+        due: Vec::new(),
     };
     tracing::info!(node = %config.node.id, cluster = %config.cluster.id, address = %config.node.listen, "serving");
     let mut running = std::pin::pin!(event_loop.run());
@@ -178,8 +182,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
 
 fn read_tls(config: &Config) -> Result<TlsMaterial, ServeError> {
     let read = |path: &Path| {
-        std::fs::read(path)
-            .map_err(|source| ServeError::TlsFile { path: path.to_owned(), source })
+        std::fs::read(path).map_err(|source| ServeError::TlsFile { path: path.to_owned(), source })
     };
     Ok(TlsMaterial {
         authority_pem: read(&config.tls.authority)?,
@@ -218,8 +221,7 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
     let disk = FileDisk::open(path)
         .map_err(|source| ServeError::DataDirectory { path: path.clone(), source })?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
-    let identity =
-        Identity::open(disk.clone(), config.cluster.id, config.node.id, clock.wall())?;
+    let identity = Identity::open(disk.clone(), config.cluster.id, config.node.id, clock.wall())?;
     if let Some(repaired) = &identity.repaired {
         tracing::warn!("{repaired}");
     }
@@ -227,13 +229,7 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
     let vote = read_small(&disk, VOTE_FILE)?;
     let record = RecordState::read(record.as_deref(), vote.as_deref())?;
     let (tables, lost) = open_tables(config, &disk, identity.boot_count)?;
-    let opened = store::open(
-        disk,
-        tables.clone(),
-        store_options(config),
-        lost.clone(),
-        random(),
-    )?;
+    let opened = store::open(disk, tables.clone(), store_options(config), lost.clone(), random())?;
     if lost.is_some() {
         tables.acknowledge_rebuild()?;
     }
@@ -315,12 +311,8 @@ async fn start_gossip(
 ) -> Result<(Gossip, mpsc::Receiver<quoit_gossip::GossipEvent>, GossipInlet), ServeError> {
     let (outgoing, mut sent) = mpsc::channel::<(SocketAddr, Bytes)>(GOSSIP_QUEUE);
     let (to_gossip, incoming) = mpsc::channel(GOSSIP_QUEUE);
-    let mut gossip_config = GossipConfig::new(
-        config.cluster.id,
-        config.node.id,
-        generation,
-        config.node.advertise,
-    );
+    let mut gossip_config =
+        GossipConfig::new(config.cluster.id, config.node.id, generation, config.node.advertise);
     gossip_config.seeds = config.cluster.members.iter().map(|member| member.address).collect();
     let (gossip, events) = Gossip::start(gossip_config, Link { outgoing, incoming }).await?;
     let transport = transport.clone();

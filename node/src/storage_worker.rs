@@ -104,7 +104,8 @@ impl StorageWorker {
         let work = move || compact_loop(&maintainer, &tables, &stop);
         threads.push(spawn("quoit-compact", Box::new(work))?);
         let reader = parts.reader;
-        let worker = Self { writes: Some(writes), reads, next_reader: 0, reader, stopping, threads };
+        let worker =
+            Self { writes: Some(writes), reads, next_reader: 0, reader, stopping, threads };
         Ok((worker, answered))
     }
 
@@ -247,7 +248,9 @@ impl Writing {
                 }
                 other @ (StorageRequest::Read { .. }
                 | StorageRequest::Page { .. }
-                | StorageRequest::Figures) => unreachable!("a read was handed to the writer: {other:?}"),
+                | StorageRequest::Figures) => {
+                    unreachable!("a read was handed to the writer: {other:?}")
+                }
             }
         }
         if !prepared.is_empty() {
@@ -272,9 +275,7 @@ fn take_back(answers: &mut Answers, error: &CommitError) {
                 *answer = StorageAnswer::NotCommitted(error.to_string());
             }
             // Documents are saved on their own; the lease goes with the batch.
-            StorageAnswer::Saved(result)
-                if *tag == Tag::Inner(quoit_core::event::Inner::Lease) =>
-            {
+            StorageAnswer::Saved(result) if *tag == Tag::Inner(quoit_core::event::Inner::Lease) => {
                 *result = Err(error.to_string());
             }
             _ => {}

@@ -175,7 +175,10 @@ fn unicode_data(directory: &Path) -> PathBuf {
     }
     let path = directory.join("UnicodeData.txt");
     let line = |code: u32| {
-        format!("{code:04X};NAME OF CHARACTER {};Lo;0;L;;;;;N;;;;;\n", code.wrapping_mul(2_654_435_761))
+        format!(
+            "{code:04X};NAME OF CHARACTER {};Lo;0;L;;;;;N;;;;;\n",
+            code.wrapping_mul(2_654_435_761)
+        )
     };
     let text: String = (0..34_000).map(|number| line(number * 7)).collect();
     fs::write(&path, text).expect("the directory is there");
@@ -192,8 +195,18 @@ fn a_cluster_keeps_everything_when_a_node_is_killed_during_an_import() {
     let file_name = file.to_str().expect("text");
 
     // Kill one node in the middle of the import.
-    let import =
-        ["import", "--table", "unicode", "--create", "--format", "csv", "--delimiter", ";", "--key", "1"];
+    let import = [
+        "import",
+        "--table",
+        "unicode",
+        "--create",
+        "--format",
+        "csv",
+        "--delimiter",
+        ";",
+        "--key",
+        "1",
+    ];
     let import = up
         .command(&[&import[..], &["--in-flight", "16", file_name]].concat())
         .stdout(Stdio::piped())
@@ -218,7 +231,10 @@ fn a_cluster_keeps_everything_when_a_node_is_killed_during_an_import() {
     let export = scratch.path().join("export.txt");
     let export_name = export.to_str().expect("text");
     up.run(&["export", "--table", "unicode", "--output", export_name]);
-    assert!(fs::read(&export).expect("written") == fs::read(&file).expect("there"), "the export differs");
+    assert!(
+        fs::read(&export).expect("written") == fs::read(&file).expect("there"),
+        "the export differs"
+    );
     up.wait_for_states(&["serving", "down", "serving"]);
     assert!(up.run(&["get", "unicode", "0041"]).starts_with("0041;"));
     up.fails(&["put", "unicode", "0041", "x", "--level", "all"], 3, "2 of");
@@ -240,7 +256,10 @@ fn a_cluster_keeps_everything_when_a_node_is_killed_during_an_import() {
     let again = ["import", "--table", "unicode", "--delimiter", ";", "--key", "1", file_name];
     up.run(&again);
     up.run(&["export", "--table", "unicode", "--output", export_name]);
-    assert!(fs::read(&export).expect("written") == fs::read(&file).expect("there"), "the export differs");
+    assert!(
+        fs::read(&export).expect("written") == fs::read(&file).expect("there"),
+        "the export differs"
+    );
     drop(node.stdin.take());
     assert!(node.wait().expect("it was started here").success());
     up.stop();
@@ -287,7 +306,16 @@ fn a_user_meets_clear_errors_and_resolves_siblings() {
     let ring = up.run(&["ring", "--json"]);
     assert!(serde_json::from_str::<serde_json::Value>(&ring).is_ok(), "{ring}");
     let bench = up.run(&[
-        "bench", "--workload", "a", "--keys", "200", "--operations", "500", "--in-flight", "8", "--json",
+        "bench",
+        "--workload",
+        "a",
+        "--keys",
+        "200",
+        "--operations",
+        "500",
+        "--in-flight",
+        "8",
+        "--json",
     ]);
     assert!(serde_json::from_str::<serde_json::Value>(&bench).is_ok(), "{bench}");
     up.stop();

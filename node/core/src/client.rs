@@ -151,7 +151,11 @@ impl Turn<'_> {
     }
 
     /// Checks a read that this node makes of its own accord, to rebuild a key at one replica.
-    pub(crate) fn admit_heal(&mut self, id: OperationId, heal: &Heal) -> Result<ReadParts, Failure> {
+    pub(crate) fn admit_heal(
+        &mut self,
+        id: OperationId,
+        heal: &Heal,
+    ) -> Result<ReadParts, Failure> {
         let Heal { place, key, node } = heal.clone();
         let head = Head {
             table: place.table,

@@ -5,10 +5,14 @@ use quoit_core::context;
 use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
 use quoit_core::handshake::Genesis;
 use quoit_core::operation::OperationId;
-use quoit_core::peer::{MergeAnswer, PeerHead, PeerMerge, PeerMessage, PeerRead, ReadAnswer, Refusal};
+use quoit_core::peer::{
+    MergeAnswer, PeerHead, PeerMerge, PeerMessage, PeerRead, ReadAnswer, Refusal,
+};
 use quoit_core::random::Random;
 use quoit_core::record::{RecordState, Vote};
-use quoit_core::{ConnectionId, CoreConfig, Effect, Effects, Event, Instant, NodeCore, Now, Recovered};
+use quoit_core::{
+    ConnectionId, CoreConfig, Effect, Effects, Event, Instant, NodeCore, Now, Recovered,
+};
 use quoit_protocol::{ClientRequest, Get, Got, Head, Key, Sibling, Write, Written, value_checksum};
 use quoit_ring::{
     ClusterId, ClusterRecord, ConflictPolicy, HybridTime, Member, NodeId, RingKey, Table, TableId,
@@ -361,11 +365,7 @@ fn begin_get(bench: &mut Bench) -> u64 {
                 tag: Tag::Own(bench.request(0, 1)),
                 request: StorageRequest::Read { key: bench.stored_key() },
             },
-            Effect::ToPeer {
-                to: NodeId(to),
-                request: bench.request(0, to),
-                message: read.into()
-            },
+            Effect::ToPeer { to: NodeId(to), request: bench.request(0, to), message: read.into() },
         ]
     );
     to
@@ -436,17 +436,20 @@ fn a_replica_serves_peers_through_its_storage() {
     assert_eq!(bench.peer(2, 77, read.clone()), [Effect::ToStorage { tag, request }]);
     let answer = ReadAnswer { time: TIME, found: Ok(Bytes::new()) };
     let found = StorageAnswer::Found(Found::Set(Bytes::new()));
-    let to_peer = |answer: ReadAnswer| Effect::ToPeer {
-        to: NodeId(2),
-        request: 77,
-        message: answer.into(),
-    };
+    let to_peer =
+        |answer: ReadAnswer| Effect::ToPeer { to: NodeId(2), request: 77, message: answer.into() };
     assert_eq!(bench.storage(tag, found), [to_peer(answer)]);
     for (change, refusal) in [
-        (PeerHead { configuration: quoit_ring::ConfigurationNumber(9), ..read.head }, Refusal::WrongConfiguration),
+        (
+            PeerHead { configuration: quoit_ring::ConfigurationNumber(9), ..read.head },
+            Refusal::WrongConfiguration,
+        ),
         (PeerHead { table: TableId(8), ..read.head }, Refusal::UnknownTable),
     ] {
         let refused = ReadAnswer { time: TIME, found: Err(refusal) };
-        assert_eq!(bench.peer(2, 77, PeerRead { head: change, ..read.clone() }), [to_peer(refused)]);
+        assert_eq!(
+            bench.peer(2, 77, PeerRead { head: change, ..read.clone() }),
+            [to_peer(refused)]
+        );
     }
 }

@@ -7,8 +7,8 @@ use quoit_core::peer::*;
 use quoit_protocol::frame::{BODY_BYTES_MAX, Frame, take_frame};
 use quoit_protocol::{Failure, FailureCode, Head, Key, Write, WriteId, Written};
 use quoit_ring::{
-    ClusterId, ClusterRecord, ConfigurationNumber, Epoch, HybridTime, Level, Member, NodeId, RingKey,
-    TableId, VnodeCount, VnodeIndex, WallTime, Zone, assignment,
+    ClusterId, ClusterRecord, ConfigurationNumber, Epoch, HybridTime, Level, Member, NodeId,
+    RingKey, TableId, VnodeCount, VnodeIndex, WallTime, Zone, assignment,
 };
 
 fn record() -> ClusterRecord {

@@ -11,7 +11,21 @@
 //! [`crate::stored`]), unless a later record of the key is intact, since each record holds the
 //! whole set. Damage whose keys cannot be told begins a new era: every key is incomplete until a
 //! read quorum of its peers has been merged in. Nothing is taken for absent that may have been
-//! lost.
+//! lost. What a start finds is written down before anything rests on it, so that it is told once.
+//!
+//! **Speed.** `cargo run --release -p quoit-storage-files --example store_speed`, on a machine of 2
+//! cores that other builds kept busy (load 5), batches of 64 merges of 1 KiB into a `latest` table:
+//!
+//! | | records/s | processor time of a record: prepare + commit |
+//! |---|---|---|
+//! | new keys, one fsync a batch | 13,000 to 16,000 | 7 us + 8 us |
+//! | new keys, no fsync (`SYNC=0`) | 35,000 | 7 us + 4 us |
+//! | keys on disk, no fsync | 17,000 | 23 us + 5 us |
+//! | random reads, one thread | 60,000 to 80,000 | |
+//!
+//! The store's own part (codec, checksums, digests, records) is less than 2 us of that; the rest of
+//! preparing is the tables' point read, which a disk block behind the key makes dear, and of
+//! committing the log's write and the memtable's insert.
 
 mod mutation;
 mod open;

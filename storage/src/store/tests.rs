@@ -168,7 +168,9 @@ fn fold(held: &BTreeMap<StoredKey, SiblingSet>) -> Digests {
 }
 
 /// What of digests is not zero.
-fn figures_and_leaves(digests: &Digests) -> (Vec<(TableId, TableFigures)>, Vec<(u8, usize, u64)>) {
+type Counted = (Vec<(TableId, TableFigures)>, Vec<(u8, usize, u64)>);
+
+fn figures_and_leaves(digests: &Digests) -> Counted {
     let leaves = [1, 3].into_iter().flat_map(|replication| {
         let leaves = digests.leaves(replication).unwrap_or_default().iter().copied().enumerate();
         leaves.map(move |(index, leaf)| (replication, index, leaf))

@@ -18,7 +18,7 @@ use crate::layout::StoredKey;
 use crate::log::{Log, LogError};
 use crate::small_file::{SmallFile, SmallFileError};
 use crate::stored::{Era, Standing, Stored};
-use crate::version::{Actor, Older, SiblingSet};
+use crate::version::{Actor, Older, SiblingSet, Version, VersionVector};
 
 /// No set is ever longer, not even by a merge: a record of the log must hold it.
 const MERGED_BYTES_MAX: usize = 512 << 20;
@@ -158,26 +158,8 @@ impl Writer {
             || matches!(change, Change::Merge { rebuild: true, .. });
         let merged = match change {
             Change::Write { .. } if held.incomplete => return Outcome::Incomplete,
-            Change::Write { version, .. } if !version.is_intact(key.token()) => {
-                return Outcome::Corrupt;
-            }
-            Change::Write { version, .. }
-                if policy == ConflictPolicy::Siblings
-                    && self.lost_actors.contains(&version.dot.actor) =>
-            {
-                return Outcome::Refused("an earlier write was not committed: try again");
-            }
             Change::Write { context, version } => {
-                let actor = version.dot.actor;
-                let written = held
-                    .set
-                    .write(policy, &context, version)
-                    .map_err(|Older(time)| Outcome::Older(time))
-                    .and_then(|set| self.check_limits(&held, set));
-                if written.is_ok() && policy == ConflictPolicy::Siblings {
-                    self.batch.actors.insert(actor);
-                }
-                written.map(|set| (set, false))
+                self.write(&key, policy, &held, &context, version).map(|set| (set, false))
             }
             Change::Merge { set, rebuild } => {
                 merge(&key, &held, &set, policy).map(|set| (set, held.incomplete && !rebuild))
@@ -196,6 +178,33 @@ impl Writer {
             Ok(_) => Outcome::Incomplete,
             Err(outcome) => outcome,
         }
+    }
+
+    /// The set after a coordinator's write, or why there is none.
+    fn write(
+        &mut self,
+        key: &StoredKey,
+        policy: ConflictPolicy,
+        held: &Held,
+        context: &VersionVector,
+        version: Version,
+    ) -> Result<SiblingSet, Outcome> {
+        if !version.is_intact(key.token()) {
+            return Err(Outcome::Corrupt);
+        }
+        let actor = version.dot.actor;
+        // In a `latest` table a dot claims no other.
+        let claims = policy == ConflictPolicy::Siblings;
+        if claims && self.lost_actors.contains(&actor) {
+            return Err(Outcome::Refused("an earlier write was not committed: try again"));
+        }
+        let written = held.set.write(policy, context, version);
+        let set = written.map_err(|Older(time)| Outcome::Older(time))?;
+        let set = self.check_limits(held, set)?;
+        if claims {
+            self.batch.actors.insert(actor);
+        }
+        Ok(set)
     }
 
     /// Asks for a longer lease of hybrid time with the next commit.

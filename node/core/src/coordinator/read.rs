@@ -142,9 +142,7 @@ impl ReadOperation {
             return Progress::Continue;
         }
         match answer {
-            ReplicaAnswer::Read(Ok(set)) if slot < WRITE_BACK_SLOT => {
-                self.on_set(from, set, turn)
-            }
+            ReplicaAnswer::Read(Ok(set)) if slot < WRITE_BACK_SLOT => self.on_set(from, set, turn),
             ReplicaAnswer::Read(Err(refusal)) if slot < WRITE_BACK_SLOT => {
                 self.on_refused(from, &refusal, turn)
             }

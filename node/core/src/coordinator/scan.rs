@@ -266,7 +266,8 @@ impl ScanOperation {
         let encoded = codec::encode(&set);
         let holds =
             |node: &NodeId| held.iter().any(|(other, set)| other == node && *set == encoded);
-        let (tried, behind): (Vec<NodeId>, Vec<NodeId>) = nodes.iter().partition(|node| holds(node));
+        let (tried, behind): (Vec<NodeId>, Vec<NodeId>) =
+            nodes.iter().partition(|node| holds(node));
         let holders = tried.len();
         self.merged.push(MergedRow { key, set, encoded, holders, tried, open: 0 });
         let row = self.merged.len() - 1;

@@ -60,11 +60,7 @@ impl<O: Clone> Keeper<O> {
         let proposal = Proposal {
             epoch: record.epoch,
             deadline: now.plus_ms(TRY_MS),
-            ballot: Ballot {
-                round: self.round_seen,
-                node: self.node.0,
-                nonce: self.random.draw(),
-            },
+            ballot: Ballot { round: self.round_seen, node: self.node.0, nonce: self.random.draw() },
             voters: self.voters(),
             record,
             promises: BTreeMap::new(),

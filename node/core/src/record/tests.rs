@@ -161,7 +161,11 @@ fn a_refusal_that_names_this_tries_ballot_is_no_vote() {
     for (accepted, decided) in [(false, 0), (true, 2)] {
         let mut effects = Effects::new();
         for from in [2, 3] {
-            effects.extend(tell(&mut proposer, from, Accepted { epoch: Epoch(1), ballot, accepted }));
+            effects.extend(tell(
+                &mut proposer,
+                from,
+                Accepted { epoch: Epoch(1), ballot, accepted },
+            ));
         }
         let told = messages(effects);
         assert_eq!(told.len(), decided, "{told:?}");

@@ -92,10 +92,8 @@ fn every_operation_ends_at_its_deadline_though_nobody_answers() {
         let partition = bytes::Bytes::from_static(b"k");
         let head = world.head(node(1), table, b"k");
         let from = bytes::Bytes::new();
-        let scan = world.send(
-            node(1),
-            quoit_protocol::Scan { head, partition, from, to: None, limit: 10 },
-        );
+        let scan = world
+            .send(node(1), quoit_protocol::Scan { head, partition, from, to: None, limit: 10 });
         world.run_ms(1_900);
         assert_eq!(world.core(node(1)).operation_count(), 3);
         world.run_ms(200);

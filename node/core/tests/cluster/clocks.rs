@@ -28,9 +28,13 @@ fn a_lease_that_cannot_be_saved_is_tried_again_but_not_without_pause() {
     world.run_ms(20_000);
     let asked = world.seen.take().expect("asked for").into_iter().filter(|(id, effect)| {
         *id == node(1)
-            && matches!(effect, quoit_core::Effect::ToStorage {
-                request: quoit_core::StorageRequest::ExtendLease { .. }, ..
-            })
+            && matches!(
+                effect,
+                quoit_core::Effect::ToStorage {
+                    request: quoit_core::StorageRequest::ExtendLease { .. },
+                    ..
+                }
+            )
     });
     let asked = asked.count();
     assert!(asked < 60, "{asked} times in 20 s");

@@ -104,7 +104,9 @@ fn a_range_that_ends_before_it_begins_is_refused() {
         let request = world.send(node(1), Scan { head, partition, from, to, limit: 5 });
         world.wait(request)
     };
-    let ClientResponse::Failure(failure) = scan(&mut world, b"b", b"a") else { panic!("backwards") };
+    let ClientResponse::Failure(failure) = scan(&mut world, b"b", b"a") else {
+        panic!("backwards")
+    };
     assert_eq!(failure.code, FailureCode::Invalid);
     let ClientResponse::Page(page) = scan(&mut world, b"a", b"a") else { panic!("an empty range") };
     assert_eq!((page.items.len(), page.after), (0, None));

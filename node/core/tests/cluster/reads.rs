@@ -124,7 +124,10 @@ fn a_straggler_that_knows_more_mends_the_others() {
     let first = values(&world.got(request).expect("a quorum is up"));
     world.run_ms(1_000);
     for id in world.ids() {
-        assert!(!world.stored(id, table, "k").expect("readable").is_empty(), "{id} after {first:?}");
+        assert!(
+            !world.stored(id, table, "k").expect("readable").is_empty(),
+            "{id} after {first:?}"
+        );
     }
     world.end();
 }

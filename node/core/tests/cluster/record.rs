@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::world::{World, node, options};
 use quoit_core::handshake::record_hash;
 use quoit_core::{Effect, Event};
 use quoit_protocol::{ChangeTables, ClientResponse, FailureCode, TableChange};
 use quoit_ring::{ConflictPolicy, NodeId};
-use crate::world::{World, node, options};
 
 /// Which content each version had, at whatever node.
 #[derive(Default)]
@@ -135,7 +135,8 @@ fn a_table_is_made_once_and_dropped_once() {
     let epoch = world.core(node(2)).epoch();
     assert!(matches!(ask(&mut world, create("a")), ClientResponse::Record(_)));
     assert_eq!(world.core(node(2)).epoch(), epoch, "it was there already");
-    let other = TableChange::Create { name: "a".into(), options: options(ConflictPolicy::Siblings) };
+    let other =
+        TableChange::Create { name: "a".into(), options: options(ConflictPolicy::Siblings) };
     let other = ChangeTables { change: other, deadline_ms: 1_000 };
     let ClientResponse::Failure(failure) = ask(&mut world, other) else { panic!("it differs") };
     assert_eq!(failure.code, FailureCode::Invalid);

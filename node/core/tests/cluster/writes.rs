@@ -119,7 +119,11 @@ fn what_breaks_a_rule_is_refused_and_not_done() {
     let far = |it: &mut quoit_protocol::Write| it.head.time = quoit_ring::HybridTime(u64::MAX);
     assert_eq!(code(refused(&mut world, &far)), invalid);
     let other = |it: &mut quoit_protocol::Write| it.head.table = TableId(77);
-    assert_eq!(code(refused(&mut world, &other)), FailureCode::NotServing, "maybe not heard of yet");
+    assert_eq!(
+        code(refused(&mut world, &other)),
+        FailureCode::NotServing,
+        "maybe not heard of yet"
+    );
     assert_eq!(world.read(node(1), table, "k"), [""; 0]);
     assert_eq!(world.core(node(1)).operation_count(), 0);
 }
@@ -129,8 +133,7 @@ fn a_dropped_table_serves_no_more_and_one_of_its_name_begins_empty() {
     let (mut world, table) = World::with_table(7, 3, options(ConflictPolicy::Latest));
     world.put(node(1), table, put("k", "v")).expect("a quorum is up");
     let change = quoit_protocol::TableChange::Drop { name: "t".to_owned() };
-    let request =
-        world.send(node(2), quoit_protocol::ChangeTables { change, deadline_ms: 5_000 });
+    let request = world.send(node(2), quoit_protocol::ChangeTables { change, deadline_ms: 5_000 });
     assert!(matches!(world.wait(request), ClientResponse::Record(_)));
     world.run_ms(2_000);
     for id in world.ids() {
@@ -152,8 +155,7 @@ fn a_node_that_lags_behind_the_record_refuses_and_then_learns() {
         name: "u".to_owned(),
         options: options(ConflictPolicy::Latest),
     };
-    let request =
-        world.send(node(1), quoit_protocol::ChangeTables { change, deadline_ms: 5_000 });
+    let request = world.send(node(1), quoit_protocol::ChangeTables { change, deadline_ms: 5_000 });
     assert!(matches!(world.wait(request), ClientResponse::Record(_)));
     let table = world.record(node(1)).table("u").expect("just made").id;
     world.heal();

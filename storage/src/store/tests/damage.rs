@@ -51,11 +51,11 @@ fn judge(
     let told = rig.report.damage.len() + rig.report.notes.len() > 0;
     let check = |rig: &Rig| {
         for number in 0..KEYS {
-            let found = rig.read(&key(number));
-            let right = held.get(&key(number)).map_or_else(absent, found_of);
+            let now = rig.read(&key(number));
+            let right = held.get(&key(number)).map_or_else(absent, found);
             assert!(
-                found == right || found == Found::Unreadable && told,
-                "{what}: key {number} reads {found:?}; {:?}",
+                now == right || now == Found::Unreadable && told,
+                "{what}: key {number} reads {now:?}; {:?}",
                 rig.report
             );
         }
@@ -92,10 +92,6 @@ fn judge(
     assert_eq!(last.read(&late), late_set, "{what}: after a flush");
     last.check_digests_cover(what);
     told
-}
-
-fn found_of(set: &SiblingSet) -> Found {
-    super::found(set)
 }
 
 impl Rig {
@@ -235,7 +231,8 @@ fn a_crash_at_any_moment_of_a_start_with_damage_forgets_none_of_it() {
     let logs = log_paths(&rig.disk);
     let middle = logs[logs.len() - 2].as_str();
     let payload = rig.disk.content(middle).unwrap().windows(9).position(|w| w == b"xxxxxxxxx");
-    let damages: [(&str, &dyn Fn(&TwinDisk)); 6] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&TwinDisk));
+    let damages: [Damage<'_>; 6] = [
         ("a record", &|disk| assert!(disk.flip_bit(middle, payload.unwrap() as u64, 1))),
         ("a header", &|disk| assert!(disk.zero(middle, 0, 512))),
         ("a segment", &|disk| assert!(disk.lose(middle))),
@@ -259,11 +256,11 @@ fn a_crash_at_any_moment_of_a_start_with_damage_forgets_none_of_it() {
             disk.crash();
             let after = try_open(&disk, &tables, &options(), None).unwrap();
             for number in 0..KEYS {
-                let right = held.get(&key(number)).map_or_else(absent, found_of);
-                let found = after.read(&key(number));
+                let right = held.get(&key(number)).map_or_else(absent, found);
+                let now = after.read(&key(number));
                 assert!(
-                    found == right || found == Found::Unreadable,
-                    "{what}, {operations}: key {number} reads {found:?}, {:?}",
+                    now == right || now == Found::Unreadable,
+                    "{what}, {operations}: key {number} reads {now:?}, {:?}",
                     after.report
                 );
             }

@@ -145,10 +145,10 @@ impl Model {
         let time = if old { self.time / 2 + 1 } else { self.time };
         let mut version =
             version(key, time, u64::from(detail % 3), &"v".repeat(usize::from(detail % 300)));
-        if kind % 7 == 0 {
+        if kind.is_multiple_of(7) {
             version.content = Content::Tombstone;
         }
-        if kind % 5 == 0 {
+        if kind.is_multiple_of(5) {
             version.expires = Some(HybridTime(self.time + 3));
         }
         let remote = self.remote.entry(key.clone()).or_default();

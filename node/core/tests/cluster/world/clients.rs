@@ -6,9 +6,7 @@ use quoit_protocol::{
     ChangeTables, ClientRequest, ClientResponse, Export, Failure, Get, Got, Head, Key, Page, Scan,
     TableChange, Write, WriteId, Written, value_checksum,
 };
-use quoit_ring::{
-    ClusterRecord, ConflictPolicy, HybridTime, Level, NodeId, TableId, TableOptions,
-};
+use quoit_ring::{ClusterRecord, ConflictPolicy, HybridTime, Level, NodeId, TableId, TableOptions};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::Found;

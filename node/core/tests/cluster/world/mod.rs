@@ -29,11 +29,20 @@ const SECOND_US: u64 = 1_000_000;
 
 /// What waits for its moment.
 enum Happening {
-    Deliver { link: u64, from: NodeId, to: NodeId, frame: BytesMut },
+    Deliver {
+        link: u64,
+        from: NodeId,
+        to: NodeId,
+        frame: BytesMut,
+    },
     /// A pause ends.
     Wake(NodeId),
     /// Something for one life of a node's process.
-    In { node: NodeId, life: u64, then: Then },
+    In {
+        node: NodeId,
+        life: u64,
+        then: Then,
+    },
 }
 
 /// What happens in a process.
@@ -176,7 +185,8 @@ impl World {
     }
 
     fn now(&self, id: NodeId) -> Now {
-        let wall = (BORN_MS + self.time_us / 1_000).saturating_add_signed(self.machines[&id].skew_ms);
+        let wall =
+            (BORN_MS + self.time_us / 1_000).saturating_add_signed(self.machines[&id].skew_ms);
         Now { instant: Instant(self.time_us), wall: WallTime(wall) }
     }
 
@@ -213,7 +223,11 @@ impl World {
         machine.process = None;
         machine.paused_until_us = 0;
         machine.held.clear();
-        if power { machine.disk.crash() } else { machine.disk.kill() }
+        if power {
+            machine.disk.crash()
+        } else {
+            machine.disk.kill()
+        }
         for other in self.ids() {
             self.disconnect(id, other);
         }
@@ -336,8 +350,9 @@ impl World {
     fn step(&mut self) {
         let ((at, _), happening) = self.queue.pop_first().expect("clocks tick for ever");
         self.time_us = at;
-        let (Happening::Deliver { to: id, .. } | Happening::In { node: id, .. } | Happening::Wake(id)) =
-            happening;
+        let (Happening::Deliver { to: id, .. }
+        | Happening::In { node: id, .. }
+        | Happening::Wake(id)) = happening;
         let machine = self.machines.get_mut(&id).expect("a node of this world");
         let until = machine.paused_until_us;
         if matches!(happening, Happening::Wake(_)) {

@@ -33,8 +33,7 @@ impl Worker {
         let (record, vote) = (load(RECORD_FILE), load(VOTE_FILE));
         let bytes = |loaded: Option<quoit_storage::small_file::Loaded>| loaded.map(|it| it.bytes);
         let record = RecordState::read(bytes(record).as_deref(), bytes(vote).as_deref());
-        let recovered =
-            Recovered { record: record.expect("whole"), lease: opened.writer.lease() };
+        let recovered = Recovered { record: record.expect("whole"), lease: opened.writer.lease() };
         let worker = Self {
             writer: opened.writer,
             reader: opened.reader,
