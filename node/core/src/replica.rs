@@ -8,6 +8,7 @@ use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::{Change, Found, Mutation, Outcome, PageRow};
 
+use crate::coordinator::SET_BYTES_MAX;
 use crate::event::{StorageAnswer, StorageRequest};
 use crate::peer::{
     MergeAnswer, PageAnswer, PeerHead, PeerMerge, PeerMessage, PeerPage, PeerRead, ReadAnswer,
@@ -151,9 +152,17 @@ fn stored_key(record: &ClusterRecord, head: &PeerHead, key: &Key) -> Result<Stor
 /// request leads to.
 pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
     Some(match answer {
+        StorageAnswer::Found(Found::Set(set)) if set.len() > SET_BYTES_MAX => {
+            let reason = "the key's siblings together are too large to be sent".to_owned();
+            ReplicaAnswer::Read(Err(Refusal::Storage(reason)))
+        }
         StorageAnswer::Found(Found::Set(set)) => ReplicaAnswer::Read(Ok(set)),
         StorageAnswer::Found(Found::Unreadable) => ReplicaAnswer::Read(Err(Refusal::Unreadable)),
         StorageAnswer::Page(None) => ReplicaAnswer::Page(Err(Refusal::Unreadable)),
+        StorageAnswer::Page(Some((rows, _))) if rows.iter().any(is_too_large) => {
+            let reason = "a key's siblings together are too large to be sent".to_owned();
+            ReplicaAnswer::Page(Err(Refusal::Storage(reason)))
+        }
         StorageAnswer::Page(Some((rows, more))) => {
             ReplicaAnswer::Page(Ok((rows.into_iter().map(wire_row).collect(), more)))
         }
@@ -163,6 +172,10 @@ pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
             return None;
         }
     })
+}
+
+fn is_too_large(row: &PageRow) -> bool {
+    matches!(&row.found, Found::Set(set) if set.len() > SET_BYTES_MAX)
 }
 
 fn wire_row(row: PageRow) -> WireRow {

@@ -190,7 +190,7 @@ impl Turn<'_> {
         match admitted {
             Ok(storage) => {
                 self.before_merge(message);
-                self.to_storage(Tag::Own(request), storage);
+                self.ask_storage(Tag::Own(request), storage);
             }
             Err(refusal) => {
                 let answer = message.refused(refusal);
@@ -223,7 +223,7 @@ impl Turn<'_> {
         self.shared.in_storage >= self.shared.config.storage_requests_max
     }
 
-    pub(crate) fn to_storage(&mut self, tag: Tag, request: StorageRequest) {
+    pub(crate) fn ask_storage(&mut self, tag: Tag, request: StorageRequest) {
         self.shared.in_storage += 1;
         self.effects.push(Effect::ToStorage { tag, request });
     }

@@ -7,9 +7,15 @@ pub mod read;
 pub mod scan;
 pub mod write;
 
+use bytes::Bytes;
 use quoit_protocol::Sibling;
+use quoit_protocol::frame::BODY_BYTES_MAX;
 use quoit_ring::HybridTime;
+use quoit_storage::codec;
 use quoit_storage::version::{Content, SiblingSet};
+
+/// The longest encoding of a set that travels: a message must hold it, its key and a context.
+pub const SET_BYTES_MAX: usize = BODY_BYTES_MAX - (512 << 10);
 
 /// The live values of a set for a reader at that time.
 pub fn live_siblings(set: &SiblingSet, at: HybridTime) -> Vec<Sibling> {
@@ -26,6 +32,19 @@ pub fn live_siblings(set: &SiblingSet, at: HybridTime) -> Vec<Sibling> {
             Content::Tombstone => None,
         })
         .collect()
+}
+
+/// A set's encoding, if it can travel. Merges of concurrent writes are bounded by nothing else: each
+/// coordinator has kept the limit for itself only.
+///
+/// # Errors
+/// What is wrong, for people.
+pub fn encode_to_send(set: &SiblingSet) -> Result<Bytes, String> {
+    let count = set.versions().len().max(set.vector().entries().len());
+    if count > codec::ENTRIES_MAX || codec::encoded_bytes(set) > SET_BYTES_MAX {
+        return Err(format!("the key's siblings together have more than {SET_BYTES_MAX} bytes"));
+    }
+    Ok(codec::encode(set))
 }
 
 /// How many primaries must hold the merged set before a read may return it, so that later reads of

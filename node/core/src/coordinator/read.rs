@@ -12,7 +12,7 @@ use quoit_storage::layout::StoredKey;
 use quoit_storage::version::SiblingSet;
 
 use super::write::{Progress, describe};
-use super::{live_siblings, write_back_count};
+use super::{encode_to_send, live_siblings, write_back_count};
 use crate::operation::{OperationId, Origin, Place, not_done};
 use crate::peer::{PeerMerge, PeerRead, Refusal};
 use crate::quorum::Tally;
@@ -203,8 +203,8 @@ impl ReadOperation {
         if others.iter().all(|(_, set)| set == first) {
             return self.answer(first.clone(), false, turn);
         }
-        let merged = match self.merge(answers.iter().map(|(node, set)| (*node, set))) {
-            Ok(merged) => codec::encode(&merged),
+        let merged = match self.merge(&answers) {
+            Ok(merged) => merged,
             Err(trouble) => {
                 self.trouble = Some(trouble);
                 return self.give_up(turn);
@@ -226,17 +226,15 @@ impl ReadOperation {
         self.conclude(turn)
     }
 
-    /// The replica's checksum has held, so what does not decode is a newer program's or a bug's.
-    fn merge<'a>(
-        &self,
-        sets: impl Iterator<Item = (NodeId, &'a Bytes)>,
-    ) -> Result<SiblingSet, String> {
+    /// Merges encoded sets. A replica's checksum has held, so what does not decode is a newer
+    /// program's or a bug's.
+    fn merge(&self, sets: &[(NodeId, Bytes)]) -> Result<Bytes, String> {
         let mut merged = SiblingSet::default();
         for (node, set) in sets {
             let set = codec::decode(set).map_err(|error| format!("{node}: {error}"))?;
             merged = merged.merge(&set, self.policy);
         }
-        Ok(merged)
+        encode_to_send(&merged)
     }
 
     /// Writes back to replicas that were not read, if those that were do not suffice, or `slow` of
@@ -326,8 +324,9 @@ impl ReadOperation {
         };
         if *merged != set {
             let before = merged.clone();
-            let Ok(both) = self.merge([(node, &before), (node, &set)].into_iter()) else { return };
-            let both = codec::encode(&both);
+            let Ok(both) = self.merge(&[(node, before.clone()), (node, set.clone())]) else {
+                return;
+            };
             let behind = if both == before { Vec::new() } else { self.sources.clone() };
             let late = (both != set).then_some(node);
             for behind in behind.into_iter().chain(late) {

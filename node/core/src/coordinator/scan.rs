@@ -14,7 +14,7 @@ use quoit_storage::layout::StoredKey;
 use quoit_storage::version::SiblingSet;
 
 use super::write::{Progress, describe};
-use super::{live_siblings, write_back_count};
+use super::{SET_BYTES_MAX, encode_to_send, live_siblings, write_back_count};
 use crate::operation::{OperationId, Origin, Place, not_done};
 use crate::peer::{PeerMerge, PeerPage, Refusal, WireRow};
 use crate::quorum::Tally;
@@ -231,10 +231,7 @@ impl ScanOperation {
                 }
             }
         }
-        // Replicas that differ have more rows together than any page of theirs.
-        let limit = usize::try_from(self.parts.limit).unwrap_or(usize::MAX);
-        if rows.len() > limit {
-            let first_beyond = rows.keys().nth(limit).cloned().expect("there are more");
+        if let Some(first_beyond) = self.first_beyond(&rows) {
             rows.split_off(&first_beyond);
             cut = rows.keys().next_back().cloned();
         }
@@ -250,6 +247,19 @@ impl ScanOperation {
         self.conclude(turn)
     }
 
+    /// Replicas that differ have more together than any page of theirs: the first key that finds no
+    /// room on this one.
+    fn first_beyond(&self, rows: &BTreeMap<Bytes, Vec<(NodeId, Bytes)>>) -> Option<Bytes> {
+        let limit = usize::try_from(self.parts.limit).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let beyond = rows.iter().enumerate().find(|(at, (key, held))| {
+            // Siblings add up in a merge.
+            bytes += key.len() + held.iter().map(|(_, set)| set.len()).sum::<usize>();
+            *at >= limit || (*at > 0 && bytes > SET_BYTES_MAX)
+        });
+        beyond.map(|(_, (key, _))| key.clone())
+    }
+
     fn merge_row(
         &mut self,
         key: Bytes,
@@ -263,7 +273,7 @@ impl ScanOperation {
             let other = codec::decode(encoded).map_err(|error| format!("{node}: {error}"))?;
             set = set.merge(&other, self.parts.policy);
         }
-        let encoded = codec::encode(&set);
+        let encoded = encode_to_send(&set)?;
         let holds =
             |node: &NodeId| held.iter().any(|(other, set)| other == node && *set == encoded);
         let (tried, behind): (Vec<NodeId>, Vec<NodeId>) =

@@ -13,6 +13,7 @@ use quoit_storage::layout::StoredKey;
 use quoit_storage::store::{Change, Mutation, Outcome};
 use quoit_storage::version::{Content, SiblingSet, Version, VersionVector};
 
+use super::SET_BYTES_MAX;
 use crate::event::{StorageRequest, Tag};
 use crate::operation::{OperationId, Origin, Place, not_done};
 use crate::peer::{PeerMerge, Refusal};
@@ -163,7 +164,7 @@ impl WriteOperation {
         let slot = self.slot(turn.own());
         self.tally.ask(turn.own());
         let request = StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared };
-        turn.to_storage(Tag::Own(self.id.request(slot)), request);
+        turn.ask_storage(Tag::Own(self.id.request(slot)), request);
     }
 
     fn slot(&self, node: NodeId) -> u16 {
@@ -191,6 +192,10 @@ impl WriteOperation {
     pub(crate) fn on_prepared(&mut self, slot: u16, set: Bytes, turn: &mut Turn<'_>) -> Progress {
         if slot >> 8 != u16::from(self.round) {
             return Progress::Continue;
+        }
+        if set.len() > SET_BYTES_MAX {
+            self.trouble = Some("the key's siblings together are too large to be sent".to_owned());
+            return self.give_up(turn);
         }
         let merged = codec::decode(&set).expect("this node's storage worker encoded it");
         // If siblings remain that the writer did not read, a context that covers its own dot would

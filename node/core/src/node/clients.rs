@@ -1,6 +1,6 @@
 //! What clients ask, and what is begun for them.
 
-use quoit_protocol::{ChangeTables, ClientRequest, FailureCode, Get, Write};
+use quoit_protocol::{ChangeTables, ClientRequest, Failure, FailureCode, Get, Write};
 
 use super::{KnownWrite, NodeCore, Operation};
 use crate::client::{self, Placed};
@@ -14,7 +14,6 @@ use crate::peer::Forward;
 use crate::record::{ChangeResult, Outcome};
 use crate::time::Now;
 use crate::turn::ChangeOrigin;
-use quoit_protocol::Failure;
 
 impl NodeCore {
     pub(super) fn on_client(
@@ -46,7 +45,7 @@ impl NodeCore {
                     return turn.refuse(origin, overloaded());
                 }
                 let tag = Tag::Inner(Inner::Figures { connection, request });
-                turn.to_storage(tag, StorageRequest::Figures);
+                turn.ask_storage(tag, StorageRequest::Figures);
             }
             ClientRequest::ChangeTables(change) => {
                 self.on_change_tables((connection, request), change, now, effects);

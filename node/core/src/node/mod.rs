@@ -178,8 +178,8 @@ impl NodeCore {
         Turn { now, shared, effects }
     }
 
-    /// Lets an operation make a step, and keeps it if it goes on. One that has ended is not there
-    /// any more: its late answers are nothing to anybody.
+    /// Lets an operation make a step. One that has ended is not there any more: its late answers are
+    /// nothing to anybody.
     fn with_operation(
         &mut self,
         id: OperationId,
@@ -187,10 +187,9 @@ impl NodeCore {
         effects: &mut Effects,
         step: impl FnOnce(&mut Operation, &mut Turn<'_>) -> Progress,
     ) {
-        let Some(mut operation) = self.operations.take(id) else { return };
-        match step(&mut operation, &mut Self::turn(&mut self.shared, now, effects)) {
-            Progress::Continue => self.operations.keep(id, operation),
-            Progress::Done => self.on_ended(&operation),
+        let mut turn = Self::turn(&mut self.shared, now, effects);
+        if let Some(ended) = self.operations.step(id, &mut turn, step) {
+            self.on_ended(&ended);
         }
     }
 

@@ -104,10 +104,28 @@ impl Operations {
         self.running.insert(id, (operation, wake));
     }
 
-    pub(super) fn take(&mut self, id: OperationId) -> Option<Operation> {
-        let (operation, wake) = self.running.remove(&id)?;
-        assert!(self.wakes.remove(&(wake, id)), "every operation is woken at its time");
-        Some(operation)
+    /// Lets an operation make a step. If it has ended by that, it is given back.
+    pub(super) fn step(
+        &mut self,
+        id: OperationId,
+        turn: &mut Turn<'_>,
+        step: impl FnOnce(&mut Operation, &mut Turn<'_>) -> Progress,
+    ) -> Option<Operation> {
+        let (operation, wake) = self.running.get_mut(&id)?;
+        let progress = step(operation, turn);
+        let (before, after) = (*wake, operation.wake());
+        if progress == Progress::Continue && before == after {
+            return None;
+        }
+        assert!(self.wakes.remove(&(before, id)), "every operation is woken at its time");
+        match progress {
+            Progress::Continue => {
+                *wake = after;
+                self.wakes.insert((after, id));
+                None
+            }
+            Progress::Done => self.running.remove(&id).map(|(operation, _)| operation),
+        }
     }
 
     /// When the next one wants to be woken.

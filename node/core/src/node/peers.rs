@@ -83,7 +83,7 @@ impl NodeCore {
         match admitted {
             Ok(storage) => {
                 turn.before_merge(message);
-                turn.to_storage(Tag::Peer { from, request }, storage);
+                turn.ask_storage(Tag::Peer { from, request }, storage);
             }
             Err(refusal) => {
                 let message = message.refused(refusal).into_message(turn.time());

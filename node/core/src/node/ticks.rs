@@ -65,7 +65,7 @@ impl NodeCore {
             self.lease_asked = true;
             self.shared.lease_wanted = lease;
             let mut turn = Self::turn(&mut self.shared, now, effects);
-            turn.to_storage(Tag::Inner(Inner::Lease), StorageRequest::ExtendLease { lease });
+            turn.ask_storage(Tag::Inner(Inner::Lease), StorageRequest::ExtendLease { lease });
         }
     }
 

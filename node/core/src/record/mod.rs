@@ -290,10 +290,8 @@ impl<O: Clone> Keeper<O> {
             PeerMessage::Promise(promise) => self.on_promise(from, *promise, now, effects),
             PeerMessage::Accepted(accepted) => self.on_accepted(from, accepted, now, effects),
             PeerMessage::Decided(decided) => self.adopt(decided.record, effects),
-            PeerMessage::AskRecord(ask) => {
-                if self.epoch() > ask.have {
-                    self.tell_record(from, effects);
-                }
+            PeerMessage::AskRecord(ask) if self.epoch() > ask.have => {
+                self.tell_record(from, effects);
             }
             _ => {}
         }

@@ -185,7 +185,8 @@ fn who_is_behind_is_told_the_record_and_does_not_vote() {
     let state = RecordState { record: Some(record(1)), vote: Vote::default() };
     let mut ahead = Keeper::<u32>::new(NodeId(1), genesis(), state, Random::new(1), Instant(0));
     let decided: PeerMessage = Box::new(Decided { record: record(1) }).into();
-    assert_eq!(messages(tell(&mut ahead, 2, prepare(9, 2))), [decided.clone()]);
+    let told = messages(tell(&mut ahead, 2, prepare(9, 2)));
+    assert_eq!(told, std::slice::from_ref(&decided));
     let mut behind = voter(3, 3);
     let later = Prepare { epoch: Epoch(2), ballot: ballot(1, 1) };
     assert_eq!(tell(&mut behind, 1, later), []);

@@ -146,7 +146,7 @@ fn a_full_replica_does_not_make_reads_fail() {
             world.heal();
             world.run_ms(2_000);
             for id in world.ids() {
-                assert_eq!(world.read(id, table, "k"), [big.clone()]);
+                assert_eq!(world.read(id, table, "k"), std::slice::from_ref(&big));
             }
             world.end();
         }

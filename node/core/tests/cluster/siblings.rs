@@ -1,7 +1,7 @@
 //! Tables that keep concurrent writes until a writer that has read them replaces them.
 
 use quoit_protocol::FailureCode;
-use quoit_ring::ConflictPolicy;
+use quoit_ring::{ConflictPolicy, Level};
 
 use crate::world::{Put, World, node, options, put, values};
 
@@ -99,4 +99,35 @@ fn a_deletion_and_a_concurrent_write_are_both_kept() {
     assert_eq!(world.read(node(3), table, "k"), ["b"]);
     let stored = world.stored(node(1), table, "k").expect("readable");
     assert_eq!(stored.versions().len(), 2, "the tombstone is a sibling");
+}
+
+/// Each coordinator keeps the limit for itself; together they may go beyond what a message holds.
+#[test]
+fn siblings_that_together_are_too_large_to_be_sent_fail_their_readers_and_nobody_else() {
+    let (mut world, table) = world(7);
+    for id in [1, 2, 3].map(node) {
+        world.isolate(id);
+    }
+    world.run_ms(10);
+    for number in 0..9 {
+        let value = number.to_string().repeat(4 << 20);
+        let one = Put { level: Some(Level::One), ..put("k", &value) };
+        world.put(node(1 + number % 3), table, one).expect("one is enough");
+    }
+    world.heal();
+    world.run_ms(100);
+    for id in world.ids() {
+        let failure = world.get(id, table, "k").expect_err("24 MiB are too many");
+        assert_eq!(failure.code, FailureCode::Unavailable);
+        assert!(world.scan(id, table, "k", b"", 5).is_err());
+    }
+    let small = Put { level: Some(Level::One), ..put("k", "v") };
+    let failure = world.put(node(1), table, small).map(|_| ()).err();
+    assert_eq!(failure, None, "what one holds can be sent");
+    world.run_ms(500);
+    let failure = world.put(node(2), table, put("k", "v")).expect_err("it grows no further");
+    assert_eq!((failure.code, failure.unknown), (FailureCode::Invalid, false));
+    world.put(node(1), table, put("j", "v")).expect("other keys are served");
+    assert_eq!(world.read(node(2), table, "j"), ["v"]);
+    world.end();
 }

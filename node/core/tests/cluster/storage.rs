@@ -33,24 +33,17 @@ fn a_full_disk_stops_a_coordinator_until_there_is_space() {
 /// handed over before the core knew must not claim them.
 #[test]
 fn what_follows_a_lost_batch_does_not_erase_it_elsewhere() {
-    for seed in 0..40 {
+    for seed in 0..60 {
         let (mut world, table) = World::with_table(seed, 3, options(ConflictPolicy::Siblings));
         world.run_ms(6_000);
         let disk = world.machines[&node(1)].disk.clone();
         disk.limit(Some(disk.used_bytes()));
-        world.seen = Some(Vec::new());
         let lost = world.send_put(node(1), table, put("k", &"x".repeat(300_000)));
-        world.run_ms(0);
-        while world.time_us() % 1_000_000 != 0 && world.answer(lost).is_none() {
-            world.send_put(node(1), table, put("k", "small"));
-            world.run_us(30);
-            if world.time_us() % 7 == 0 {
-                break;
-            }
-        }
+        world.run_us(100);
         let more: Vec<u64> =
             (0..5).map(|_| world.send_put(node(1), table, put("k", "small"))).collect();
-        world.run_us(200 + seed * 20);
+        // In some of these worlds the first batch fails, and the next, merged at once, does not.
+        world.run_us(200 + seed * 15);
         disk.limit(None);
         let first = world.written(lost);
         more.into_iter().for_each(|request| drop(world.written(request)));

@@ -168,3 +168,23 @@ fn a_node_that_lags_behind_the_record_refuses_and_then_learns() {
     world.run_ms(2_000);
     assert_eq!(world.read(node(3), table, "k"), ["v"]);
 }
+
+#[test]
+fn an_answer_to_the_process_before_a_restart_is_nothing_to_the_next() {
+    let (mut world, table) = World::with_table(9, 3, options(ConflictPolicy::Latest));
+    world.machines.get_mut(&node(2)).expect("it is there").sync_us = 1_000_000;
+    world.isolate(node(3));
+    world.run_ms(10);
+    world.send_put(node(1), table, put("k", "v"));
+    world.run_ms(20);
+    world.crash(node(1), false);
+    world.start(node(1));
+    world.run_ms(50);
+    // The same request as before the restart, but another key, while the first answer is to come.
+    if let Ok(written) = world.put(node(1), table, put("j", "w")) {
+        assert_eq!(written.acknowledged, 2);
+        let there = world.stored(node(2), table, "j").expect("readable");
+        assert!(!there.is_empty(), "acknowledged by a replica that has it");
+    }
+    world.end();
+}

@@ -384,7 +384,7 @@ impl World {
                 }
             }
             Happening::In { node, life, then } => {
-                if !self.machines[&node].process.as_ref().is_some_and(|it| it.life == life) {
+                if self.machines[&node].process.as_ref().is_none_or(|it| it.life != life) {
                     return;
                 }
                 match then {
