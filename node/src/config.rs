@@ -401,7 +401,7 @@ fn read_storage(section: &mut Section<'_>) -> StorageSettings {
         durability: section.word("durability", &words, Durability::Group),
         periodic_interval_ms: positive(section, "periodic_interval_ms", 1..=60_000, 100),
         memtable_bytes: positive(section, "memtable_mib", 1..=4_096, 32) << 20,
-        block_cache_bytes: positive(section, "block_cache_mib", 1..=1_048_576, 64) << 20,
+        block_cache_bytes: positive(section, "block_cache_mib", 1..=1_048_576, 128) << 20,
         segment_bytes: positive(section, "segment_mib", 1..=1_024, 64) << 20,
     }
 }
