@@ -28,6 +28,8 @@ use crate::transport::{Inbound, InboundQueue, Transport};
 const TURN_EVENTS_MAX: usize = 2_048;
 /// Without any event, a turn is made so often, to tell that the loop lives.
 const IDLE_TURN: Duration = Duration::from_millis(250);
+/// Damage that reads have met is told so often.
+const DAMAGE_CHECK: Duration = Duration::from_secs(1);
 /// A node that stops waits no longer than this for what it coordinates.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -54,6 +56,8 @@ pub(crate) struct EventLoop {
     pub(crate) requests: Requested,
     pub(crate) ready: bool,
     pub(crate) read_here: ReadHere,
+    pub(crate) damage_checked: std::time::Instant,
+    pub(crate) damage_told: Option<String>,
     /// Spare room for effects.
     pub(crate) due: Effects,
 }
@@ -318,6 +322,16 @@ impl EventLoop {
         self.health.heartbeat();
         self.metrics.event_loop_round(events, began.elapsed());
         self.metrics.set_in_flight(self.core.operation_count());
+        if self.damage_checked.elapsed() >= DAMAGE_CHECK {
+            self.damage_checked = began;
+            let damage = self.storage.reader().damage();
+            if let Some(text) = &damage
+                && damage != self.damage_told
+            {
+                tracing::error!("{text}; the other replicas answer, and rebuild it as it is read");
+                self.damage_told = damage;
+            }
+        }
         if *self.stop.borrow() {
             return;
         }

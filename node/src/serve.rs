@@ -162,6 +162,8 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         requests: Requested::default(),
         ready: false,
         read_here: ReadHere::default(),
+        damage_checked: std::time::Instant::now(),
+        damage_told: None,
         due: Vec::new(),
     };
     tracing::info!(node = %config.node.id, cluster = %config.cluster.id, address = %config.node.listen, "serving");

@@ -4,7 +4,7 @@ use quoit_protocol::{
     ClientRequest, ClientResponse, Export, Failure, FailureCode, Get, Head, Hello, Key,
     PROTOCOL_VERSION, RecordAnswer, Scan, Welcome, Write, value_checksum,
 };
-use quoit_ring::{HybridTime, Level, Table};
+use quoit_ring::{HybridTime, Level, TableOptions};
 use quoit_storage::layout::{StoredKey, after_prefix, partition_prefix, vnode_range};
 use quoit_storage::version::Content;
 
@@ -27,14 +27,14 @@ const HEAL_DEADLINE_MS: u32 = 5_000;
 pub(crate) struct Placed {
     pub(crate) deadline: Instant,
     pub(crate) tally: Tally,
-    table: Table,
+    options: TableOptions,
     place: Place,
     stored_key: StoredKey,
 }
 
 /// What all requests about keys have in common, once checked.
 struct Admitted {
-    table: Table,
+    options: TableOptions,
     place: Place,
     deadline: Instant,
 }
@@ -71,7 +71,7 @@ impl Turn<'_> {
             ));
         };
         Ok(Admitted {
-            table: table.clone(),
+            options: table.options.clone(),
             place: Place::new(record, table, head.vnode),
             deadline,
         })
@@ -134,17 +134,17 @@ impl Turn<'_> {
         origin: Origin,
         get: Get,
     ) -> Result<ReadParts, Failure> {
-        let Admitted { table, place, deadline } = self.admit(&get.head)?;
-        let required = required_of(get.head.level.unwrap_or(table.options.read_level), &table)?;
+        let Admitted { options, place, deadline } = self.admit(&get.head)?;
+        let required = required_of(get.head.level.unwrap_or(options.read_level), &options)?;
         Ok(ReadParts {
             id,
             origin,
             deadline,
             place,
-            policy: table.options.policy,
+            policy: options.policy,
             stored_key: self.stored_key(place, &get.key)?,
             key: get.key,
-            rebuild_required: rebuild_required(&table)?,
+            rebuild_required: rebuild_required(&options)?,
             unreadable: Vec::new(),
             tally: self.tally(place, required)?,
         })
@@ -165,8 +165,8 @@ impl Turn<'_> {
             deadline_ms: HEAL_DEADLINE_MS,
             level: None,
         };
-        let table = self.admit(&head)?.table;
-        let required = rebuild_required(&table)?;
+        let options = self.admit(&head)?.options;
+        let required = rebuild_required(&options)?;
         let level = Some(Level::Exactly(required));
         let get = Get { head: Head { level, ..head }, key };
         let mut parts = self.admit_get(id, Origin::Nobody, get)?;
@@ -177,11 +177,11 @@ impl Turn<'_> {
 
     /// Finds out where a write belongs.
     pub(crate) fn place_write(&mut self, write: &Write) -> Result<Placed, Failure> {
-        let Admitted { table, place, deadline } = self.admit(&write.head)?;
-        let required = required_of(write.head.level.unwrap_or(table.options.write_level), &table)?;
+        let Admitted { options, place, deadline } = self.admit(&write.head)?;
+        let required = required_of(write.head.level.unwrap_or(options.write_level), &options)?;
         let stored_key = self.stored_key(place, &write.key)?;
         let tally = self.tally(place, required)?;
-        Ok(Placed { deadline, tally, table, place, stored_key })
+        Ok(Placed { deadline, tally, options, place, stored_key })
     }
 
     /// Checks a write that belongs here.
@@ -192,7 +192,7 @@ impl Turn<'_> {
         write: Write,
         placed: Placed,
     ) -> Result<WriteParts, Failure> {
-        let Placed { deadline, tally, table, place, stored_key } = placed;
+        let Placed { deadline, tally, options, place, stored_key } = placed;
         let record = self.record()?;
         let context = context::open(record.cluster, record.ring_key, &stored_key, &write.context)
             .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))?;
@@ -213,7 +213,7 @@ impl Turn<'_> {
             Some(bytes) => Content::Value { bytes, checksum: write.checksum },
             None => Content::Tombstone,
         };
-        let ttl_ms = match (&content, write.ttl_ms.or(table.options.ttl_ms)) {
+        let ttl_ms = match (&content, write.ttl_ms.or(options.ttl_ms)) {
             (_, Some(0)) => {
                 return Err(not_done(
                     FailureCode::Invalid,
@@ -245,7 +245,7 @@ impl Turn<'_> {
             write_id: write.write_id,
             deadline,
             place,
-            policy: table.options.policy,
+            policy: options.policy,
             key: write.key,
             stored_key,
             content,
@@ -262,8 +262,8 @@ impl Turn<'_> {
         origin: Origin,
         scan: Scan,
     ) -> Result<ScanParts, Failure> {
-        let Admitted { table, place, deadline } = self.admit(&scan.head)?;
-        let required = required_of(scan.head.level.unwrap_or(table.options.read_level), &table)?;
+        let Admitted { options, place, deadline } = self.admit(&scan.head)?;
+        let required = required_of(scan.head.level.unwrap_or(options.read_level), &options)?;
         let longest = scan.from.len().max(scan.to.as_ref().map_or(0, |to| to.len()));
         // One byte more than a sort key may have: "after this key" is the key and a zero byte.
         if longest > self.limits().key_bytes_max as usize + 1 {
@@ -284,7 +284,7 @@ impl Turn<'_> {
             origin,
             deadline,
             place,
-            policy: table.options.policy,
+            policy: options.policy,
             from: bound(&scan.from),
             to: scan.to.map(|to| bound(&to)).or_else(|| after_prefix(&prefix)),
             limit: rows(scan.limit),
@@ -299,8 +299,8 @@ impl Turn<'_> {
         origin: Origin,
         export: Export,
     ) -> Result<ScanParts, Failure> {
-        let Admitted { table, place, deadline } = self.admit(&export.head)?;
-        let required = required_of(export.head.level.unwrap_or(table.options.read_level), &table)?;
+        let Admitted { options, place, deadline } = self.admit(&export.head)?;
+        let required = required_of(export.head.level.unwrap_or(options.read_level), &options)?;
         let (first, to) = vnode_range(self.record()?.vnodes, place.vnode);
         let from = match &export.after {
             Some(key) => {
@@ -314,7 +314,7 @@ impl Turn<'_> {
             origin,
             deadline,
             place,
-            policy: table.options.policy,
+            policy: options.policy,
             from,
             to,
             limit: rows(export.limit),
@@ -370,15 +370,15 @@ fn rows(limit: u32) -> u32 {
 
 /// How many other replicas know, together, all that was acknowledged: those that take in every write
 /// quorum. With fewer, all others are all that is left.
-fn rebuild_required(table: &Table) -> Result<u8, Failure> {
-    let replication = table.options.replication;
-    let write_required = required_of(table.options.write_level, table)?;
+fn rebuild_required(options: &TableOptions) -> Result<u8, Failure> {
+    let replication = options.replication;
+    let write_required = required_of(options.write_level, options)?;
     Ok((replication - write_required + 1).min(replication - 1))
 }
 
-fn required_of(level: quoit_ring::Level, table: &Table) -> Result<u8, Failure> {
+fn required_of(level: quoit_ring::Level, options: &TableOptions) -> Result<u8, Failure> {
     level
-        .required(table.options.replication)
+        .required(options.replication)
         .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))
 }
 

@@ -17,6 +17,13 @@ impl NodeCore {
                     .to_owned(),
             );
         }
+        if let Some(damage) = &figures.damage {
+            problems.push(format!(
+                "{damage}; keys that it hides are answered by the other replicas and rebuilt from \
+                 them as they are read ({} reads met such keys)",
+                figures.unreadable
+            ));
+        }
         let waiting = self.not_ready(now);
         let state = match (waiting.is_empty(), problems.is_empty()) {
             (false, _) => "starting",

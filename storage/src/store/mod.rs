@@ -87,6 +87,8 @@ struct Shared {
     trusted_from: AtomicU32,
     /// Reads that met damage.
     unreadable: AtomicU64,
+    /// What the tables said when a read last met damage in them.
+    damage: Mutex<Option<String>>,
     /// The last sequence that was committed.
     committed: AtomicU64,
     /// The log may be cut below this sequence (excluded).

@@ -92,6 +92,7 @@ pub fn open(
     let shared = Arc::new(Shared {
         trusted_from: AtomicU32::new(checkpoint.trusted_from.0),
         unreadable: AtomicU64::new(0),
+        damage: Mutex::new(None),
         committed: AtomicU64::new(log.last_sequence().0),
         cut: AtomicU64::new(0),
         tables: Mutex::new(checkpoint.digests.tables().clone()),

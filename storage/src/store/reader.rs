@@ -50,8 +50,10 @@ pub struct StoreFigures {
     pub memory_bytes: u64,
     /// The last record committed.
     pub sequence: u64,
-    /// Reads that met damage since the start.
+    /// Reads since the start of keys that this replica could not vouch for.
     pub unreadable: u64,
+    /// What the tables said when a read last met damage in them.
+    pub damage: Option<String>,
     /// Whether every record of the store is distrusted until its peers are merged in.
     pub distrusted: bool,
 }
@@ -62,7 +64,10 @@ impl Reader {
         let found = match self.engine.get(key.bytes()) {
             Ok(Some(sealed)) => self.judge(key.bytes(), &sealed),
             Ok(None) => self.absent(),
-            Err(_) => Found::Unreadable,
+            Err(error) => {
+                self.note_damage(&error);
+                Found::Unreadable
+            }
         };
         self.count(&found);
         found
@@ -105,7 +110,8 @@ impl Reader {
                 rows.push(PageRow { key, found });
                 true
             }
-            Err(EngineError::Damaged(_) | EngineError::Io(_)) => {
+            Err(error) => {
+                self.note_damage(&error);
                 broken = true;
                 false
             }
@@ -121,6 +127,7 @@ impl Reader {
             memory_bytes: self.engine.memory_bytes(),
             sequence: self.shared.committed.load(Ordering::Relaxed),
             unreadable: self.shared.unreadable.load(Ordering::Relaxed),
+            damage: lock(&self.shared.damage).clone(),
             distrusted: self.trusted_from() > Era(0),
         }
     }
@@ -142,6 +149,20 @@ impl Reader {
 
     fn absent(&self) -> Found {
         if self.trusted_from() > Era(0) { Found::Unreadable } else { Found::Set(Bytes::new()) }
+    }
+
+    /// Keeps what is new of what the tables say, for people.
+    fn note_damage(&self, error: &EngineError) {
+        let said = error.to_string();
+        let mut last = lock(&self.shared.damage);
+        if last.as_ref() != Some(&said) {
+            *last = Some(said);
+        }
+    }
+
+    /// What the tables said when a read last met damage in them.
+    pub fn damage(&self) -> Option<String> {
+        lock(&self.shared.damage).clone()
     }
 
     fn count(&self, found: &Found) {

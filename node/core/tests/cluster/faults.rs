@@ -43,6 +43,8 @@ struct Run {
     /// For each key when reads ended, and the dot they gave.
     read: Vec<(&'static str, u64, HybridTime)>,
     down: BTreeSet<NodeId>,
+    /// Whether disks fail too: they run full and fail syncs, and what one of them holds rots.
+    disks: bool,
     done: usize,
 }
 
@@ -58,6 +60,7 @@ impl Run {
             contexts: BTreeMap::new(),
             read: Vec::new(),
             down: BTreeSet::new(),
+            disks: false,
             done: 0,
         }
     }
@@ -83,7 +86,8 @@ impl Run {
             self.asked.insert(request, Asked::Read { key, began });
             return;
         }
-        let value = format!("w{}", self.wrote.len());
+        let padding = if self.disks && self.below(3) == 0 { 20_000 } else { 0 };
+        let value = format!("w{}{}", self.wrote.len(), ".".repeat(padding));
         let seen = self.contexts.get(key).cloned().unwrap_or_default();
         let (context, covers) = if self.below(2) == 0 { seen } else { Default::default() };
         let wanted = Put { context: context.clone(), ..put(key, &value) };
@@ -206,12 +210,39 @@ impl Run {
                 self.world.skew(one, skew);
             }
             8 if self.world.is_running(one) => self.world.flush(one),
-            9 => {
-                self.down.clear();
-                self.world.heal();
+            9 => self.heal(),
+            _ if self.disks => self.attack_disk(one, self.down.len() < minority),
+            _ => {}
+        }
+    }
+
+    fn attack_disk(&mut self, one: NodeId, may_crash: bool) {
+        if !self.world.is_running(one) {
+            return;
+        }
+        let disk = self.world.machines[&one].disk.clone();
+        match self.below(3) {
+            0 => disk.limit(Some(disk.used_bytes())),
+            1 if may_crash => {
+                disk.fail_syncs(1);
+                self.world.run_ms(5);
+                self.world.crash(one, true);
+                self.down.insert(one);
+            }
+            // Of one node's alone: two lost copies of three may be all that there were.
+            _ if self.world.is_running(node(1)) => {
+                self.world.machines[&node(1)].disk.limit(None);
+                let key = KEYS[usize::try_from(self.below(3)).expect("small")];
+                self.world.damage(node(1), self.table, key);
             }
             _ => {}
         }
+    }
+
+    fn heal(&mut self) {
+        self.world.machines.values().for_each(|machine| machine.disk.limit(None));
+        self.down.clear();
+        self.world.heal();
     }
 
     /// Clients and faults for a while, then peace.
@@ -226,8 +257,15 @@ impl Run {
                 self.attack();
             }
         }
-        self.world.heal();
+        self.heal();
         self.world.run_ms(8_000);
+        if self.disks {
+            // What was damaged is met, and rebuilt.
+            for key in KEYS {
+                self.world.get(node(1), self.table, key).expect("a quorum can vouch");
+                self.world.run_ms(1_000);
+            }
+        }
         self.listen();
         self.check_end();
         self.world.end();
@@ -264,6 +302,19 @@ fn in_a_latest_table_reads_take_in_every_earlier_write_and_never_go_backwards() 
         done += Run::new(seed, nodes, ConflictPolicy::Latest).go(400).1;
     }
     assert!(done > 10_000, "{done} operations succeeded: the faults were not everything");
+}
+
+#[test]
+fn failing_disks_take_nothing_that_was_acknowledged() {
+    let mut done = 0;
+    for seed in 0..30 {
+        for policy in [ConflictPolicy::Latest, ConflictPolicy::Siblings] {
+            let mut run = Run::new(seed, 3, policy);
+            run.disks = true;
+            done += run.go(300).1;
+        }
+    }
+    assert!(done > 3_000, "{done} operations succeeded: the faults were not everything");
 }
 
 #[test]

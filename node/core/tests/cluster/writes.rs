@@ -188,3 +188,23 @@ fn an_answer_to_the_process_before_a_restart_is_nothing_to_the_next() {
     }
     world.end();
 }
+
+#[test]
+fn clusters_of_one_two_and_four_serve() {
+    for nodes in [1, 2, 4] {
+        for policy in POLICIES {
+            let replication = u8::try_from(nodes.min(3)).expect("small");
+            let few = quoit_ring::TableOptions { replication, ..options(policy) };
+            let (mut world, table) = World::with_table(10, nodes, few);
+            for id in world.ids() {
+                world.put(id, table, put("k", "v")).expect("all are up");
+                let got = world.get(id, table, "k").expect("all are up");
+                let next = Put { context: got.context, ..put("k", "w") };
+                world.put(id, table, next).expect("all are up");
+                assert_eq!(world.read(id, table, "k"), ["w"]);
+            }
+            assert_eq!(world.export(node(1), table, 5), [key("k")]);
+            world.end();
+        }
+    }
+}
