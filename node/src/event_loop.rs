@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::http::NodeHealth;
-use crate::metrics::{Metrics, Operation, Outcome};
+use crate::metrics::{Direction, Metrics, Operation, Outcome, Party, StoragePart};
 use crate::storage_worker::{Answers, Requests, StorageWorker, is_read};
 use crate::transport::{Inbound, InboundQueue, Transport};
 
@@ -28,8 +28,8 @@ use crate::transport::{Inbound, InboundQueue, Transport};
 const TURN_EVENTS_MAX: usize = 2_048;
 /// Without any event, a turn is made so often, to tell that the loop lives.
 const IDLE_TURN: Duration = Duration::from_millis(250);
-/// Damage that reads have met is told so often.
-const DAMAGE_CHECK: Duration = Duration::from_secs(1);
+/// Figures that change slowly are read so often.
+const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 /// A node that stops waits no longer than this for what it coordinates.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -56,7 +56,7 @@ pub(crate) struct EventLoop {
     pub(crate) requests: Requested,
     pub(crate) ready: bool,
     pub(crate) read_here: ReadHere,
-    pub(crate) damage_checked: std::time::Instant,
+    pub(crate) observed: std::time::Instant,
     pub(crate) damage_told: Option<String>,
     /// Spare room for effects.
     pub(crate) due: Effects,
@@ -322,15 +322,9 @@ impl EventLoop {
         self.health.heartbeat();
         self.metrics.event_loop_round(events, began.elapsed());
         self.metrics.set_in_flight(self.core.operation_count());
-        if self.damage_checked.elapsed() >= DAMAGE_CHECK {
-            self.damage_checked = began;
-            let damage = self.storage.reader().damage();
-            if let Some(text) = &damage
-                && damage != self.damage_told
-            {
-                tracing::error!("{text}; the other replicas answer, and rebuild it as it is read");
-                self.damage_told = damage;
-            }
+        if self.observed.elapsed() >= OBSERVE_EVERY {
+            self.observed = began;
+            self.observe();
         }
         if *self.stop.borrow() {
             return;
@@ -342,6 +336,25 @@ impl EventLoop {
             self.health.set_ready();
         } else if !reasons.is_empty() {
             self.health.set_unready(reasons);
+        }
+    }
+
+    /// Reads the figures that change slowly.
+    fn observe(&mut self) {
+        let passed = self.transport.stats();
+        self.metrics.set_connections(Party::Peer, passed.peers_connected);
+        self.metrics.set_connections(Party::Client, passed.clients);
+        self.metrics.set_transport_bytes(Direction::Sent, passed.sent_bytes);
+        self.metrics.set_transport_bytes(Direction::Received, passed.received_bytes);
+        let held = self.storage.reader().figures();
+        self.metrics.set_storage_bytes(StoragePart::Tables, held.size.disk_bytes);
+        self.metrics.set_storage_bytes(StoragePart::Memory, held.memory_bytes);
+        self.metrics.set_unreadable(held.unreadable);
+        if let Some(text) = &held.damage
+            && held.damage != self.damage_told
+        {
+            tracing::error!("{text}; the other replicas answer, and rebuild it as it is read");
+            self.damage_told = held.damage;
         }
     }
 

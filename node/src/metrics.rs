@@ -67,8 +67,6 @@ pub enum Party {
 /// Which part of the storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StoragePart {
-    /// The commit log.
-    Log,
     /// The sorted tables' files.
     Tables,
     /// What the tables hold in memory.
@@ -109,7 +107,7 @@ indexed!(Outcome: Done = "done", Refused = "refused", Overloaded = "overloaded",
     Unavailable = "unavailable", Unknown = "unknown");
 indexed!(Direction: Sent = "sent", Received = "received");
 indexed!(Party: Peer = "peer", Client = "client");
-indexed!(StoragePart: Log = "log", Tables = "tables", Memory = "memory");
+indexed!(StoragePart: Tables = "tables", Memory = "memory");
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -124,7 +122,6 @@ struct OperationLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TransportLabels {
-    party: Party,
     direction: Direction,
 }
 
@@ -147,7 +144,7 @@ pub struct Metrics {
     /// By operation.
     request_seconds: Vec<Histogram>,
     /// By party, then direction.
-    transport_bytes: Vec<Vec<Counter>>,
+    transport_bytes: Vec<Counter>,
     /// By party.
     connections: Vec<Gauge>,
     /// By part.
@@ -189,10 +186,8 @@ impl Metrics {
             request_seconds: each(|&operation| {
                 request_seconds.get_or_create_owned(&OperationLabels { operation })
             }),
-            transport_bytes: each(|&party| {
-                each(|&direction| {
-                    transport_bytes.get_or_create_owned(&TransportLabels { party, direction })
-                })
+            transport_bytes: each(|&direction| {
+                transport_bytes.get_or_create_owned(&TransportLabels { direction })
             }),
             connections: each(|&party| connections.get_or_create_owned(&PartyLabels { party })),
             storage_bytes: each(|&part| storage_bytes.get_or_create_owned(&PartLabels { part })),
@@ -243,14 +238,10 @@ impl Metrics {
         self.requests[operation.index()][outcome.index()].get()
     }
 
-    /// Counts bytes of messages.
-    pub fn transport(&self, party: Party, direction: Direction, bytes: u64) {
-        self.transport_bytes[party.index()][direction.index()].inc_by(bytes);
-    }
-
-    /// Bytes of messages, since the start.
-    pub fn transport_bytes(&self, party: Party, direction: Direction) -> u64 {
-        self.transport_bytes[party.index()][direction.index()].get()
+    /// Says how many bytes of messages have passed since the start.
+    pub fn set_transport_bytes(&self, direction: Direction, total: u64) {
+        let counter = &self.transport_bytes[direction.index()];
+        counter.inc_by(total.saturating_sub(counter.get()));
     }
 
     /// Says how many connections are open.
@@ -285,9 +276,9 @@ impl Metrics {
         self.read_repairs.inc();
     }
 
-    /// Counts a read that met damage.
-    pub fn unreadable(&self) {
-        self.unreadable.inc();
+    /// Says how many reads have met keys that the replica cannot vouch for, since the start.
+    pub fn set_unreadable(&self, total: u64) {
+        self.unreadable.inc_by(total.saturating_sub(self.unreadable.get()));
     }
 
     /// All series in the OpenMetrics text format, which Prometheus reads.
@@ -326,18 +317,18 @@ mod tests {
         assert!(zero.ends_with("# EOF\n"));
 
         metrics.request(Operation::Put, Outcome::Done, Duration::from_millis(2));
-        metrics.transport(Party::Client, Direction::Received, 1_024);
+        metrics.set_transport_bytes(Direction::Received, 1_024);
         metrics.set_connections(Party::Peer, 2);
-        metrics.set_storage_bytes(StoragePart::Log, 64);
+        metrics.set_storage_bytes(StoragePart::Memory, 64);
         metrics.commit(17, Duration::from_micros(70));
         metrics.event_loop_round(30, Duration::from_micros(40));
         let text = metrics.text();
         for line in [
             "quoit_requests_total{operation=\"put\",outcome=\"done\"} 1",
             "quoit_request_seconds_count{operation=\"put\"} 1",
-            "quoit_transport_bytes_total{party=\"client\",direction=\"received\"} 1024",
+            "quoit_transport_bytes_total{direction=\"received\"} 1024",
             "quoit_connections{party=\"peer\"} 2",
-            "quoit_storage_bytes{part=\"log\"} 64",
+            "quoit_storage_bytes{part=\"memory\"} 64",
             "quoit_batch_mutations_sum 17.0",
             "quoit_fsync_seconds_count 1",
             "quoit_event_loop_busy_seconds_total 0.00004",

@@ -162,7 +162,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         requests: Requested::default(),
         ready: false,
         read_here: ReadHere::default(),
-        damage_checked: std::time::Instant::now(),
+        observed: std::time::Instant::now(),
         damage_told: None,
         due: Vec::new(),
     };

@@ -1,4 +1,4 @@
-//! What a node tells about itself and about what it sees. Rare, so encoded with names.
+//! What a node tells about itself and about what it sees.
 
 use quoit_ring::{Epoch, NodeId, TableId};
 use serde::{Deserialize, Serialize};

@@ -160,11 +160,6 @@ impl Reader {
         }
     }
 
-    /// What the tables said when a read last met damage in them.
-    pub fn damage(&self) -> Option<String> {
-        lock(&self.shared.damage).clone()
-    }
-
     fn count(&self, found: &Found) {
         if *found == Found::Unreadable {
             self.shared.unreadable.fetch_add(1, Ordering::Relaxed);

@@ -154,3 +154,26 @@ fn heals_that_cannot_succeed_end_and_do_not_pile_up() {
     assert!(world.core(node(1)).operation_count() <= 64);
     world.end();
 }
+
+/// Rebuilt from too few, a replica would vouch for the absence of what was acknowledged.
+#[test]
+fn a_key_is_not_rebuilt_from_fewer_than_know_all_that_was_acknowledged() {
+    let weak = TableOptions { read_level: Level::One, ..options(ConflictPolicy::Latest) };
+    let (mut world, table) = World::with_table(10, 3, weak);
+    world.isolate(node(3));
+    world.run_ms(10);
+    world.put(node(1), table, put("k", "v")).expect("nodes 1 and 2 are a quorum");
+    world.heal();
+    world.run_ms(10);
+    world.damage(node(1), table, "k");
+    world.crash(node(2), false);
+    world.run_ms(10);
+    let request = world.send_get(node(1), table, "k", Level::One);
+    assert_eq!(values(&world.got(request).expect("node 3 answers")), [""; 0]);
+    world.run_ms(1_000);
+    world.get(node(1), table, "k").expect_err("node 3 alone can vouch for the key");
+    world.start(node(2));
+    world.run_ms(1_000);
+    assert_eq!(world.read(node(1), table, "k"), ["v"]);
+    world.end();
+}
