@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 const BATCH_REQUESTS_MAX: usize = 4_096;
 /// The flusher and the compactor look for work so often.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(50);
-/// After a failed flush or compaction they wait so long.
+/// After a failed flush or compaction they wait so long; failed commits are told so often.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a batch is held back while the tables fall behind.
 const SLOW_PAUSE: Duration = Duration::from_millis(1);
@@ -95,6 +95,7 @@ impl StorageWorker {
             durability: parts.durability,
             periodic_interval: parts.periodic_interval,
             metrics: parts.metrics,
+            failure_told: None,
         };
         threads.push(spawn("quoit-write", Box::new(move || writing.run()))?);
         let (maintainer, stop) = (parts.maintainer.clone(), stopping.clone());
@@ -183,6 +184,8 @@ struct Writing {
     durability: Durability,
     periodic_interval: Duration,
     metrics: Arc<Metrics>,
+    /// When a failed commit was last told: a full disk fails thousands a second.
+    failure_told: Option<Instant>,
 }
 
 impl Writing {
@@ -260,6 +263,11 @@ impl Writing {
         let committed = self.writer.commit();
         self.metrics.commit(count, began.elapsed());
         if let Err(error) = committed {
+            let told_lately = self.failure_told.is_some_and(|at| at.elapsed() < FAILURE_PAUSE);
+            if !told_lately {
+                self.failure_told = Some(Instant::now());
+                tracing::error!(%error, "a batch was not committed");
+            }
             take_back(&mut after, &error);
         }
         let _ = self.answers.send(after);
@@ -268,7 +276,6 @@ impl Writing {
 
 /// What was merged but not committed is not acknowledged.
 fn take_back(answers: &mut Answers, error: &CommitError) {
-    tracing::error!(%error, "a batch was not committed");
     for (tag, answer) in answers {
         match answer {
             StorageAnswer::Applied(Outcome::Merged(_)) => {

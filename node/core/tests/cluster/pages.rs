@@ -6,8 +6,8 @@ use quoit_ring::{ConflictPolicy, Level, TableId};
 
 use crate::world::{Put, World, node, options, put};
 
-fn put_item(world: &mut World, table: TableId, sort: u8, one: u64) {
-    let mut write = world.write(node(one), table, put("p", &sort.to_string()));
+fn put_item(world: &mut World, table: TableId, sort: u8, bytes: usize, one: u64) {
+    let mut write = world.write(node(one), table, put("p", &"x".repeat(bytes)));
     write.key.sort = Bytes::copy_from_slice(&[sort]);
     write.head.level = Some(Level::One);
     let request = world.send(node(one), write);
@@ -27,14 +27,19 @@ fn scan_all(world: &mut World, table: TableId, limit: u32) -> Vec<u8> {
 
 #[test]
 fn pages_of_replicas_that_differ_are_merged_and_complete() {
-    for policy in [ConflictPolicy::Latest, ConflictPolicy::Siblings] {
+    // Pages end at their limit, or where they have bytes enough.
+    for (policy, bytes, limit) in [
+        (ConflictPolicy::Latest, 1, 7),
+        (ConflictPolicy::Siblings, 1, 7),
+        (ConflictPolicy::Latest, 300_000, 100),
+    ] {
         let (mut world, table) = World::with_table(1, 3, options(policy));
         for id in [1, 2, 3].map(node) {
             world.isolate(id);
         }
         world.run_ms(10);
         for sort in 0..30 {
-            put_item(&mut world, table, sort, 1 + u64::from(sort) % 3);
+            put_item(&mut world, table, sort, bytes, 1 + u64::from(sort) % 3);
         }
         world.heal();
         world.run_ms(1_000);
@@ -44,9 +49,9 @@ fn pages_of_replicas_that_differ_are_merged_and_complete() {
             let all = Some(Level::All);
             let head = quoit_protocol::Head { level: all, ..world.head(node(1), table, b"p") };
             let partition = Bytes::from_static(b"p");
-            let request = world.send(node(1), Scan { head, partition, from, to: None, limit: 7 });
+            let request = world.send(node(1), Scan { head, partition, from, to: None, limit });
             let ClientResponse::Page(page) = world.wait(request) else { panic!("all are up") };
-            assert!(page.items.len() <= 7, "no more than was asked for");
+            assert!(page.items.len() <= limit as usize, "no more than was asked for");
             sorts.extend(page.items.iter().map(|item| item.key.sort[0]));
             let Some(after) = page.after else { break };
             from = [&after.sort[..], &[0]].concat().into();
