@@ -91,8 +91,8 @@ pub enum IdentityError {
     /// The directory holds data and does not say whose.
     #[error(
         "the data directory holds data ({example}), but identity.a and identity.b are gone: \
-         restore one of them from a backup, or empty the whole directory (the node then gets its \
-         data from its peers)"
+         restore one of them from a backup; do not start the node on an emptied directory, where \
+         it would take for absent what it has acknowledged"
     )]
     Gone {
         /// One of the files found.
@@ -103,8 +103,8 @@ pub enum IdentityError {
     File(#[from] SmallFileError),
     /// The copies are whole, and yet no identity.
     #[error(
-        "identity.a and identity.b are whole but not understood ({0}): restore them from a backup, \
-         or empty the whole data directory (the node then gets its data from its peers)"
+        "identity.a and identity.b are whole but not understood ({0}): restore them from a backup; \
+         do not start the node on an emptied directory"
     )]
     NotUnderstood(String),
     /// The disk does not list its files.
@@ -115,8 +115,8 @@ pub enum IdentityError {
 fn wipe_hint(error: &SmallFileError) -> &'static str {
     match error {
         SmallFileError::Damaged { .. } => {
-            " (without a backup, empty the whole data directory: the node then gets its data from \
-             its peers)"
+            " (do not start the node on an emptied directory, where it would take for absent what it \
+             has acknowledged)"
         }
         _ => "",
     }

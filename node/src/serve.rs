@@ -230,7 +230,7 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
     let record = read_small(&disk, RECORD_FILE)?;
     let vote = read_small(&disk, VOTE_FILE)?;
     let record = RecordState::read(record.as_deref(), vote.as_deref())?;
-    let (tables, lost) = open_tables(config, &disk, identity.boot_count)?;
+    let (tables, lost) = open_tables(config, &disk, record.record.is_some())?;
     let opened = store::open(disk, tables.clone(), store_options(config), lost.clone(), random())?;
     if lost.is_some() {
         tables.acknowledge_rebuild()?;
@@ -264,7 +264,7 @@ fn read_small(disk: &Arc<dyn Disk>, name: &str) -> Result<Option<Bytes>, SmallFi
 fn open_tables(
     config: &Config,
     disk: &Arc<dyn Disk>,
-    boot_count: u64,
+    has_served: bool,
 ) -> Result<(Arc<Tables>, Option<String>), ServeError> {
     let listed = disk.list("").map_err(|source| ServeError::DataDirectory {
         path: config.node.data_directory.clone(),
@@ -272,12 +272,17 @@ fn open_tables(
     })?;
     let checkpointed = listed.iter().any(|name| name.starts_with(store::CHECKPOINT_FILE));
     let options = TablesOptions {
-        expect_existing: boot_count > 1 && checkpointed,
+        expect_existing: has_served,
         block_cache_bytes: config.storage.block_cache_bytes,
         ..TablesOptions::default()
     };
     let (tables, report) = Tables::open(&config.node.data_directory.join("tables"), options)?;
     let lost = match report {
+        // A store writes its checkpoint before the node hears of any record.
+        OpenReport::Created | OpenReport::Opened if has_served && !checkpointed => Some(
+            "the checkpoint is gone: every key is distrusted until its peers are merged in"
+                .to_owned(),
+        ),
         OpenReport::Created | OpenReport::Opened => None,
         OpenReport::Rebuilt { reason, aside } => Some(match aside {
             Some(aside) => format!(

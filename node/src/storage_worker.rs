@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_storage::engine::{EngineError, Pressure};
-use quoit_storage::store::{CommitError, Durability, Maintainer, Outcome, Reader, Writer};
+use quoit_storage::store::{Change, CommitError, Durability, Maintainer, Outcome, Reader, Writer};
+use quoit_storage::version::Content;
 use quoit_storage_files::tables::Tables;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -25,6 +26,8 @@ use crate::metrics::Metrics;
 
 /// A commit takes at most so many requests, so that the first of them does not wait for ever.
 const BATCH_REQUESTS_MAX: usize = 4_096;
+/// Nor does a commit gather more once it has so many bytes of values.
+const BATCH_BYTES_MAX: usize = 16 << 20;
 /// The flusher and the compactor look for work so often.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(50);
 /// After a failed flush or compaction they wait so long; failed commits are told so often.
@@ -77,7 +80,14 @@ impl StorageWorker {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.to_owned()).spawn(work)
+            let name = name.to_owned();
+            std::thread::Builder::new().name(name.clone()).spawn(move || {
+                // A node without one of these threads would look alive and answer nothing.
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+                    tracing::error!(thread = %name, "a storage thread has panicked: the node ends");
+                    std::process::abort();
+                }
+            })
         };
         let mut reads = Vec::new();
         for number in 0..parts.reader_count.max(1) {
@@ -214,11 +224,14 @@ impl Writing {
         }
     }
 
-    /// Adds whatever else waits.
+    /// Adds whatever else waits, up to a bound.
     fn gather(&self, mut batch: Requests) -> Requests {
+        let mut bytes = bytes_of(&batch);
         while batch.len() < BATCH_REQUESTS_MAX
+            && bytes < BATCH_BYTES_MAX
             && let Ok(more) = self.requests.try_recv()
         {
+            bytes += bytes_of(&more);
             batch.extend(more);
         }
         batch
@@ -272,6 +285,21 @@ impl Writing {
         }
         let _ = self.answers.send(after);
     }
+}
+
+/// The bytes of the values in a batch.
+fn bytes_of(batch: &Requests) -> usize {
+    let bytes = |request: &StorageRequest| match request {
+        StorageRequest::Apply { mutation, .. } => match &mutation.change {
+            Change::Write { version, .. } => match &version.content {
+                Content::Value { bytes, .. } => bytes.len(),
+                Content::Tombstone => 0,
+            },
+            Change::Merge { set, .. } => set.value_bytes(),
+        },
+        _ => 0,
+    };
+    batch.iter().map(|(_, request)| bytes(request)).sum()
 }
 
 /// What was merged but not committed is not acknowledged.

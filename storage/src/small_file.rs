@@ -42,7 +42,7 @@ pub enum SmallFileError {
     /// away, if this node's state may be given up.
     #[error(
         "{name} is damaged in every copy: {detail}; restore {name}.a or {name}.b from a backup, \
-         or move both away to start without it"
+         and leave the other files as they are"
     )]
     Damaged {
         /// The document's name.

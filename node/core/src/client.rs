@@ -144,7 +144,7 @@ impl Turn<'_> {
             policy: options.policy,
             stored_key: self.stored_key(place, &get.key)?,
             key: get.key,
-            rebuild_required: rebuild_required(&options)?,
+            rebuild_required: rebuild_required(&options),
             unreadable: Vec::new(),
             tally: self.tally(place, required)?,
         })
@@ -166,7 +166,7 @@ impl Turn<'_> {
             level: None,
         };
         let options = self.admit(&head)?.options;
-        let required = rebuild_required(&options)?;
+        let required = rebuild_required(&options);
         let level = Some(Level::Exactly(required));
         let get = Get { head: Head { level, ..head }, key };
         let mut parts = self.admit_get(id, Origin::Nobody, get)?;
@@ -238,7 +238,7 @@ impl Turn<'_> {
                 )
             });
         }
-        self.shared.clock.observe(context.greatest());
+        self.observe_client(context.greatest())?;
         Ok(WriteParts {
             id,
             origin,
@@ -368,12 +368,10 @@ fn rows(limit: u32) -> u32 {
     limit.clamp(1, u32::try_from(PAGE_ROWS_MAX).expect("a small number"))
 }
 
-/// How many other replicas know, together, all that was acknowledged: those that take in every write
-/// quorum. With fewer, all others are all that is left.
-fn rebuild_required(options: &TableOptions) -> Result<u8, Failure> {
-    let replication = options.replication;
-    let write_required = required_of(options.write_level, options)?;
-    Ok((replication - write_required + 1).min(replication - 1))
+/// How many other replicas know, together, all that was acknowledged and is left: all of them. Fewer
+/// would do for writes at the table's level, but a request may have asked for less.
+fn rebuild_required(options: &TableOptions) -> u8 {
+    options.replication - 1
 }
 
 fn required_of(level: quoit_ring::Level, options: &TableOptions) -> Result<u8, Failure> {

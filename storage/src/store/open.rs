@@ -1,6 +1,6 @@
 //! Opening a store: checkpoint, replay, and writing down what was found.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 
@@ -112,7 +112,7 @@ pub fn open(
         recount_due: false,
         batch: Batch::default(),
         poisoned: None,
-        lost_actors: BTreeSet::new(),
+        lost_actors: VecDeque::new(),
     };
     for (key, replication) in found.incomplete {
         writer.mark_incomplete(key, replication)?;

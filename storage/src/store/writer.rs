@@ -1,6 +1,6 @@
 //! The single writer: merges in order, commits in batches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -124,7 +124,7 @@ pub struct Writer {
     pub(super) poisoned: Option<String>,
     /// Actors whose dots went with a batch that was not committed. They make no more: a later dot
     /// would claim, and so erase at other replicas, those that are forgotten here.
-    pub(super) lost_actors: BTreeSet<Actor>,
+    pub(super) lost_actors: VecDeque<Actor>,
 }
 
 /// What was merged and not committed.
@@ -239,10 +239,10 @@ impl Writer {
         let last = match self.log.append(records.chain(&lease).map(|record| &record[..])) {
             Ok(last) => last,
             Err(LogError::Full(_)) => {
+                // The oldest go first: what is queued under them was answered long ago.
                 self.lost_actors.extend(batch.actors);
-                while self.lost_actors.len() > LOST_ACTORS_MAX {
-                    self.lost_actors.pop_first();
-                }
+                let surplus = self.lost_actors.len().saturating_sub(LOST_ACTORS_MAX);
+                self.lost_actors.drain(..surplus);
                 return Err(CommitError::Full);
             }
             Err(error) => return Err(self.poison(&error)),
@@ -340,6 +340,9 @@ impl Writer {
         let (count, before_count) = (after.versions().len(), before.set.versions().len());
         if count > self.options.siblings_max && count > before_count {
             return Err(Outcome::TooManySiblings);
+        }
+        if after.vector().entries().len() > codec::ENTRIES_MAX {
+            return Err(Outcome::TooLarge);
         }
         let bytes = codec::encoded_bytes(&after);
         if bytes > self.options.set_bytes_max && bytes > before.encoded.len() {

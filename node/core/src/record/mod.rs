@@ -102,7 +102,7 @@ pub struct RecordState {
 /// A small file that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the file {file} in the data directory does not hold what it should ({reason}): restore it, or wipe the data directory so that the node is filled by its peers"
+    "the file {file} in the data directory does not hold what it should ({reason}): put back the file as it was when the node last ran; without it the node must stay off, as it may have promised or voted for what it would contradict"
 )]
 pub struct StateError {
     file: &'static str,
