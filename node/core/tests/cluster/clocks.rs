@@ -1,7 +1,10 @@
 //! Hybrid time, its lease, and nodes whose wall clock is wrong.
 
+use quoit_core::context;
 use quoit_protocol::{ClientResponse, FailureCode, Hello};
 use quoit_ring::{ConflictPolicy, HybridTime, Level, WallTime};
+use quoit_storage::layout::StoredKey;
+use quoit_storage::version::{Actor, VersionVector};
 
 use crate::world::{Put, World, node, options, put};
 
@@ -146,4 +149,19 @@ fn a_session_ahead_of_the_lease_is_served_once_the_lease_is_longer() {
     assert_eq!((failure.code, failure.unknown), (FailureCode::NotServing, false));
     world.run_ms(100);
     world.put(node(1), table, put("k", "v")).expect("it has grown");
+}
+
+#[test]
+fn a_forged_context_cannot_push_hybrid_time_into_the_far_future() {
+    let (mut world, table) = World::with_table(9, 3, options(ConflictPolicy::Siblings));
+    // Whoever has the record has the ring key, and can seal what was never read.
+    let record = world.record(node(1)).clone();
+    let key = StoredKey::new(record.token(b"k"), table, b"k", b"").expect("short");
+    let seen = VersionVector::new([(Actor(1), HybridTime(u64::MAX))]);
+    let mut write = world.write(node(1), table, put("k", "v"));
+    write.context = context::seal(record.cluster, record.ring_key, &key, &seen);
+    let request = world.send(node(1), write);
+    let failure = world.written(request).expect_err("it is refused");
+    assert_eq!((failure.code, failure.unknown), (FailureCode::Invalid, false));
+    world.put(node(1), table, put("k", "v")).expect("the clock goes on");
 }

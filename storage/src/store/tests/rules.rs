@@ -64,6 +64,9 @@ fn more_actors_than_a_set_can_name_are_refused_without_a_panic() {
     };
     assert!(matches!(rig.apply(merge(&key, claims(0))), Outcome::Merged(_)));
     assert_eq!(rig.apply(merge(&key, claims(40_000))), Outcome::TooLarge);
+    let context = claims(40_000).vector().clone();
+    let write = write_under(&key, context, version(&key, 2, 1, "value"));
+    assert_eq!(rig.apply(write), Outcome::TooLarge);
     assert_eq!(rig.read(&key), found(&claims(0)));
 }
 
