@@ -194,8 +194,9 @@ impl EventLoop {
         let until_deadline = self.core.next_deadline().map_or(IDLE_TURN, |deadline| {
             Duration::from_micros(deadline.0.saturating_sub(now.0)).min(IDLE_TURN)
         });
+        let has_room = self.storage.has_room();
         tokio::select! {
-            _ = self.inbound.recv_many(&mut gathered.messages, TURN_EVENTS_MAX) => {}
+            _ = self.inbound.recv_many(&mut gathered.messages, TURN_EVENTS_MAX), if has_room => {}
             _ = self.answers.recv_many(&mut gathered.answers, TURN_EVENTS_MAX) => {}
             Some(event) = self.gossip_events.recv() => gathered.beliefs.push(event),
             _ = self.stop.changed(), if !draining => {}
@@ -203,7 +204,9 @@ impl EventLoop {
         }
         tokio::task::yield_now().await;
         let room = TURN_EVENTS_MAX.saturating_sub(gathered.count());
-        self.inbound.take_ready(&mut gathered.messages, room);
+        if has_room {
+            self.inbound.take_ready(&mut gathered.messages, room);
+        }
         while let Ok(answers) = self.answers.try_recv() {
             gathered.answers.push(answers);
         }

@@ -99,7 +99,7 @@ pub enum IdentityError {
         example: String,
     },
     /// Both copies are damaged, or the disk fails.
-    #[error("the data directory's identity cannot be used{}", wipe_hint(.0))]
+    #[error("the data directory's identity cannot be used{}", lost_hint(.0))]
     File(#[from] SmallFileError),
     /// The copies are whole, and yet no identity.
     #[error(
@@ -112,7 +112,7 @@ pub enum IdentityError {
     Disk(#[source] std::io::Error),
 }
 
-fn wipe_hint(error: &SmallFileError) -> &'static str {
+fn lost_hint(error: &SmallFileError) -> &'static str {
     match error {
         SmallFileError::Damaged { .. } => {
             " (do not start the node on an emptied directory, where it would take for absent what it \

@@ -10,7 +10,7 @@
 //! carry nothing else, are bounded by that.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ use crate::metrics::Metrics;
 const BATCH_REQUESTS_MAX: usize = 4_096;
 /// Nor does a commit gather more once it has so many bytes of values.
 const BATCH_BYTES_MAX: usize = 16 << 20;
+/// With so many bytes of values waiting for the writer, nothing more is taken in.
+const WAITING_BYTES_MAX: usize = 128 << 20;
 /// The flusher and the compactor look for work so often.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(50);
 /// After a failed flush or compaction they wait so long; failed commits are told so often.
@@ -66,6 +68,8 @@ pub struct StorageWorker {
     reads: Vec<Sender<Requests>>,
     next_reader: usize,
     reader: Reader,
+    /// Bytes of values that wait for the writer.
+    waiting_bytes: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -78,6 +82,7 @@ impl StorageWorker {
     pub fn start(parts: Parts) -> std::io::Result<(Self, UnboundedReceiver<Answers>)> {
         let (answers, answered) = unbounded_channel();
         let stopping = Arc::new(AtomicBool::new(false));
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let mut threads = Vec::new();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let name = name.to_owned();
@@ -106,6 +111,7 @@ impl StorageWorker {
             periodic_interval: parts.periodic_interval,
             metrics: parts.metrics,
             failure_told: None,
+            waiting_bytes: waiting_bytes.clone(),
         };
         threads.push(spawn("quoit-write", Box::new(move || writing.run()))?);
         let (maintainer, stop) = (parts.maintainer.clone(), stopping.clone());
@@ -115,8 +121,15 @@ impl StorageWorker {
         let work = move || compact_loop(&maintainer, &tables, &stop);
         threads.push(spawn("quoit-compact", Box::new(work))?);
         let reader = parts.reader;
-        let worker =
-            Self { writes: Some(writes), reads, next_reader: 0, reader, stopping, threads };
+        let worker = Self {
+            writes: Some(writes),
+            reads,
+            next_reader: 0,
+            reader,
+            waiting_bytes,
+            stopping,
+            threads,
+        };
         Ok((worker, answered))
     }
 
@@ -125,6 +138,7 @@ impl StorageWorker {
         if !writes.is_empty()
             && let Some(sender) = &self.writes
         {
+            self.waiting_bytes.fetch_add(bytes_of(&writes), Ordering::Relaxed);
             // The writer ends only when this sender is dropped.
             let _ = sender.send(writes);
         }
@@ -132,6 +146,12 @@ impl StorageWorker {
             self.next_reader = (self.next_reader + 1) % self.reads.len();
             let _ = self.reads[self.next_reader].send(reads);
         }
+    }
+
+    /// Whether more writes may be taken in. While the disk is slower than the network, the loop
+    /// takes no messages, and QUIC's flow control holds up whoever sends them.
+    pub fn has_room(&self) -> bool {
+        self.waiting_bytes.load(Ordering::Relaxed) < WAITING_BYTES_MAX
     }
 
     /// Reads on the caller's thread.
@@ -196,6 +216,7 @@ struct Writing {
     metrics: Arc<Metrics>,
     /// When a failed commit was last told: a full disk fails thousands a second.
     failure_told: Option<Instant>,
+    waiting_bytes: Arc<AtomicUsize>,
 }
 
 impl Writing {
@@ -242,7 +263,7 @@ impl Writing {
         if self.writer.pressure() == Pressure::Slow {
             std::thread::sleep(SLOW_PAUSE);
         }
-        let count = batch.len();
+        let (count, bytes) = (batch.len(), bytes_of(&batch));
         let mut prepared = Vec::new();
         let mut after = Vec::with_capacity(count);
         for (tag, request) in batch {
@@ -283,6 +304,7 @@ impl Writing {
             }
             take_back(&mut after, &error);
         }
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         let _ = self.answers.send(after);
     }
 }

@@ -95,7 +95,7 @@ fn two_damaged_copies_are_an_error_that_says_what_to_do() {
     disk.zero("identity.a", 0, 64);
     disk.flip_bit("identity.b", 30, 0);
     let error = open(&disk).unwrap_err();
-    assert!(error.to_string().contains("empty the whole data directory"), "{error}");
+    assert!(error.to_string().contains("do not start the node on an emptied directory"), "{error}");
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("identity.a") && source.contains("backup"), "{source}");
 }

@@ -2,7 +2,7 @@
 
 use quoit_protocol::{ChangeTables, ClientRequest, Failure, FailureCode, Get, Write};
 
-use super::{KnownWrite, NodeCore, Operation};
+use super::{KnownWrite, NodeCore, Operation, known_writes};
 use crate::client::{self, Placed};
 use crate::coordinator::forward::ForwardOperation;
 use crate::coordinator::read::{ReadOperation, ReadParts};
@@ -116,12 +116,13 @@ impl NodeCore {
     pub(super) fn begin_write(
         &mut self,
         origin: Origin,
-        write: Write,
+        mut write: Write,
         now: Now,
         effects: &mut Effects,
     ) {
         let mut turn = Self::turn(&mut self.shared, now, effects);
-        if let Some(known) = write.write_id.and_then(|id| self.known_writes.get(id)) {
+        let write_id = known_writes::id_of(&write);
+        if let Some(known) = write_id.and_then(|id| self.known_writes.get(id)) {
             turn.shared.counters.repeated_writes += 1;
             match known {
                 KnownWrite::Done(written) => return turn.reply(origin, written.clone().into()),
@@ -146,7 +147,7 @@ impl NodeCore {
             let failure = not_done(FailureCode::NotServing, problem.clone());
             return turn.refuse(origin, failure);
         }
-        let write_id = write.write_id;
+        write.write_id = write_id;
         let begun = turn
             .admit_write(id, origin, write, placed)
             .and_then(|parts| WriteOperation::begin(parts, &mut turn));

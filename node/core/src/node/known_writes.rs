@@ -2,10 +2,32 @@
 //! first one's outcome. Bounded: the oldest are forgotten.
 
 use std::collections::BTreeMap;
+use std::hash::Hasher;
 
-use quoit_protocol::{WriteId, Written};
+use quoit_protocol::{Write, WriteId, Written};
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::operation::OperationId;
+
+/// The id under which a write is remembered: the client's, bound to what is written. Another write
+/// under the same id (from a session that draws the same numbers) is not taken for this one.
+pub(super) fn id_of(write: &Write) -> Option<WriteId> {
+    let id = write.write_id?;
+    let mut hasher = SipHasher13::new_with_keys(id.0, id.1);
+    let mut add = |bytes: &[u8]| {
+        hasher.write_u64(bytes.len() as u64);
+        hasher.write(bytes);
+    };
+    add(&write.head.table.0.to_le_bytes());
+    add(&write.key.partition);
+    add(&write.key.sort);
+    add(&write.context);
+    add(&write.ttl_ms.unwrap_or_default().to_le_bytes());
+    add(&[u8::from(write.value.is_some())]);
+    add(&write.checksum.to_le_bytes());
+    let hash = hasher.finish128();
+    Some(WriteId(hash.h1, hash.h2))
+}
 
 /// What is known of a write with an id.
 #[derive(Debug, Clone)]
@@ -79,5 +101,28 @@ mod tests {
         ));
         known.forget(WriteId(0, 2));
         assert!(known.get(WriteId(0, 2)).is_none());
+    }
+
+    #[test]
+    fn another_write_under_the_same_id_is_not_the_same_write() {
+        let write = |partition: &'static [u8], checksum| Write {
+            head: quoit_protocol::Head {
+                table: quoit_ring::TableId(1),
+                vnode: quoit_ring::VnodeIndex(0),
+                configuration: quoit_ring::ConfigurationNumber(1),
+                time: quoit_ring::HybridTime::ZERO,
+                deadline_ms: 1_000,
+                level: None,
+            },
+            key: quoit_protocol::Key { partition: partition.into(), sort: Default::default() },
+            value: Some(b"value"[..].into()),
+            checksum,
+            context: Default::default(),
+            ttl_ms: None,
+            write_id: Some(WriteId(1, 2)),
+        };
+        assert_eq!(id_of(&write(b"k", 7)), id_of(&write(b"k", 7)));
+        assert_ne!(id_of(&write(b"k", 7)), id_of(&write(b"l", 7)));
+        assert_ne!(id_of(&write(b"k", 7)), id_of(&write(b"k", 8)));
     }
 }
