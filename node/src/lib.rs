@@ -15,6 +15,9 @@
 //! | get, 1 in flight | 2,200 to 2,900 | 0.31 to 0.42 ms | 0.8 to 1.1 ms |
 //! | get, 1 in flight, 5,000 keys | 3,050 | 0.28 ms | 1.9 ms |
 //!
+//! The same binary gave down to half of that an hour later, when the host was slower: compare only
+//! within one run.
+//!
 //! A million items (`quoit bench --workload get --keys 1000000 --load`): 17,000 gets/s; a node holds
 //! 292 MiB after load and reads, 22 MiB after a restart, 15 MiB when new; all three are ready 0.4 s
 //! after `quoit up`.
