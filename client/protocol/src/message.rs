@@ -11,7 +11,7 @@ use quoit_ring::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{Frame, put_frame};
+use crate::frame::put_frame;
 use crate::status::NodeStatus;
 
 /// The client protocol that this program speaks; both sides name a range and take the greatest
@@ -304,6 +304,9 @@ pub struct Failure {
     pub time: HybridTime,
 }
 
+/// Makes a family of messages: an enum with a variant a message, whose number is the frame's kind,
+/// and its way into and out of frames. Clients' and peers' messages are both made by it.
+#[macro_export]
 macro_rules! messages {
     ($(#[$doc:meta])* $name:ident { $($variant:ident($body:ty) = $kind:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -318,18 +321,17 @@ macro_rules! messages {
             }
 
             /// Appends the message as a frame.
-            pub fn put(&self, request: u64, buffer: &mut BytesMut) {
-                let result = put_frame(buffer, self.kind(), request, |writer| match self {
-                    $(Self::$variant(body) => rmp_serde::encode::write(writer, body)),+
-                });
-                result.expect("plain data always encodes into memory");
+            pub fn put(&self, request: u64, buffer: &mut ::bytes::BytesMut) {
+                match self {
+                    $(Self::$variant(body) => $crate::put_message(buffer, $kind, request, body)),+
+                }
             }
 
             /// Reads a frame of this family.
-            pub fn read(frame: &Frame) -> Result<Self, MessageError> {
+            pub fn read(frame: &$crate::Frame) -> Result<Self, $crate::MessageError> {
                 match frame.kind {
-                    $($kind => decode(&frame.body).map(Self::$variant),)+
-                    kind => Err(MessageError::Kind(kind)),
+                    $($kind => $crate::decode(&frame.body).map(Self::$variant),)+
+                    kind => Err($crate::MessageError::Kind(kind)),
                 }
             }
         }
@@ -338,6 +340,12 @@ macro_rules! messages {
             fn from(body: $body) -> Self { Self::$variant(body) }
         })+
     };
+}
+
+/// Appends a message's body as a frame.
+pub fn put_message(buffer: &mut BytesMut, kind: u8, request: u64, body: &impl Serialize) {
+    put_frame(buffer, kind, request, |writer| rmp_serde::encode::write(writer, body))
+        .expect("plain data always encodes into memory");
 }
 
 messages! {

@@ -1,8 +1,7 @@
 //! What nodes say to each other. Same frames as the clients' (see [`quoit_protocol::frame`]).
 
-use bytes::{Bytes, BytesMut};
-use quoit_protocol::frame::{Frame, put_frame};
-use quoit_protocol::{Failure, Key, MessageError, Write, Written, decode};
+use bytes::Bytes;
+use quoit_protocol::{Failure, Key, Write, Written};
 use quoit_ring::{
     ClusterRecord, ConfigurationNumber, Epoch, HybridTime, TableId, VnodeIndex, WallTime,
 };
@@ -206,60 +205,27 @@ pub struct Ping {
     pub epoch: Epoch,
 }
 
-macro_rules! peer_messages {
-    ($($variant:ident($body:ty) = $kind:literal),+ $(,)?) => {
-        /// A message between nodes. Its kind is in the frame's header.
-        #[derive(Debug, Clone, PartialEq)]
-        #[expect(missing_docs, reason = "each variant is named and documented by its body")]
-        pub enum PeerMessage { $($variant($body)),+ }
-
-        impl PeerMessage {
-            /// The frame kind.
-            pub fn kind(&self) -> u8 {
-                match self { $(Self::$variant(_) => $kind),+ }
-            }
-
-            /// Appends the message as a frame.
-            pub fn put(&self, request: u64, buffer: &mut BytesMut) {
-                let result = put_frame(buffer, self.kind(), request, |writer| match self {
-                    $(Self::$variant(body) => rmp_serde::encode::write(writer, body)),+
-                });
-                result.expect("plain data always encodes into memory");
-            }
-
-            /// Reads a frame.
-            pub fn read(frame: &Frame) -> Result<Self, MessageError> {
-                match frame.kind {
-                    $($kind => decode(&frame.body).map(Self::$variant),)+
-                    kind => Err(MessageError::Kind(kind)),
-                }
-            }
-        }
-
-        $(impl From<$body> for PeerMessage {
-            fn from(body: $body) -> Self { Self::$variant(body) }
-        })+
-    };
-}
-
-peer_messages! {
-    Hello(PeerHello) = 129,
-    Welcome(PeerWelcome) = 130,
-    Read(PeerRead) = 131,
-    ReadAnswer(ReadAnswer) = 132,
-    Merge(PeerMerge) = 133,
-    MergeAnswer(MergeAnswer) = 134,
-    Page(PeerPage) = 135,
-    PageAnswer(PageAnswer) = 136,
-    Forward(Box<Forward>) = 137,
-    Forwarded(Box<Forwarded>) = 138,
-    Prepare(Prepare) = 139,
-    Promise(Box<Promise>) = 140,
-    Accept(Box<Accept>) = 141,
-    Accepted(Accepted) = 142,
-    Decided(Box<Decided>) = 143,
-    AskRecord(AskRecord) = 144,
-    Ping(Ping) = 145,
+quoit_protocol::messages! {
+    /// A message between nodes. Its kind is in the frame's header.
+    PeerMessage {
+        Hello(PeerHello) = 129,
+        Welcome(PeerWelcome) = 130,
+        Read(PeerRead) = 131,
+        ReadAnswer(ReadAnswer) = 132,
+        Merge(PeerMerge) = 133,
+        MergeAnswer(MergeAnswer) = 134,
+        Page(PeerPage) = 135,
+        PageAnswer(PageAnswer) = 136,
+        Forward(Box<Forward>) = 137,
+        Forwarded(Box<Forwarded>) = 138,
+        Prepare(Prepare) = 139,
+        Promise(Box<Promise>) = 140,
+        Accept(Box<Accept>) = 141,
+        Accepted(Accepted) = 142,
+        Decided(Box<Decided>) = 143,
+        AskRecord(AskRecord) = 144,
+        Ping(Ping) = 145,
+    }
 }
 
 /// The frame kind of a gossip message, whose body is not MessagePack but what the gossip library
