@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use quoit_core::handshake::Genesis;
 use quoit_protocol::Limits;
 use quoit_ring::{ClusterId, Member, NodeId, VnodeCount, Zone};
+use quoit_storage::layout::KEY_BYTES_MAX;
 use quoit_storage::store::Durability;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -43,6 +44,8 @@ const MEMBERS_MAX: usize = 4_096;
 const ZONE_NAME_BYTES_MAX: usize = 64;
 /// The wire's frames end a little above this.
 const SET_BYTES_LIMIT: i64 = 16 << 20;
+/// The longest key that can be laid out.
+const KEY_BYTES_LIMIT: i64 = KEY_BYTES_MAX as i64;
 /// A year: no clock is meant to be further off.
 const CLOCK_OFFSET_MS_LIMIT: i64 = 365 * 24 * 3_600 * 1_000;
 
@@ -408,7 +411,7 @@ fn read_storage(section: &mut Section<'_>) -> StorageSettings {
 
 fn read_limits(section: &mut Section<'_>) -> LimitSettings {
     let usual = Limits::default();
-    let key = section.number("key_bytes_max", 16..=65_535, usual.key_bytes_max.into());
+    let key = section.number("key_bytes_max", 16..=KEY_BYTES_LIMIT, usual.key_bytes_max.into());
     let value =
         section.number("value_bytes_max", 1..=SET_BYTES_LIMIT, usual.value_bytes_max.into());
     let siblings = section.number("siblings_max", 1..=1_024, usual.siblings_max.into());

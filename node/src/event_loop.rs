@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_core::event::{ConnectionId, Effect, Effects, Event, StorageAnswer, StorageRequest};
+use quoit_core::event::{ConnectionId, Effect, Effects, Event, StorageRequest};
 use quoit_core::{NodeCore, Now};
 use quoit_gossip::{Gossip, GossipEvent};
 use quoit_protocol::{ClientRequest, ClientResponse, FailureCode};
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::http::NodeHealth;
 use crate::metrics::{Direction, Metrics, Operation, Outcome, Party, StoragePart};
-use crate::storage_worker::{Answers, Requests, StorageWorker, is_read};
+use crate::storage_worker::{Answers, Request, Requests, StorageWorker, is_read, read};
 use crate::transport::{Inbound, InboundQueue, Transport};
 
 /// A turn takes at most so many messages.
@@ -280,18 +280,20 @@ impl EventLoop {
                 self.requests.end(connection, request, &message, &self.metrics);
                 self.transport.send_client(connection, request, &message);
             }
-            Effect::ToStorage { tag, request: StorageRequest::Read { key } }
+            Effect::ToStorage { tag, request: request @ StorageRequest::Read { .. }, .. }
                 if self.read_here.is_worth_it() =>
             {
                 let began = std::time::Instant::now();
-                let answer = StorageAnswer::Found(self.storage.reader().read(&key));
+                let answer = read(self.storage.reader(), request);
                 self.read_here.took(began.elapsed());
                 self.core.handle(now, Event::Storage { tag, answer }, effects);
             }
-            Effect::ToStorage { tag, request } if is_read(&request) => {
-                batch.reads.push((tag, request));
+            Effect::ToStorage { tag, request, until } if is_read(&request) => {
+                batch.reads.push(Request { tag, request, until });
             }
-            Effect::ToStorage { tag, request } => batch.writes.push((tag, request)),
+            Effect::ToStorage { tag, request, until } => {
+                batch.writes.push(Request { tag, request, until });
+            }
             Effect::Publish { key, value } => {
                 if let Err(error) = self.gossip.publish(key, &value).await {
                     tracing::warn!(%error, key, "a fact cannot be gossiped");

@@ -142,6 +142,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         periodic_interval: Duration::from_millis(config.storage.periodic_interval_ms.max(1)),
         reader_count: READER_COUNT,
         metrics: metrics.clone(),
+        clock,
     })
     .map_err(ServeError::System)?;
     let event_loop = EventLoop {

@@ -16,12 +16,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
+use quoit_storage::codec;
 use quoit_storage::engine::{EngineError, Pressure};
-use quoit_storage::store::{Change, CommitError, Durability, Maintainer, Outcome, Reader, Writer};
-use quoit_storage::version::Content;
+use quoit_storage::store::{
+    Change, CommitError, Durability, Maintainer, Outcome, Reader, Whole, Writer,
+};
+use quoit_storage::version::{Content, Version};
 use quoit_storage_files::tables::Tables;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 /// A commit takes at most so many requests, so that the first of them does not wait for ever.
@@ -37,8 +41,19 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a batch is held back while the tables fall behind.
 const SLOW_PAUSE: Duration = Duration::from_millis(1);
 
+/// What the core asks.
+#[derive(Debug)]
+pub struct Request {
+    /// Comes back with the answer.
+    pub tag: Tag,
+    /// What is asked.
+    pub request: StorageRequest,
+    /// What was not begun by then is dropped.
+    pub until: Option<quoit_core::Instant>,
+}
+
 /// Requests of one turn.
-pub type Requests = Vec<(Tag, StorageRequest)>;
+pub type Requests = Vec<Request>;
 /// Answers, in the order in which they came about.
 pub type Answers = Vec<(Tag, StorageAnswer)>;
 
@@ -60,6 +75,8 @@ pub struct Parts {
     pub reader_count: usize,
     /// Where figures go.
     pub metrics: Arc<Metrics>,
+    /// Tells what comes too late.
+    pub clock: Clock,
 }
 
 /// The threads, from the event loop's side.
@@ -98,7 +115,8 @@ impl StorageWorker {
         for number in 0..parts.reader_count.max(1) {
             let (sender, requests) = channel();
             let (reader, answers) = (parts.reader.clone(), answers.clone());
-            let work = move || read_loop(&reader, &requests, &answers);
+            let clock = parts.clock;
+            let work = move || read_loop(&reader, &clock, &requests, &answers);
             threads.push(spawn(&format!("quoit-read-{number}"), Box::new(work))?);
             reads.push(sender);
         }
@@ -112,6 +130,7 @@ impl StorageWorker {
             metrics: parts.metrics,
             failure_told: None,
             waiting_bytes: waiting_bytes.clone(),
+            clock: parts.clock,
         };
         threads.push(spawn("quoit-write", Box::new(move || writing.run()))?);
         let (maintainer, stop) = (parts.maintainer.clone(), stopping.clone());
@@ -185,9 +204,13 @@ pub fn is_read(request: &StorageRequest) -> bool {
 /// Answers a request that only reads.
 pub fn read(reader: &Reader, request: StorageRequest) -> StorageAnswer {
     match request {
-        StorageRequest::Read { key } => StorageAnswer::Found(reader.read(&key)),
-        StorageRequest::Page { table, from, to, rows_max, bytes_max } => {
-            StorageAnswer::Page(reader.page(table, &from, to.as_deref(), rows_max, bytes_max))
+        StorageRequest::Read { key, whole: false } => {
+            StorageAnswer::Found(Whole::bare(reader.read(&key)))
+        }
+        StorageRequest::Read { key, whole: true } => StorageAnswer::Found(reader.read_whole(&key)),
+        StorageRequest::Page { table, from, to, rows_max, bytes_max, whole } => {
+            let to = to.as_deref();
+            StorageAnswer::Page(reader.page(table, &from, to, rows_max, bytes_max, whole))
         }
         StorageRequest::Figures => StorageAnswer::Figures(reader.figures()),
         StorageRequest::Apply { .. }
@@ -196,10 +219,23 @@ pub fn read(reader: &Reader, request: StorageRequest) -> StorageAnswer {
     }
 }
 
-fn read_loop(reader: &Reader, requests: &Receiver<Requests>, answers: &UnboundedSender<Answers>) {
+/// Whether nobody waits for a request any more.
+fn is_too_late(clock: &Clock, until: Option<quoit_core::Instant>) -> bool {
+    until.is_some_and(|until| clock.now().instant > until)
+}
+
+fn read_loop(
+    reader: &Reader,
+    clock: &Clock,
+    requests: &Receiver<Requests>,
+    answers: &UnboundedSender<Answers>,
+) {
+    let answer = |Request { tag, request, until }| match is_too_late(clock, until) {
+        true => (tag, StorageAnswer::TooLate),
+        false => (tag, read(reader, request)),
+    };
     while let Ok(batch) = requests.recv() {
-        let answered =
-            batch.into_iter().map(|(tag, request)| (tag, read(reader, request))).collect();
+        let answered = batch.into_iter().map(answer).collect();
         if answers.send(answered).is_err() {
             return;
         }
@@ -217,6 +253,7 @@ struct Writing {
     /// When a failed commit was last told: a full disk fails thousands a second.
     failure_told: Option<Instant>,
     waiting_bytes: Arc<AtomicUsize>,
+    clock: Clock,
 }
 
 impl Writing {
@@ -266,8 +303,12 @@ impl Writing {
         let (count, bytes) = (batch.len(), bytes_of(&batch));
         let mut prepared = Vec::new();
         let mut after = Vec::with_capacity(count);
-        for (tag, request) in batch {
+        let now = self.clock.now().instant;
+        for Request { tag, request, until } in batch {
             match request {
+                _ if until.is_some_and(|until| now > until) => {
+                    after.push((tag, StorageAnswer::TooLate));
+                }
                 StorageRequest::Apply { mutation, wants_prepared } => {
                     let outcome = self.writer.prepare(*mutation);
                     if wants_prepared && let Outcome::Merged(set) = &outcome {
@@ -312,16 +353,20 @@ impl Writing {
 /// The bytes of the values in a batch.
 fn bytes_of(batch: &Requests) -> usize {
     let bytes = |request: &StorageRequest| match request {
-        StorageRequest::Apply { mutation, .. } => match &mutation.change {
-            Change::Write { version, .. } => match &version.content {
-                Content::Value { bytes, .. } => bytes.len(),
-                Content::Tombstone => 0,
-            },
-            Change::Merge { set, .. } => set.value_bytes(),
-        },
+        StorageRequest::Apply { mutation, .. } => {
+            let apart: usize = mutation.values.iter().map(|value| value.bytes.len()).sum();
+            let inline = match &mutation.change {
+                Change::Write { version: Version { content, .. }, .. } => match content {
+                    Content::Value { bytes, .. } => bytes.len(),
+                    Content::Apart { .. } | Content::Tombstone => 0,
+                },
+                Change::Merge { set, .. } => codec::encoded_bytes(set),
+            };
+            inline + apart
+        }
         _ => 0,
     };
-    batch.iter().map(|(_, request)| bytes(request)).sum()
+    batch.iter().map(|asked| bytes(&asked.request)).sum()
 }
 
 /// What was merged but not committed is not acknowledged.

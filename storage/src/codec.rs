@@ -6,22 +6,27 @@
 //! little endian:
 //!
 //! ```text
-//! u8  format, 1
+//! u8  format: 1, or 2 where a value lies apart
 //! u16 number of vector entries, then for each, ascending: u64 actor, u64 time
 //! u16 number of versions, then for each, ascending by dot:
-//!     u64 time, u64 actor, u8 flags (1: has a value, 2: expires)
+//!     u64 time, u64 actor, u8 flags (1: has a value, 2: expires, 4: has a value that lies apart)
 //!     u64 expiry             where flag 2 is set
-//!     u64 checksum, u32 length, the value    where flag 1 is set
+//!     u64 checksum, u32 length               where flag 1 or 4 is set
+//!     the value                              where flag 1 is set
 //! ```
+//!
+//! A value lies apart exactly where it is longer than [`INLINE_BYTES_MAX`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoit_ring::HybridTime;
 
-use crate::version::{Actor, Content, Dot, SiblingSet, Version, VersionVector};
+use crate::version::{Actor, Content, Dot, INLINE_BYTES_MAX, SiblingSet, Version, VersionVector};
 
-const FORMAT: u8 = 1;
+const FORMAT_INLINE: u8 = 1;
+const FORMAT_APART: u8 = 2;
 const HAS_VALUE: u8 = 1;
 const EXPIRES: u8 = 2;
+const LIES_APART: u8 = 4;
 /// At most so many actors in one vector and versions in one set.
 pub const ENTRIES_MAX: usize = u16::MAX as usize;
 
@@ -42,6 +47,7 @@ pub fn encoded_bytes(set: &SiblingSet) -> usize {
         17 + if version.expires.is_some() { 8 } else { 0 }
             + match &version.content {
                 Content::Value { bytes, .. } => 12 + bytes.len(),
+                Content::Apart { .. } => 12,
                 Content::Tombstone => 0,
             }
     };
@@ -49,6 +55,20 @@ pub fn encoded_bytes(set: &SiblingSet) -> usize {
         return 0;
     }
     5 + 16 * set.vector().entries().len() + set.versions().iter().map(version_bytes).sum::<usize>()
+}
+
+/// The number of bytes of a set's encoding and of the values that lie apart.
+pub fn whole_bytes(set: &SiblingSet) -> usize {
+    let apart = |version: &Version| match &version.content {
+        Content::Apart { length, .. } => *length as usize,
+        Content::Value { .. } | Content::Tombstone => 0,
+    };
+    encoded_bytes(set) + set.versions().iter().map(apart).sum::<usize>()
+}
+
+/// Whether values of an encoded set lie apart.
+pub fn has_apart(encoded: &[u8]) -> bool {
+    encoded.first() == Some(&FORMAT_APART)
 }
 
 /// Appends a set's encoding.
@@ -61,7 +81,7 @@ pub fn encode_into(set: &SiblingSet, out: &mut BytesMut) {
     }
     let count = |length: usize| u16::try_from(length).expect("sets are bounded far below");
     out.reserve(encoded_bytes(set));
-    out.put_u8(FORMAT);
+    out.put_u8(if set.apart().next().is_some() { FORMAT_APART } else { FORMAT_INLINE });
     out.put_u16_le(count(set.vector().entries().len()));
     for (actor, time) in set.vector().entries() {
         out.put_u64_le(actor.0);
@@ -71,16 +91,27 @@ pub fn encode_into(set: &SiblingSet, out: &mut BytesMut) {
     for version in set.versions() {
         out.put_u64_le(version.dot.time.0);
         out.put_u64_le(version.dot.actor.0);
-        let value_flag =
-            if matches!(version.content, Content::Value { .. }) { HAS_VALUE } else { 0 };
+        let value_flag = match &version.content {
+            Content::Value { .. } => HAS_VALUE,
+            Content::Apart { .. } => LIES_APART,
+            Content::Tombstone => 0,
+        };
         out.put_u8(value_flag | if version.expires.is_some() { EXPIRES } else { 0 });
         if let Some(expires) = version.expires {
             out.put_u64_le(expires.0);
         }
-        if let Content::Value { bytes, checksum } = &version.content {
-            out.put_u64_le(*checksum);
-            out.put_u32_le(u32::try_from(bytes.len()).expect("values are bounded far below"));
-            out.put_slice(bytes);
+        match &version.content {
+            Content::Value { bytes, checksum } => {
+                assert!(bytes.len() <= INLINE_BYTES_MAX, "a longer value lies apart");
+                out.put_u64_le(*checksum);
+                out.put_u32_le(u32::try_from(bytes.len()).expect("values are bounded far below"));
+                out.put_slice(bytes);
+            }
+            Content::Apart { length, checksum } => {
+                out.put_u64_le(*checksum);
+                out.put_u32_le(*length);
+            }
+            Content::Tombstone => {}
         }
     }
 }
@@ -98,12 +129,14 @@ pub fn decode(bytes: &Bytes) -> Result<SiblingSet, CodecError> {
         return Ok(SiblingSet::default());
     }
     let mut input = bytes.clone();
-    match input.try_get_u8().map_err(|_| CodecError::Damaged)? {
-        FORMAT => {}
+    let has_apart = match input.try_get_u8().map_err(|_| CodecError::Damaged)? {
+        FORMAT_INLINE => false,
+        FORMAT_APART => true,
         newer => return Err(CodecError::Format(newer)),
-    }
+    };
+    let is_canonical = |set: &SiblingSet| set.apart().next().is_some() == has_apart;
     decode_parts(&mut input)
-        .filter(|set| input.is_empty() && !set.is_empty())
+        .filter(|set| input.is_empty() && !set.is_empty() && is_canonical(set))
         .ok_or(CodecError::Damaged)
 }
 
@@ -137,20 +170,30 @@ fn decode_version(input: &mut Bytes) -> Option<Version> {
     let time = HybridTime(input.try_get_u64_le().ok()?);
     let actor = Actor(input.try_get_u64_le().ok()?);
     let flags = input.try_get_u8().ok()?;
-    if flags & !(HAS_VALUE | EXPIRES) != 0 {
+    if flags & !(HAS_VALUE | EXPIRES | LIES_APART) != 0 {
         return None;
     }
     let expires =
         if flags & EXPIRES != 0 { Some(HybridTime(input.try_get_u64_le().ok()?)) } else { None };
-    let content = if flags & HAS_VALUE != 0 {
-        let checksum = input.try_get_u64_le().ok()?;
-        let length = input.try_get_u32_le().ok()? as usize;
-        if input.len() < length {
-            return None;
+    let mut described = || Some((input.try_get_u64_le().ok()?, input.try_get_u32_le().ok()?));
+    let content = match flags & (HAS_VALUE | LIES_APART) {
+        0 => Content::Tombstone,
+        LIES_APART => {
+            let (checksum, length) = described()?;
+            if length as usize <= INLINE_BYTES_MAX {
+                return None;
+            }
+            Content::Apart { length, checksum }
         }
-        Content::Value { bytes: input.split_to(length), checksum }
-    } else {
-        Content::Tombstone
+        HAS_VALUE => {
+            let (checksum, length) = described()?;
+            let length = length as usize;
+            if input.len() < length || length > INLINE_BYTES_MAX {
+                return None;
+            }
+            Content::Value { bytes: input.split_to(length), checksum }
+        }
+        _ => return None,
     };
     Some(Version { dot: Dot { time, actor }, content, expires })
 }
@@ -180,6 +223,9 @@ mod tests {
                     let dot = Dot { time: HybridTime(time), actor: Actor(actor) };
                     vector.add(dot);
                     let content = match value {
+                        Some(bytes) if bytes.len() == 7 => {
+                            Content::Apart { length: 1 << 17, checksum: 7 }
+                        }
                         Some(bytes) => Content::Value { bytes: bytes.into(), checksum: 7 },
                         None => Content::Tombstone,
                     };

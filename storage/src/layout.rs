@@ -4,15 +4,24 @@
 //! u64 token | u32 table | u16 length | partition key | sort key      (numbers big endian)
 //! ```
 //!
+//! A value that lies apart from its set is under the same bytes with the table's highest bit set,
+//! followed by its dot: `u64 time | u64 actor`.
+//!
 //! Virtual nodes and digest leaves are contiguous ranges, and so are the items of one partition
 //! key, ascending by sort key.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoit_ring::{TableId, Token, VnodeCount, VnodeIndex};
+use quoit_ring::{HybridTime, TableId, Token, VnodeCount, VnodeIndex};
+
+use crate::version::{Actor, Dot};
 
 const FIXED_BYTES: usize = 14;
-/// Partition key and sort key together never have more bytes than this.
-pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+const DOT_BYTES: usize = 16;
+/// The highest bit of the table's id.
+const APART: u32 = 1 << 31;
+/// Partition key and sort key together never have more bytes than this: the log writes the length of
+/// a laid out key with 16 bits.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize - FIXED_BYTES - DOT_BYTES;
 
 /// A key as the sorted tables hold it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,13 +36,16 @@ pub struct KeyError;
 
 impl StoredKey {
     /// Lays out a key.
+    ///
+    /// # Errors
+    /// If the key is too long, or the table's id above 2^31: ids count up from 1.
     pub fn new(
         token: Token,
         table: TableId,
         partition: &[u8],
         sort: &[u8],
     ) -> Result<Self, KeyError> {
-        if partition.len() + sort.len() > KEY_BYTES_MAX {
+        if partition.len() + sort.len() > KEY_BYTES_MAX || table.0 >= APART {
             return Err(KeyError);
         }
         let mut bytes = BytesMut::with_capacity(FIXED_BYTES + partition.len() + sort.len());
@@ -48,7 +60,39 @@ impl StoredKey {
             return Err(KeyError);
         }
         let key = Self { bytes };
-        if FIXED_BYTES + key.partition_bytes() > key.bytes.len() { Err(KeyError) } else { Ok(key) }
+        let apart_bytes = if key.is_apart() { DOT_BYTES } else { 0 };
+        let least = FIXED_BYTES + key.partition_bytes() + apart_bytes;
+        if least > key.bytes.len() { Err(KeyError) } else { Ok(key) }
+    }
+
+    /// Where the value of a write lies apart from the key's set.
+    pub fn apart(&self, dot: Dot) -> Self {
+        assert!(!self.is_apart(), "only a key has values");
+        let mut bytes = BytesMut::with_capacity(self.bytes.len() + DOT_BYTES);
+        bytes.put_u64(self.token().0);
+        bytes.put_u32(self.table().0 | APART);
+        bytes.put_slice(&self.bytes[12..]);
+        bytes.put_u64(dot.time.0);
+        bytes.put_u64(dot.actor.0);
+        Self { bytes: bytes.freeze() }
+    }
+
+    /// Whether a value lies here, and no set.
+    pub fn is_apart(&self) -> bool {
+        self.table().0 & APART != 0
+    }
+
+    /// The key and the write that a value lies here for; `None` where a set lies.
+    pub fn owner(&self) -> Option<(Self, Dot)> {
+        if !self.is_apart() {
+            return None;
+        }
+        let end = self.bytes.len() - DOT_BYTES;
+        let mut bytes = BytesMut::from(&self.bytes[..end]);
+        bytes[8..12].copy_from_slice(&(self.table().0 & !APART).to_be_bytes());
+        let mut dot = &self.bytes[end..];
+        let (time, actor) = (HybridTime(dot.get_u64()), Actor(dot.get_u64()));
+        Some((Self { bytes: bytes.freeze() }, Dot { time, actor }))
     }
 
     /// The bytes.
@@ -114,7 +158,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_key_reads_back_as_it_was_laid_out(
-            token: u64, table: u32,
+            token: u64, table in 0..APART,
             partition in prop::collection::vec(any::<u8>(), 0..30), sort in prop::collection::vec(any::<u8>(), 0..30),
         ) {
             let key = StoredKey::new(Token(token), TableId(table), &partition, &sort).expect("short");
@@ -123,6 +167,11 @@ mod tests {
             prop_assert_eq!(again.table(), TableId(table));
             prop_assert_eq!(&again.partition()[..], &partition[..]);
             prop_assert_eq!(&again.sort()[..], &sort[..]);
+            let dot = Dot { time: HybridTime(token ^ 1), actor: Actor(u64::from(table)) };
+            let apart = StoredKey::from_bytes(key.apart(dot).bytes().clone()).expect("laid out");
+            prop_assert!(apart.is_apart() && !key.is_apart());
+            prop_assert_eq!(apart.token(), key.token());
+            prop_assert_eq!(apart.owner(), Some((key, dot)));
         }
 
         #[test]
@@ -136,6 +185,10 @@ mod tests {
         #[test]
         fn any_bytes_are_a_key_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             if let Ok(key) = StoredKey::from_bytes(bytes.into()) {
+                if let Some((owner, dot)) = key.owner() {
+                    prop_assert_eq!(owner.apart(dot), key);
+                    return Ok(());
+                }
                 let again = StoredKey::new(key.token(), key.table(), &key.partition(), &key.sort());
                 prop_assert_eq!(again, Ok(key));
             }

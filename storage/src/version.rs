@@ -82,18 +82,51 @@ impl VersionVector {
     }
 }
 
+/// A longer value lies apart from its set, under (key, dot).
+pub const INLINE_BYTES_MAX: usize = 64 << 10;
+
 /// What a write left: a value, or the mark that the key was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// A value with its end-to-end checksum.
+    /// A value of at most [`INLINE_BYTES_MAX`] bytes, with its end-to-end checksum.
     Value {
         /// The bytes.
         bytes: Bytes,
         /// XXH3-64 of the bytes, seeded with the token of the partition key; made by the client.
         checksum: u64,
     },
+    /// A longer value: its bytes lie apart, and travel only to those who lack them.
+    Apart {
+        /// The number of bytes.
+        length: u32,
+        /// As a short value's.
+        checksum: u64,
+    },
     /// The key was deleted.
     Tombstone,
+}
+
+impl Content {
+    /// The content of a write, and its bytes where they lie apart.
+    ///
+    /// # Panics
+    /// If the value has 4 GiB or more: limits are kept far below.
+    pub fn of_value(bytes: Bytes, checksum: u64) -> (Self, Option<Bytes>) {
+        if bytes.len() <= INLINE_BYTES_MAX {
+            return (Self::Value { bytes, checksum }, None);
+        }
+        let length = u32::try_from(bytes.len()).expect("values are bounded far below");
+        (Self::Apart { length, checksum }, Some(bytes))
+    }
+}
+
+/// The bytes of a value that lies apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApartValue {
+    /// Which write's.
+    pub dot: Dot,
+    /// The value.
+    pub bytes: Bytes,
 }
 
 /// One live pair of a sibling set.
@@ -110,14 +143,29 @@ pub struct Version {
 impl Version {
     /// Whether a reader at that time gets a value.
     pub fn is_live(&self, at: HybridTime) -> bool {
-        matches!(self.content, Content::Value { .. }) && self.expires.is_none_or(|end| at < end)
+        self.content != Content::Tombstone && self.expires.is_none_or(|end| at < end)
     }
 
-    /// Whether the value is what its writer sent.
+    /// Whether the value is what its writer sent, so far as it lies here.
     pub fn is_intact(&self, token: Token) -> bool {
         match &self.content {
             Content::Value { bytes, checksum } => xxh3_64_with_seed(bytes, token.0) == *checksum,
-            Content::Tombstone => true,
+            Content::Apart { .. } | Content::Tombstone => true,
+        }
+    }
+
+    /// Whether its value lies apart.
+    pub fn is_apart(&self) -> bool {
+        matches!(self.content, Content::Apart { .. })
+    }
+
+    /// Whether these bytes are the value that lies apart.
+    pub fn is_value(&self, apart: &[u8], token: Token) -> bool {
+        match &self.content {
+            Content::Apart { length, checksum } => {
+                apart.len() == *length as usize && xxh3_64_with_seed(apart, token.0) == *checksum
+            }
+            Content::Value { .. } | Content::Tombstone => false,
         }
     }
 }
@@ -188,9 +236,20 @@ impl SiblingSet {
     pub fn value_bytes(&self) -> usize {
         let bytes = |version: &Version| match &version.content {
             Content::Value { bytes, .. } => bytes.len(),
+            Content::Apart { length, .. } => *length as usize,
             Content::Tombstone => 0,
         };
         self.versions.iter().map(bytes).sum()
+    }
+
+    /// The pairs whose values lie apart, ascending by dot.
+    pub fn apart(&self) -> impl Iterator<Item = &Version> {
+        self.versions.iter().filter(|version| version.is_apart())
+    }
+
+    /// Whether the dot is live.
+    pub fn holds(&self, dot: Dot) -> bool {
+        self.versions.binary_search_by_key(&dot, |version| version.dot).is_ok()
     }
 
     /// Merges two replicas' knowledge of one key: commutative, associative, idempotent.
@@ -210,17 +269,14 @@ impl SiblingSet {
     }
 
     fn merge_siblings(&self, other: &Self) -> Self {
-        let holds = |set: &Self, dot: Dot| {
-            set.versions.binary_search_by_key(&dot, |version| version.dot).is_ok()
-        };
         let mut versions: Vec<Version> = Vec::with_capacity(self.versions.len());
         for version in &self.versions {
-            if holds(other, version.dot) || !other.vector.has_seen(version.dot) {
+            if other.holds(version.dot) || !other.vector.has_seen(version.dot) {
                 versions.push(version.clone());
             }
         }
         for version in &other.versions {
-            if !holds(self, version.dot) && !self.vector.has_seen(version.dot) {
+            if !self.holds(version.dot) && !self.vector.has_seen(version.dot) {
                 versions.push(version.clone());
             }
         }

@@ -197,7 +197,7 @@ impl Turn<'_> {
         let context = context::open(record.cluster, record.ring_key, &stored_key, &write.context)
             .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))?;
         let limit = self.limits().value_bytes_max as usize;
-        let content = match write.value {
+        let (content, apart) = match write.value {
             Some(bytes) if bytes.len() > limit => {
                 return Err(not_done(
                     FailureCode::Invalid,
@@ -210,8 +210,8 @@ impl Turn<'_> {
                     "the value does not have the checksum that came with it: send it again",
                 ));
             }
-            Some(bytes) => Content::Value { bytes, checksum: write.checksum },
-            None => Content::Tombstone,
+            Some(bytes) => Content::of_value(bytes, write.checksum),
+            None => (Content::Tombstone, None),
         };
         let ttl_ms = match (&content, write.ttl_ms.or(options.ttl_ms)) {
             (_, Some(0)) => {
@@ -220,7 +220,7 @@ impl Turn<'_> {
                     "a time to live must be at least 1 ms: delete the key, or leave it out",
                 ));
             }
-            (Content::Value { .. }, ttl_ms) => ttl_ms,
+            (Content::Value { .. } | Content::Apart { .. }, ttl_ms) => ttl_ms,
             (Content::Tombstone, _) => None,
         };
         let required = tally.required();
@@ -249,6 +249,7 @@ impl Turn<'_> {
             key: write.key,
             stored_key,
             content,
+            apart,
             ttl_ms,
             context,
             tally,

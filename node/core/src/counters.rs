@@ -27,6 +27,9 @@ pub struct Counters {
     pub older: u64,
     /// Reads that asked more replicas because one was slow.
     pub impatient_reads: u64,
+    /// Requests of replicas that came, or were taken up by the storage worker, when nobody waited for
+    /// them any more.
+    pub too_late: u64,
     /// Writes handed on to a primary.
     pub forwards: u64,
     /// Writes that were recognised by their id.

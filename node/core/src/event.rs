@@ -3,11 +3,12 @@
 use quoit_protocol::{ClientRequest, ClientResponse};
 use quoit_ring::{HybridTime, NodeId, TableId};
 use quoit_storage::layout::StoredKey;
-use quoit_storage::store::{Found, Mutation, Outcome, PageRow, StoreFigures};
+use quoit_storage::store::{Mutation, Outcome, PageRow, StoreFigures, Whole};
 
 use bytes::Bytes;
 
 use crate::peer::PeerMessage;
+use crate::time::Instant;
 
 /// A client's connection, named by the driver; never used again in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +107,8 @@ pub enum StorageRequest {
     Read {
         /// The key.
         key: StoredKey,
+        /// With the values that lie apart.
+        whole: bool,
     },
     /// Read a page of keys. Answered by [`StorageAnswer::Page`].
     Page {
@@ -119,6 +122,8 @@ pub enum StorageRequest {
         rows_max: usize,
         /// About so many bytes.
         bytes_max: usize,
+        /// With the values that lie apart.
+        whole: bool,
     },
     /// Merge a mutation. Answered by [`StorageAnswer::Prepared`] if `wants_prepared` and it was
     /// merged, as soon as it was; and in any case by [`StorageAnswer::Applied`], after it is
@@ -149,7 +154,7 @@ pub enum StorageRequest {
 #[derive(Debug, Clone, PartialEq)]
 pub enum StorageAnswer {
     /// What is under the key.
-    Found(Found),
+    Found(Whole),
     /// A page: `None` if this replica cannot vouch for it; otherwise the rows and whether there
     /// may be more.
     Page(Option<(Vec<PageRow>, bool)>),
@@ -162,6 +167,8 @@ pub enum StorageAnswer {
     NotCommitted(String),
     /// The lease or the document is durable (`Ok`), or why it is not.
     Saved(Result<(), String>),
+    /// Nobody waits for it any more: it was not begun.
+    TooLate,
     /// Figures for people.
     Figures(StoreFigures),
 }
@@ -194,6 +201,8 @@ pub enum Effect {
         tag: Tag,
         /// What is asked.
         request: StorageRequest,
+        /// What was not begun by then is dropped, and answered by [`StorageAnswer::TooLate`].
+        until: Option<Instant>,
     },
     /// Tell the others by gossip: nothing rests on it.
     Publish {

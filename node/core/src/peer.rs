@@ -5,6 +5,7 @@ use quoit_protocol::{Failure, Key, Write, Written};
 use quoit_ring::{
     ClusterRecord, ConfigurationNumber, Epoch, HybridTime, TableId, VnodeIndex, WallTime,
 };
+use quoit_storage::version::{Actor, ApartValue, Dot};
 use serde::{Deserialize, Serialize};
 
 pub use crate::handshake::{PeerHello, PeerWelcome};
@@ -34,6 +35,8 @@ pub struct PeerRead {
     pub head: PeerHead,
     /// The key.
     pub key: Key,
+    /// With the values that lie apart.
+    pub whole: bool,
 }
 
 /// Merges a set into this replica.
@@ -47,6 +50,8 @@ pub struct PeerMerge {
     pub set: Bytes,
     /// The set holds all that a read quorum of the other replicas knew.
     pub rebuild: bool,
+    /// Values of it that lie apart: those that the replica is thought to lack.
+    pub values: Vec<WireValue>,
 }
 
 /// Reads a page of this replica's keys of one virtual node.
@@ -60,6 +65,8 @@ pub struct PeerPage {
     pub to: Option<Bytes>,
     /// At most so many rows.
     pub rows_max: u32,
+    /// With the values that lie apart.
+    pub whole: bool,
 }
 
 /// What a replica found under a key.
@@ -68,7 +75,24 @@ pub struct ReadAnswer {
     /// The replica's hybrid time.
     pub time: HybridTime,
     /// The encoded set, empty where nothing was ever written; or why there is none.
-    pub found: Result<Bytes, Refusal>,
+    pub found: Result<WireSet, Refusal>,
+}
+
+/// A value that lies apart: its dot's time and actor, and its bytes.
+pub type WireValue = (HybridTime, u64, Bytes);
+
+/// An encoded set, and its values that lie apart if they were asked for.
+pub type WireSet = (Bytes, Vec<WireValue>);
+
+/// The form in which values that lie apart travel.
+pub fn wire_values(values: impl IntoIterator<Item = ApartValue>) -> Vec<WireValue> {
+    values.into_iter().map(|value| (value.dot.time, value.dot.actor.0, value.bytes)).collect()
+}
+
+/// Values that lie apart, as they came.
+pub fn apart_values(values: impl IntoIterator<Item = WireValue>) -> Vec<ApartValue> {
+    let value = |(time, actor, bytes)| ApartValue { dot: Dot { time, actor: Actor(actor) }, bytes };
+    values.into_iter().map(value).collect()
 }
 
 /// What became of a merge.
@@ -80,8 +104,8 @@ pub struct MergeAnswer {
     pub merged: Result<(), Refusal>,
 }
 
-/// One row of a page: stored key and encoded set; `None` where the replica cannot vouch for it.
-pub type WireRow = (Bytes, Option<Bytes>);
+/// One row of a page: stored key and set; `None` where the replica cannot vouch for it.
+pub type WireRow = (Bytes, Option<WireSet>);
 
 /// A page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +127,8 @@ pub enum Refusal {
     Older(HybridTime),
     /// It cannot vouch for what it holds under the key.
     Unreadable,
+    /// The set speaks of a value that it neither holds nor was sent: send all of them.
+    Lacks,
     /// Its queues are full.
     Overloaded,
     /// Its disk is full, failed, or does not keep up.

@@ -1,18 +1,17 @@
 //! The replica's side of every request about a key: check, ask the storage worker, answer. It keeps
 //! no state between the two: the tag brings back who asked.
 
-use bytes::Bytes;
 use quoit_protocol::Key;
 use quoit_ring::{ClusterRecord, HybridTime, Table};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
-use quoit_storage::store::{Change, Found, Mutation, Outcome, PageRow};
+use quoit_storage::store::{Change, Found, Mutation, Outcome, PageRow, Whole};
 
 use crate::coordinator::SET_BYTES_MAX;
 use crate::event::{StorageAnswer, StorageRequest};
 use crate::peer::{
     MergeAnswer, PageAnswer, PeerHead, PeerMerge, PeerMessage, PeerPage, PeerRead, ReadAnswer,
-    Refusal, WireRow,
+    Refusal, WireRow, WireSet, apart_values, wire_values,
 };
 
 /// A page never has more rows than this.
@@ -35,7 +34,7 @@ pub enum ReplicaRequest {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReplicaAnswer {
     /// To a read.
-    Read(Result<Bytes, Refusal>),
+    Read(Result<WireSet, Refusal>),
     /// To a merge.
     Merge(Result<(), Refusal>),
     /// To a page.
@@ -100,9 +99,10 @@ pub fn admit(record: &ClusterRecord, request: &ReplicaRequest) -> Result<Storage
     }
     let table = record.table_by_id(head.table).ok_or(Refusal::UnknownTable)?;
     match request {
-        ReplicaRequest::Read(read) => {
-            Ok(StorageRequest::Read { key: stored_key(record, head, &read.key)? })
-        }
+        ReplicaRequest::Read(read) => Ok(StorageRequest::Read {
+            key: stored_key(record, head, &read.key)?,
+            whole: read.whole,
+        }),
         ReplicaRequest::Merge(merge) => admit_merge(record, table, merge),
         ReplicaRequest::Page(page) => {
             let (first, end) = quoit_storage::layout::vnode_range(record.vnodes, head.vnode);
@@ -118,6 +118,7 @@ pub fn admit(record: &ClusterRecord, request: &ReplicaRequest) -> Result<Storage
                 to: page.to.clone(),
                 rows_max: (page.rows_max as usize).clamp(1, PAGE_ROWS_MAX),
                 bytes_max: PAGE_BYTES_MAX,
+                whole: page.whole,
             })
         }
     }
@@ -136,6 +137,7 @@ fn admit_merge(
             set: codec::decode(&merge.set).map_err(|_| Refusal::Invalid)?,
             rebuild: merge.rebuild,
         },
+        values: apart_values(merge.values.iter().cloned()),
     };
     Ok(StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared: false })
 }
@@ -152,14 +154,15 @@ fn stored_key(record: &ClusterRecord, head: &PeerHead, key: &Key) -> Result<Stor
 /// request leads to.
 pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
     Some(match answer {
-        StorageAnswer::Found(Found::Set(set)) if set.len() > SET_BYTES_MAX => {
+        StorageAnswer::Found(whole) if is_too_large(&whole) => {
             let reason = "the key's siblings together are too large to be sent".to_owned();
             ReplicaAnswer::Read(Err(Refusal::Storage(reason)))
         }
-        StorageAnswer::Found(Found::Set(set)) => ReplicaAnswer::Read(Ok(set)),
-        StorageAnswer::Found(Found::Unreadable) => ReplicaAnswer::Read(Err(Refusal::Unreadable)),
+        StorageAnswer::Found(whole) => {
+            ReplicaAnswer::Read(wire_set(whole).ok_or(Refusal::Unreadable))
+        }
         StorageAnswer::Page(None) => ReplicaAnswer::Page(Err(Refusal::Unreadable)),
-        StorageAnswer::Page(Some((rows, _))) if rows.iter().any(is_too_large) => {
+        StorageAnswer::Page(Some((rows, _))) if rows.iter().any(|row| is_too_large(&row.whole)) => {
             let reason = "a key's siblings together are too large to be sent".to_owned();
             ReplicaAnswer::Page(Err(Refusal::Storage(reason)))
         }
@@ -168,22 +171,29 @@ pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
         }
         StorageAnswer::Applied(outcome) => ReplicaAnswer::Merge(merged(outcome)),
         StorageAnswer::NotCommitted(reason) => ReplicaAnswer::Merge(Err(Refusal::Storage(reason))),
-        StorageAnswer::Prepared(_) | StorageAnswer::Saved(_) | StorageAnswer::Figures(_) => {
+        StorageAnswer::Prepared(_)
+        | StorageAnswer::Saved(_)
+        | StorageAnswer::TooLate
+        | StorageAnswer::Figures(_) => {
             return None;
         }
     })
 }
 
-fn is_too_large(row: &PageRow) -> bool {
-    matches!(&row.found, Found::Set(set) if set.len() > SET_BYTES_MAX)
+fn is_too_large(whole: &Whole) -> bool {
+    let values: usize = whole.values.iter().map(|value| value.bytes.len()).sum();
+    matches!(&whole.found, Found::Set(set) if set.len() + values > SET_BYTES_MAX)
+}
+
+fn wire_set(whole: Whole) -> Option<WireSet> {
+    match whole.found {
+        Found::Set(set) => Some((set, wire_values(whole.values))),
+        Found::Unreadable => None,
+    }
 }
 
 fn wire_row(row: PageRow) -> WireRow {
-    let set = match row.found {
-        Found::Set(set) => Some(set),
-        Found::Unreadable => None,
-    };
-    (row.key.bytes().clone(), set)
+    (row.key.bytes().clone(), wire_set(row.whole))
 }
 
 /// A replica's answer to a merge that ended so.
@@ -192,6 +202,7 @@ pub(crate) fn merged(outcome: Outcome) -> Result<(), Refusal> {
         Outcome::Merged(_) => Ok(()),
         Outcome::Older(time) => Err(Refusal::Older(time)),
         Outcome::Incomplete => Err(Refusal::Unreadable),
+        Outcome::Lacks => Err(Refusal::Lacks),
         Outcome::TooManySiblings | Outcome::TooLarge | Outcome::Corrupt => Err(Refusal::Invalid),
         Outcome::Refused(reason) => Err(Refusal::Storage(reason.to_owned())),
     }

@@ -190,7 +190,8 @@ impl Turn<'_> {
         match admitted {
             Ok(storage) => {
                 self.before_merge(message);
-                self.ask_storage(Tag::Own(request), storage);
+                let until = self.instant().plus_ms(u64::from(message.head().deadline_ms));
+                self.ask_storage(Tag::Own(request), storage, until);
             }
             Err(refusal) => {
                 let answer = message.refused(refusal);
@@ -223,9 +224,16 @@ impl Turn<'_> {
         self.shared.in_storage >= self.shared.config.storage_requests_max
     }
 
-    pub(crate) fn ask_storage(&mut self, tag: Tag, request: StorageRequest) {
+    /// Asks the storage worker for what is of no use to anybody later than `until`.
+    pub(crate) fn ask_storage(&mut self, tag: Tag, request: StorageRequest, until: Instant) {
         self.shared.in_storage += 1;
-        self.effects.push(Effect::ToStorage { tag, request });
+        self.effects.push(Effect::ToStorage { tag, request, until: Some(until) });
+    }
+
+    /// Asks the storage worker for something of the core's housekeeping.
+    pub(crate) fn ask_storage_inner(&mut self, inner: Inner, request: StorageRequest) {
+        self.shared.in_storage += 1;
+        self.effects.push(Effect::ToStorage { tag: Tag::Inner(inner), request, until: None });
     }
 
     /// Has a key read soon, so that the replica that cannot vouch for it is rebuilt.

@@ -20,12 +20,14 @@ use quoit_ring::{
 };
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
-use quoit_storage::store::{Change, Found, Mutation, Outcome};
+use quoit_storage::store::{Change, Found, Mutation, Outcome, Whole};
 use quoit_storage::version::{Actor, Content, Dot, SiblingSet, Version, VersionVector};
 
 const SEED: u64 = 42;
 const WALL: WallTime = WallTime(1_700_000_000_000);
 const NOW: Now = Now { instant: Instant(5_000), wall: WALL };
+/// When the requests' deadline comes.
+const UNTIL: Instant = Instant(5_000 + 500_000);
 const TIME: HybridTime = HybridTime(WALL.0 << 16);
 const CLIENT: ConnectionId = ConnectionId(3);
 const VALUE: Bytes = Bytes::from_static(b"value");
@@ -87,6 +89,7 @@ impl Bench {
             [Effect::ToStorage {
                 tag: Tag::Inner(Inner::Lease),
                 request: StorageRequest::ExtendLease { lease },
+                until: None,
             }]
         );
         bench.storage(Tag::Inner(Inner::Lease), StorageAnswer::Saved(Ok(())));
@@ -177,10 +180,12 @@ impl Bench {
 
     fn apply(&self, round: u16, change: Change, wants_prepared: bool) -> Effect {
         let policy = self.table.options.policy;
-        let mutation = Mutation { key: self.stored_key(), replication: 3, policy, change };
+        let mutation =
+            Mutation { key: self.stored_key(), replication: 3, policy, change, values: Vec::new() };
         Effect::ToStorage {
             tag: Tag::Own(self.request(round, 1)),
             request: StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared },
+            until: Some(UNTIL),
         }
     }
 
@@ -189,7 +194,7 @@ impl Bench {
         Effect::ToPeer {
             to: NodeId(to),
             request: self.request(round, to),
-            message: PeerMerge { head, key: key(), set, rebuild: false }.into(),
+            message: PeerMerge { head, key: key(), set, rebuild: false, values: Vec::new() }.into(),
         }
     }
 
@@ -229,7 +234,7 @@ fn merged() -> MergeAnswer {
 }
 
 fn found(set: &SiblingSet) -> ReadAnswer {
-    ReadAnswer { time: HybridTime::ZERO, found: Ok(codec::encode(set)) }
+    ReadAnswer { time: HybridTime::ZERO, found: Ok((codec::encode(set), Vec::new())) }
 }
 
 #[test]
@@ -323,7 +328,7 @@ fn a_write_that_must_go_beyond_the_lease_waits_for_a_longer_one() {
     let request = bench.request(0, 2);
     assert_eq!(
         bench.peer(2, request, older),
-        [Effect::ToStorage { tag, request: StorageRequest::ExtendLease { lease } }]
+        [Effect::ToStorage { tag, request: StorageRequest::ExtendLease { lease }, until: None }]
     );
     let request = bench.request(0, 3);
     assert_eq!(bench.peer(3, request, merged()), []);
@@ -357,13 +362,14 @@ fn begin_get(bench: &mut Bench) -> u64 {
     let effects = bench.client(get);
     let Some(Effect::ToPeer { to, .. }) = effects.get(1) else { panic!("{effects:?}") };
     let to = to.0;
-    let read = PeerRead { head: bench.peer_head(TIME), key: key() };
+    let read = PeerRead { head: bench.peer_head(TIME), key: key(), whole: false };
     assert_eq!(
         effects,
         [
             Effect::ToStorage {
                 tag: Tag::Own(bench.request(0, 1)),
-                request: StorageRequest::Read { key: bench.stored_key() },
+                request: StorageRequest::Read { key: bench.stored_key(), whole: true },
+                until: Some(UNTIL),
             },
             Effect::ToPeer { to: NodeId(to), request: bench.request(0, to), message: read.into() },
         ]
@@ -377,7 +383,7 @@ fn a_get_asks_this_replica_and_one_more_and_answers_when_they_agree() {
     let set = bench.set(HybridTime(5));
     let to = begin_get(&mut bench);
     let tag = Tag::Own(bench.request(0, 1));
-    let here = StorageAnswer::Found(Found::Set(codec::encode(&set)));
+    let here = StorageAnswer::Found(Whole::bare(Found::Set(codec::encode(&set))));
     assert_eq!(bench.storage(tag, here), []);
     let request = bench.request(0, to);
     assert_eq!(bench.peer(to, request, found(&set)), [bench.got(&set, false)]);
@@ -390,7 +396,7 @@ fn a_get_that_finds_a_stale_replica_repairs_it_before_it_answers() {
     let set = bench.set(HybridTime(5));
     let to = begin_get(&mut bench);
     let tag = Tag::Own(bench.request(0, 1));
-    let here = StorageAnswer::Found(Found::Set(codec::encode(&set)));
+    let here = StorageAnswer::Found(Whole::bare(Found::Set(codec::encode(&set))));
     assert_eq!(bench.storage(tag, here), []);
     let (read, write_back) = (bench.request(0, to), bench.request(1, to));
     let stale = found(&bench.set(HybridTime(4)));
@@ -405,13 +411,16 @@ fn a_get_asks_the_third_replica_when_one_cannot_vouch_for_the_key() {
     let to = begin_get(&mut bench);
     let third = 5 - to;
     let tag = Tag::Own(bench.request(0, 1));
-    let read = PeerRead { head: bench.peer_head(TIME), key: key() };
+    let read = PeerRead { head: bench.peer_head(TIME), key: key(), whole: false };
     let expected = Effect::ToPeer {
         to: NodeId(third),
         request: bench.request(0, third),
         message: read.into(),
     };
-    assert_eq!(bench.storage(tag, StorageAnswer::Found(Found::Unreadable)), [expected]);
+    assert_eq!(
+        bench.storage(tag, StorageAnswer::Found(Whole::bare(Found::Unreadable))),
+        [expected]
+    );
     let (first, second) = (bench.request(0, to), bench.request(0, third));
     assert_eq!(bench.peer(to, first, found(&set)), []);
     let rebuild = Mutation {
@@ -419,23 +428,40 @@ fn a_get_asks_the_third_replica_when_one_cannot_vouch_for_the_key() {
         replication: 3,
         policy: ConflictPolicy::Latest,
         change: Change::Merge { set: set.clone(), rebuild: true },
+        values: Vec::new(),
     };
     let rebuild = Effect::ToStorage {
         tag: Tag::Own(bench.request(1, 1)),
         request: StorageRequest::Apply { mutation: Box::new(rebuild), wants_prepared: false },
+        until: Some(UNTIL),
     };
     assert_eq!(bench.peer(third, second, found(&set)), [bench.got(&set, false), rebuild]);
 }
 
 #[test]
+fn a_replica_drops_what_comes_after_its_deadline() {
+    let mut bench = Bench::new(ConflictPolicy::Latest);
+    let read = PeerRead { head: bench.peer_head(TIME), key: key(), whole: false };
+    let late = PeerHead { deadline_ms: 0, ..read.head };
+    assert_eq!(bench.peer(2, 76, PeerRead { head: late, ..read.clone() }), []);
+    assert_eq!(bench.peer(2, 77, read).len(), 1);
+    let tag = Tag::Peer { from: NodeId(2), request: 77 };
+    assert_eq!(bench.storage(tag, StorageAnswer::TooLate), []);
+    assert_eq!(bench.core.counters().too_late, 2);
+}
+
+#[test]
 fn a_replica_serves_peers_through_its_storage() {
     let mut bench = Bench::new(ConflictPolicy::Latest);
-    let read = PeerRead { head: bench.peer_head(TIME), key: key() };
+    let read = PeerRead { head: bench.peer_head(TIME), key: key(), whole: false };
     let tag = Tag::Peer { from: NodeId(2), request: 77 };
-    let request = StorageRequest::Read { key: bench.stored_key() };
-    assert_eq!(bench.peer(2, 77, read.clone()), [Effect::ToStorage { tag, request }]);
-    let answer = ReadAnswer { time: TIME, found: Ok(Bytes::new()) };
-    let found = StorageAnswer::Found(Found::Set(Bytes::new()));
+    let request = StorageRequest::Read { key: bench.stored_key(), whole: false };
+    assert_eq!(
+        bench.peer(2, 77, read.clone()),
+        [Effect::ToStorage { tag, request, until: Some(UNTIL) }]
+    );
+    let answer = ReadAnswer { time: TIME, found: Ok((Bytes::new(), Vec::new())) };
+    let found = StorageAnswer::Found(Whole::bare(Found::Set(Bytes::new())));
     let to_peer =
         |answer: ReadAnswer| Effect::ToPeer { to: NodeId(2), request: 77, message: answer.into() };
     assert_eq!(bench.storage(tag, found), [to_peer(answer)]);

@@ -75,7 +75,9 @@ fn samples() -> Vec<PeerMessage> {
         write_id: Some(WriteId(1, 2)),
     };
     let written = Written { time, context: bytes.clone(), acknowledged: 2 };
-    let rows = vec![(bytes.clone(), Some(bytes.clone())), (bytes.clone(), None)];
+    let values = vec![(time, 7, bytes.clone())];
+    let row = Some((bytes.clone(), values.clone()));
+    let rows = vec![(bytes.clone(), row), (bytes.clone(), None)];
     let refusals = [
         Refusal::WrongConfiguration,
         Refusal::UnknownTable,
@@ -88,12 +90,13 @@ fn samples() -> Vec<PeerMessage> {
     let mut samples: Vec<PeerMessage> = vec![
         hello.clone().into(),
         PeerWelcome { hello, refused: Some("no".to_owned()) }.into(),
-        PeerRead { head: head(), key: key() }.into(),
-        ReadAnswer { time, found: Ok(bytes.clone()) }.into(),
-        PeerMerge { head: head(), key: key(), set: bytes.clone(), rebuild: true }.into(),
+        PeerRead { head: head(), key: key(), whole: true }.into(),
+        ReadAnswer { time, found: Ok((bytes.clone(), values.clone())) }.into(),
+        PeerMerge { head: head(), key: key(), set: bytes.clone(), rebuild: true, values }.into(),
         MergeAnswer { time, merged: Ok(()) }.into(),
-        PeerPage { head: head(), from: bytes.clone(), to: None, rows_max: 5 }.into(),
-        PeerPage { head: head(), from: bytes.clone(), to: Some(bytes), rows_max: 5 }.into(),
+        PeerPage { head: head(), from: bytes.clone(), to: None, rows_max: 5, whole: false }.into(),
+        PeerPage { head: head(), from: bytes.clone(), to: Some(bytes), rows_max: 5, whole: false }
+            .into(),
         PageAnswer { time, page: Ok((rows, true)) }.into(),
         PageAnswer { time, page: Err(Refusal::Unreadable) }.into(),
         Box::new(Forward { write }).into(),

@@ -149,7 +149,7 @@ fn mutation(item: u64, time: u64) -> Mutation {
     let content = Content::Value { bytes, checksum };
     let set = SiblingSet::of(Version { dot, content, expires: None });
     let change = Change::Merge { set, rebuild: false };
-    Mutation { key, replication: 3, policy: ConflictPolicy::Latest, change }
+    Mutation { key, replication: 3, policy: ConflictPolicy::Latest, change, values: Vec::new() }
 }
 
 /// What the processor has spent on this thread.

@@ -54,7 +54,8 @@ fn set(number: u64, time: u64) -> SiblingSet {
 fn merge(opened: &mut Opened, number: u64, time: u64, rebuild: bool) {
     let change = Change::Merge { set: set(number, time), rebuild };
     let policy = ConflictPolicy::Latest;
-    let mutation = Mutation { key: key(number), replication: 3, policy, change };
+    let mutation =
+        Mutation { key: key(number), replication: 3, policy, change, values: Vec::new() };
     let outcome = opened.writer.prepare(mutation);
     assert!(matches!(outcome, Outcome::Merged(_)), "{outcome:?}");
 }
@@ -79,7 +80,7 @@ fn check(opened: &Opened, time: u64) {
         assert_eq!(opened.reader.read(&key(number)), expected);
     }
     assert_eq!(opened.reader.read(&key(KEYS)), Found::Set(Bytes::new()));
-    let (rows, more) = opened.reader.page(TableId(1), &[], None, 1_000, 1 << 30).unwrap();
+    let (rows, more) = opened.reader.page(TableId(1), &[], None, 1_000, 1 << 30, false).unwrap();
     assert_eq!((rows.len() as u64, more), (KEYS, false));
     assert_eq!(opened.reader.figures().tables[0].1.live, KEYS);
 }

@@ -13,6 +13,12 @@
 //! read quorum of its peers has been merged in. Nothing is taken for absent that may have been
 //! lost. What a start finds is written down before anything rests on it, so that it is told once.
 //!
+//! **Values that lie apart.** A value longer than [`INLINE_BYTES_MAX`](crate::version::INLINE_BYTES_MAX)
+//! is stored under (key, dot), in the batch that brings its dot into the key's set, and goes with the
+//! batch that takes the dot out: a merge neither reads nor writes it again. A set that comes without
+//! a value which is lacked here is refused ([`Outcome::Lacks`]). A value that is damaged makes its
+//! key unreadable for those who want it whole, until it is rebuilt.
+//!
 //! **Speed.** `cargo run --release -p quoit-storage-files --example store_speed`, on a machine of 2
 //! cores that other builds kept busy (load 5), batches of 64 merges of 1 KiB into a `latest` table:
 //!
@@ -51,7 +57,7 @@ use crate::stored::Era;
 
 pub use mutation::{Change, Mutation};
 pub use open::{OpenError, Opened, StoreReport, open};
-pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures};
+pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures, Whole};
 pub use writer::{CommitError, Durability, Outcome, Writer};
 
 /// How a store behaves.

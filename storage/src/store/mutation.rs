@@ -5,7 +5,13 @@
 //!   1 or 3, a key: u16 length | key | u8 N | u32 CRC-32C of all before
 //!             | u64 leaf | i8 live | i8 tombstones | i64 bytes | envelope
 //!   2, a lease: u64 hybrid time
+//!   4, a value that lies apart: u16 length | where it lies | u8 N | u32 CRC-32C of all before
+//!             | the value
+//!   5, a value's end: u16 length | where it lay | u8 N | u32 CRC-32C of all before
 //! ```
+//! A value that lies apart comes before the record of its key's set, an end after it, all in one
+//! batch.
+//!
 //! The key has a checksum of its own, so that a record with damage elsewhere still tells which key
 //! it was about. No record but a lease has nine bytes. Kind 3 is a record of a key that could not be
 //! read when it was made: what it took out of the digests is not known.
@@ -17,11 +23,13 @@ use crate::codec;
 use crate::digest::Delta;
 use crate::layout::StoredKey;
 use crate::stored::{ENVELOPE_BYTES, Standing};
-use crate::version::{SiblingSet, Version, VersionVector};
+use crate::version::{ApartValue, SiblingSet, Version, VersionVector};
 
 const KIND_KEY: u8 = 1;
 const KIND_LEASE: u8 = 2;
 const KIND_KEY_OVER_DAMAGE: u8 = 3;
+const KIND_VALUE: u8 = 4;
+const KIND_VALUE_END: u8 = 5;
 const LEASE_BYTES: usize = 9;
 const DELTA_BYTES: usize = 18;
 
@@ -36,6 +44,8 @@ pub struct Mutation {
     pub policy: ConflictPolicy,
     /// What to do.
     pub change: Change,
+    /// The bytes of values in it that lie apart, as far as they came with it.
+    pub values: Vec<ApartValue>,
 }
 
 /// What a mutation does to the set under its key.
@@ -61,8 +71,18 @@ pub enum Change {
 /// A record of the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    Key { key: StoredKey, replication: u8, change: Counted, sealed: Bytes },
+    Key {
+        key: StoredKey,
+        replication: u8,
+        change: Counted,
+        sealed: Bytes,
+    },
     Lease(HybridTime),
+    /// A value lies there from now on, or (`None`) no more.
+    Value {
+        at: StoredKey,
+        bytes: Option<Bytes>,
+    },
 }
 
 /// What a record changes in the digests.
@@ -76,7 +96,11 @@ pub(super) struct Counted {
 /// What a damaged record was about.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum About {
-    Key { key: StoredKey, replication: u8 },
+    /// A set, or a value that lies apart.
+    Key {
+        key: StoredKey,
+        replication: u8,
+    },
     Lease,
     Unknown,
 }
@@ -101,11 +125,8 @@ impl KeyRecord {
         let envelope_at = 3 + key.len() + 1 + 4 + DELTA_BYTES;
         let bytes = envelope_at + ENVELOPE_BYTES + codec::encoded_bytes(set);
         let mut out = BytesMut::with_capacity(bytes);
-        out.put_u8(if over_damage { KIND_KEY_OVER_DAMAGE } else { KIND_KEY });
-        out.put_u16_le(u16::try_from(key.len()).expect("keys are bounded by their layout"));
-        out.put_slice(key);
-        out.put_u8(standing.replication);
-        out.put_u32_le(crc32c::crc32c(&out));
+        let kind = if over_damage { KIND_KEY_OVER_DAMAGE } else { KIND_KEY };
+        put_head(kind, key, standing.replication, &mut out);
         out.put_u64_le(delta.leaf);
         out.put_i8(delta.live);
         out.put_i8(delta.tombstones);
@@ -124,6 +145,28 @@ impl KeyRecord {
     pub(super) fn set(&self) -> Bytes {
         self.bytes.slice(self.envelope_at + ENVELOPE_BYTES..)
     }
+}
+
+/// What records about a key begin with.
+fn put_head(kind: u8, key: &[u8], replication: u8, out: &mut BytesMut) {
+    out.put_u8(kind);
+    out.put_u16_le(u16::try_from(key.len()).expect("keys are bounded by their layout"));
+    out.put_slice(key);
+    out.put_u8(replication);
+    out.put_u32_le(crc32c::crc32c(out));
+}
+
+/// Lays out the record of a value that lies apart, or (`None`) of its end.
+pub(super) fn value_record(at: &StoredKey, replication: u8, value: Option<&Bytes>) -> Bytes {
+    let mut out = BytesMut::with_capacity(16 + at.bytes().len() + value.map_or(0, Bytes::len));
+    match value {
+        Some(value) => {
+            put_head(KIND_VALUE, at.bytes(), replication, &mut out);
+            out.put_slice(value);
+        }
+        None => put_head(KIND_VALUE_END, at.bytes(), replication, &mut out),
+    }
+    out.freeze()
 }
 
 /// Lays out a lease's record.
@@ -157,6 +200,13 @@ impl Record {
                 };
                 let change = Counted { delta, over_damage: kind == KIND_KEY_OVER_DAMAGE };
                 Some(Self::Key { key, replication, change, sealed: input })
+            }
+            kind @ (KIND_VALUE | KIND_VALUE_END) => {
+                let (at, _, length) = record_key(payload).filter(|(at, ..)| at.is_apart())?;
+                let rest = payload.slice(length..);
+                let is_end = kind == KIND_VALUE_END;
+                (!is_end || rest.is_empty())
+                    .then_some(Self::Value { at, bytes: (!is_end).then_some(rest) })
             }
             _ => None,
         }
@@ -192,6 +242,7 @@ fn record_key(payload: &Bytes) -> Option<(StoredKey, u8, usize)> {
 mod tests {
     use super::*;
     use crate::stored::Era;
+    use crate::version::{Actor, Dot};
     use quoit_ring::{TableId, Token};
 
     fn key() -> StoredKey {
@@ -216,6 +267,26 @@ mod tests {
             );
         }
         assert_eq!(Record::read(&lease_record(HybridTime(4))), Some(Record::Lease(HybridTime(4))));
+    }
+
+    #[test]
+    fn a_values_record_reads_back_and_tells_whose_it_is_when_damaged() {
+        let dot = Dot { time: HybridTime(3), actor: Actor(4) };
+        let at = key().apart(dot);
+        for bytes in [None, Some(Bytes::from_static(b"long"))] {
+            let record = value_record(&at, 3, bytes.as_ref());
+            let head = record.len() - bytes.as_ref().map_or(0, Bytes::len);
+            let mut damaged = record.to_vec();
+            if let Some(byte) = damaged.get_mut(head) {
+                *byte ^= 1;
+            }
+            let about = About::Key { key: at.clone(), replication: 3 };
+            assert_eq!(About::read(&damaged.into()), about);
+            for length in 0..head {
+                assert_eq!(Record::read(&record.slice(..length)), None);
+            }
+            assert_eq!(Record::read(&record), Some(Record::Value { at: at.clone(), bytes }));
+        }
     }
 
     #[test]

@@ -7,12 +7,14 @@ use bytes::Bytes;
 use quoit_ring::TableId;
 
 use super::{CHECKPOINT_FILE, Shared, lock};
+use crate::codec;
 use crate::digest::TableFigures;
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineError, EngineSize};
 use crate::layout::StoredKey;
 use crate::small_file::SmallFile;
 use crate::stored::{Era, Stored};
+use crate::version::ApartValue;
 
 /// What a read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,14 +25,34 @@ pub enum Found {
     Unreadable,
 }
 
+/// What a read found, with the values that lie apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// What is under the key.
+    pub found: Found,
+    /// The bytes of its values that lie apart, ascending by dot: all of them, or none where they
+    /// were not asked for.
+    pub values: Vec<ApartValue>,
+}
+
+impl Whole {
+    /// What was found, without values that lie apart.
+    pub fn bare(found: Found) -> Self {
+        Self { found, values: Vec::new() }
+    }
+}
+
 /// One row of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRow {
     /// The key.
     pub key: StoredKey,
     /// What is under it.
-    pub found: Found,
+    pub whole: Whole,
 }
+
+/// A set is read again so often, if its values are replaced while they are gathered.
+const GATHERINGS_MAX: usize = 64;
 
 /// Reads what is committed. Cheap to clone; any thread.
 #[derive(Clone)]
@@ -73,9 +95,50 @@ impl Reader {
         found
     }
 
+    /// Reads one key with its values that lie apart.
+    pub fn read_whole(&self, key: &StoredKey) -> Whole {
+        let mut found = self.read(key);
+        for _ in 0..GATHERINGS_MAX {
+            let Found::Set(set) = &found else { return Whole::bare(found) };
+            if let Some(values) = self.gather(key, set) {
+                return Whole { found, values };
+            }
+            // Either a writer has replaced it meanwhile, or it is damaged.
+            let again = self.read(key);
+            if again == found {
+                break;
+            }
+            found = again;
+        }
+        self.count(&Found::Unreadable);
+        Whole::bare(Found::Unreadable)
+    }
+
+    /// The values of a set that lie apart; `None` if one of them is not there or not intact.
+    fn gather(&self, key: &StoredKey, set: &Bytes) -> Option<Vec<ApartValue>> {
+        if !codec::has_apart(set) {
+            return Some(Vec::new());
+        }
+        let set = codec::decode(set).ok()?;
+        set.apart()
+            .map(|version| {
+                let bytes = match self.engine.get(key.apart(version.dot).bytes()) {
+                    Ok(bytes) => bytes?,
+                    Err(error) => {
+                        self.note_damage(&error);
+                        return None;
+                    }
+                };
+                let is_intact = version.is_value(&bytes, key.token());
+                is_intact.then_some(ApartValue { dot: version.dot, bytes })
+            })
+            .collect()
+    }
+
     /// Reads keys from `from` (included) to `to` (excluded) that belong to `table`, ascending, at
-    /// most `rows_max` of them and, after the first, no more than about `bytes_max` bytes. The
-    /// second value tells whether there may be more after the last row.
+    /// most `rows_max` of them and, after the first, no more than about `bytes_max` bytes; with the
+    /// values that lie apart if `whole`. The second value tells whether there may be more after the
+    /// last row.
     ///
     /// `None` if part of the range is unreadable in a way that hides which keys it holds, or if
     /// the store cannot vouch for keys that it does not hold.
@@ -86,6 +149,7 @@ impl Reader {
         to: Option<&[u8]>,
         rows_max: usize,
         bytes_max: usize,
+        whole: bool,
     ) -> Option<(Vec<PageRow>, bool)> {
         if self.trusted_from() > Era(0) {
             return None;
@@ -100,14 +164,18 @@ impl Reader {
                 if key.table() != table {
                     return true;
                 }
-                if rows.len() >= rows_max || (bytes > 0 && bytes + sealed.len() > bytes_max) {
+                let found = self.judge(key.bytes(), &sealed);
+                let row_bytes = match &found {
+                    Found::Set(set) if whole => key.bytes().len() + whole_bytes(set),
+                    Found::Set(_) | Found::Unreadable => key.bytes().len() + sealed.len(),
+                };
+                if rows.len() >= rows_max || (bytes > 0 && bytes + row_bytes > bytes_max) {
                     more = true;
                     return false;
                 }
-                bytes += key.bytes().len() + sealed.len();
-                let found = self.judge(key.bytes(), &sealed);
+                bytes += row_bytes;
                 self.count(&found);
-                rows.push(PageRow { key, found });
+                rows.push(PageRow { key, whole: Whole::bare(found) });
                 true
             }
             Err(error) => {
@@ -116,7 +184,18 @@ impl Reader {
                 false
             }
         });
+        if whole {
+            self.gather_rows(&mut rows);
+        }
         (!broken).then_some((rows, more))
+    }
+
+    fn gather_rows(&self, rows: &mut [PageRow]) {
+        for PageRow { key, whole } in rows {
+            if matches!(&whole.found, Found::Set(set) if codec::has_apart(set)) {
+                *whole = self.read_whole(key);
+            }
+        }
     }
 
     /// Figures for people and metrics.
@@ -164,6 +243,15 @@ impl Reader {
         if *found == Found::Unreadable {
             self.shared.unreadable.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// The bytes of an encoded set and of its values that lie apart.
+fn whole_bytes(set: &Bytes) -> usize {
+    if codec::has_apart(set) {
+        codec::decode(set).map_or(0, |set| codec::whole_bytes(&set))
+    } else {
+        set.len()
     }
 }
 

@@ -4,16 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::mutation::{About, Record};
 use super::open::{OpenError, StoreReport};
 use super::scan::scan;
 use super::{CHECKPOINT_FILE, Checkpoint, CheckpointError, StoreOptions};
+use crate::codec;
 use crate::disk::Disk;
 use crate::engine::{Change, Engine, EngineError, Sequence};
 use crate::layout::StoredKey;
 use crate::log::{LogOptions, Lost, RecoveredEntry, Recovery, Tail};
 use crate::small_file::{SmallFile, SmallFileError};
-use crate::stored::Era;
+use crate::stored::{Era, Stored};
 
 const EVERYTHING: &str = "every key is distrusted until its peers are merged in";
 
@@ -29,6 +32,8 @@ pub(super) struct Replay<'a> {
     checkpoint: Checkpoint,
     /// Keys whose last record is damaged.
     incomplete: BTreeMap<StoredKey, u8>,
+    /// Where values lie apart whose last record is damaged.
+    lost_values: BTreeMap<StoredKey, u8>,
     /// Something was lost and nobody knows under which keys.
     lost: bool,
     failed: Option<OpenError>,
@@ -62,6 +67,7 @@ impl<'a> Replay<'a> {
             had_checkpoint: true,
             checkpoint: Checkpoint::new(),
             incomplete: BTreeMap::new(),
+            lost_values: BTreeMap::new(),
             lost: tables_lost.is_some(),
             failed: None,
             report: StoreReport::default(),
@@ -149,24 +155,32 @@ impl<'a> Replay<'a> {
                 }
                 // A record holds all that the key held.
                 self.incomplete.remove(&key);
-                if sequence > self.tables_persisted
-                    && self.failed.is_none()
-                    && let Err(error) = self.insert(&key, sealed, sequence)
-                {
-                    self.failed = Some(error.into());
-                }
+                self.insert(&key, Some(sealed), sequence);
+            }
+            Record::Value { at, bytes } => {
+                self.lost_values.remove(&at);
+                self.insert(&at, bytes, sequence);
             }
             Record::Lease(lease) => self.checkpoint.lease = self.checkpoint.lease.max(lease),
         }
     }
 
-    fn insert(
+    fn insert(&mut self, key: &StoredKey, value: Option<Bytes>, sequence: Sequence) {
+        if sequence > self.tables_persisted
+            && self.failed.is_none()
+            && let Err(error) = self.insert_into_tables(key, value, sequence)
+        {
+            self.failed = Some(error.into());
+        }
+    }
+
+    fn insert_into_tables(
         &self,
         key: &StoredKey,
-        sealed: bytes::Bytes,
+        value: Option<Bytes>,
         sequence: Sequence,
     ) -> Result<(), EngineError> {
-        let change = Change { key: key.bytes().clone(), value: Some(sealed) };
+        let change = Change { key: key.bytes().clone(), value };
         self.engine.insert(vec![change], sequence)?;
         if self.engine.memory_bytes() > self.memory_bytes_max {
             self.engine.rotate();
@@ -175,14 +189,18 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    fn take_damaged(&mut self, sequence: Sequence, payload: &bytes::Bytes) {
+    fn take_damaged(&mut self, sequence: Sequence, payload: &Bytes) {
         // Even if the tables have persisted beyond it they may lack it: an earlier start may have
         // come so far, and no further, with this very damage.
         let damaged = format!("record {} of the commit log is damaged", sequence.0);
         match About::read(payload) {
             About::Key { key, replication } => {
                 self.report.damage.push(format!("{damaged}: its key is rebuilt from peers"));
-                self.incomplete.insert(key, replication);
+                if key.is_apart() {
+                    self.lost_values.insert(key, replication);
+                } else {
+                    self.incomplete.insert(key, replication);
+                }
             }
             About::Lease => self.report.damage.push(format!(
                 "{damaged}: it leased hybrid time; the clock goes on above all that is stored"
@@ -202,6 +220,7 @@ impl<'a> Replay<'a> {
             return Err(error);
         }
         self.judge(recovery);
+        self.judge_lost_values();
         if !self.had_checkpoint && !self.lost && self.report.replayed > 0 {
             self.report.notes.push("the checkpoint is missing; the log tells all of it".to_owned());
         }
@@ -224,6 +243,24 @@ impl<'a> Replay<'a> {
             is_news: is_recounted || !self.had_checkpoint,
             report: self.report,
         })
+    }
+
+    /// A value that was lost matters where the key's set still speaks of it.
+    fn judge_lost_values(&mut self) {
+        for (at, replication) in std::mem::take(&mut self.lost_values) {
+            let Some((key, dot)) = at.owner() else { continue };
+            let is_needed = match self.engine.get(key.bytes()) {
+                Ok(Some(sealed)) => Stored::open(key.bytes(), &sealed)
+                    .ok()
+                    .and_then(|stored| codec::decode(&stored.set).ok())
+                    .is_none_or(|set| set.holds(dot)),
+                Ok(None) => false,
+                Err(_) => true,
+            };
+            if is_needed {
+                self.incomplete.insert(key, replication);
+            }
+        }
     }
 
     fn judge(&mut self, recovery: &Recovery) {

@@ -56,6 +56,10 @@ pub(super) fn scan(engine: &dyn Engine) -> Scanned {
 impl Scanned {
     fn add(&mut self, bytes: Bytes, sealed: &Bytes) -> Option<()> {
         let key = StoredKey::from_bytes(bytes).ok()?;
+        if key.is_apart() {
+            // Its set tells of it.
+            return Some(());
+        }
         let Stored { standing, set } = Stored::open(key.bytes(), sealed).ok()?;
         let set = codec::decode(&set).ok()?;
         self.greatest_era = self.greatest_era.max(standing.era);

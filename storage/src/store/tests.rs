@@ -1,5 +1,6 @@
 //! What is common to the store's tests: a store over twins, and a model of what it should hold.
 
+mod apart;
 mod damage;
 mod distrust;
 mod faults;
@@ -59,7 +60,13 @@ fn version(key: &StoredKey, time: u64, actor: u64, value: &str) -> Version {
 }
 
 fn mutation(key: &StoredKey, change: Change) -> Mutation {
-    Mutation { key: key.clone(), replication: replication(key), policy: policy(key), change }
+    Mutation {
+        key: key.clone(),
+        replication: replication(key),
+        policy: policy(key),
+        change,
+        values: Vec::new(),
+    }
 }
 
 /// A write that has seen nothing.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use quoit_ring::{ConflictPolicy, HybridTime};
 
-use super::mutation::{Counted, KeyRecord, lease_record};
+use super::mutation::{Counted, KeyRecord, lease_record, value_record};
 use super::{Change, Checkpoint, Mutation, Shared, StoreOptions, lock};
 use crate::codec;
 use crate::digest::{self, Digests};
@@ -18,7 +18,7 @@ use crate::layout::StoredKey;
 use crate::log::{Log, LogError};
 use crate::small_file::{SmallFile, SmallFileError};
 use crate::stored::{Era, Standing, Stored};
-use crate::version::{Actor, Older, SiblingSet, Version, VersionVector};
+use crate::version::{Actor, ApartValue, Dot, Older, SiblingSet, Version, VersionVector};
 
 /// No set is ever longer, not even by a merge: a record of the log must hold it.
 const MERGED_BYTES_MAX: usize = 512 << 20;
@@ -58,6 +58,9 @@ pub enum Outcome {
     TooLarge,
     /// A value does not have the checksum that came with it. Nothing changed.
     Corrupt,
+    /// A value that lies apart did not come with its set, and is not here. Nothing changed: send it
+    /// with all values.
+    Lacks,
     /// The tables cannot be read, or do not keep up, or the store is poisoned. Nothing changed; come
     /// back later.
     Refused(&'static str),
@@ -78,11 +81,21 @@ pub enum CommitError {
     Poisoned(String),
 }
 
+/// One change of a batch: its record in the log, and what the tables get.
 struct Prepared {
     key: StoredKey,
-    replication: u8,
-    change: Counted,
-    record: KeyRecord,
+    record: Bytes,
+    value: Option<Bytes>,
+    /// What the digests count, for sets: the replication factor and the change.
+    counted: Option<(u8, Counted)>,
+}
+
+/// What a mutation comes to.
+struct Merged {
+    set: SiblingSet,
+    incomplete: bool,
+    /// Values that lie apart, and are not here yet.
+    new_values: Vec<ApartValue>,
 }
 
 /// What a key holds, as the writer sees it.
@@ -149,35 +162,64 @@ impl Writer {
         if self.engine.pressure() == Pressure::Halt {
             return Outcome::Refused("the tables do not keep up with the writes");
         }
-        let Mutation { key, replication, policy, change } = mutation;
+        let Mutation { key, replication, policy, change, values } = mutation;
         let Ok(held) = self.held(&key) else {
             return Outcome::Refused("the tables cannot be read");
         };
-        let counts = policy != ConflictPolicy::Latest
-            || !held.incomplete
-            || matches!(change, Change::Merge { rebuild: true, .. });
         let merged = match change {
             Change::Write { .. } if held.incomplete => return Outcome::Incomplete,
             Change::Write { context, version } => {
-                self.write(&key, policy, &held, &context, version).map(|set| (set, false))
+                let dot = version.dot;
+                self.write(&key, policy, &held, &context, version).and_then(|set| {
+                    let new_values = new_values(&key, &held, &set, &[dot], values, false)?;
+                    Ok(Merged { set, incomplete: false, new_values })
+                })
             }
             Change::Merge { set, rebuild } => {
-                merge(&key, &held, &set, policy).map(|set| (set, held.incomplete && !rebuild))
+                self.merge(&key, policy, &held, &set, values, rebuild)
             }
         };
-        match merged {
-            // An empty set under a mark still says that nothing is known, and one without it that
-            // nothing is there, where absent keys are distrusted: both are written down.
-            Ok((set, incomplete))
-                if incomplete != held.incomplete || !held.set.has_same_dots(&set) =>
-            {
-                let encoded = self.put(key, replication, &held, set, incomplete);
-                if counts { Outcome::Merged(encoded) } else { Outcome::Incomplete }
-            }
-            Ok(_) if counts => Outcome::Merged(held.encoded),
-            Ok(_) => Outcome::Incomplete,
-            Err(outcome) => outcome,
-        }
+        let merged = match merged {
+            Ok(merged) => merged,
+            Err(outcome) => return outcome,
+        };
+        // Nobody knows whether what an incomplete key holds is the greatest.
+        let counts = policy != ConflictPolicy::Latest || !held.incomplete || !merged.incomplete;
+        // An empty set under a mark still says that nothing is known, and one without it that
+        // nothing is there, where absent keys are distrusted: both are written down.
+        let changes = merged.incomplete != held.incomplete
+            || !held.set.has_same_dots(&merged.set)
+            || !merged.new_values.is_empty();
+        let encoded =
+            if changes { self.put(key, replication, &held, merged) } else { held.encoded };
+        if counts { Outcome::Merged(encoded) } else { Outcome::Incomplete }
+    }
+
+    /// What a merge comes to, or why it comes to nothing.
+    fn merge(
+        &self,
+        key: &StoredKey,
+        policy: ConflictPolicy,
+        held: &Held,
+        set: &SiblingSet,
+        values: Vec<ApartValue>,
+        rebuild: bool,
+    ) -> Result<Merged, Outcome> {
+        let merged = merge(key, held, set, policy)?;
+        let brought: Vec<Dot> =
+            set.apart().map(|version| version.dot).filter(|dot| merged.holds(*dot)).collect();
+        let new_values = new_values(key, held, &merged, &brought, values, rebuild)?;
+        let incomplete = held.incomplete
+            && !(rebuild && self.has_values(key, &merged, |dot| !brought.contains(&dot)));
+        Ok(Merged { set: merged, incomplete, new_values })
+    }
+
+    /// Whether the values that lie apart, of those dots, are here and intact.
+    fn has_values(&self, key: &StoredKey, set: &SiblingSet, of: impl Fn(Dot) -> bool) -> bool {
+        set.apart().filter(|version| of(version.dot)).all(|version| {
+            let found = self.engine.get(key.apart(version.dot).bytes());
+            matches!(found, Ok(Some(bytes)) if version.is_value(&bytes, key.token()))
+        })
     }
 
     /// The set after a coordinator's write, or why there is none.
@@ -235,7 +277,7 @@ impl Writer {
             return Ok(());
         }
         let lease = batch.lease.map(lease_record);
-        let records = batch.prepared.iter().map(|prepared| &prepared.record.bytes);
+        let records = batch.prepared.iter().map(|prepared| &prepared.record);
         let last = match self.log.append(records.chain(&lease).map(|record| &record[..])) {
             Ok(last) => last,
             Err(LogError::Full(_)) => {
@@ -344,31 +386,43 @@ impl Writer {
         if after.vector().entries().len() > codec::ENTRIES_MAX {
             return Err(Outcome::TooLarge);
         }
-        let bytes = codec::encoded_bytes(&after);
-        if bytes > self.options.set_bytes_max && bytes > before.encoded.len() {
+        let bytes = codec::whole_bytes(&after);
+        if bytes > self.options.set_bytes_max && bytes > codec::whole_bytes(&before.set) {
             return Err(Outcome::TooLarge);
         }
         Ok(after)
     }
 
     /// Adds the key's new state to the batch; returns the encoded set.
-    fn put(
-        &mut self,
-        key: StoredKey,
-        replication: u8,
-        before: &Held,
-        set: SiblingSet,
-        incomplete: bool,
-    ) -> Bytes {
+    fn put(&mut self, key: StoredKey, replication: u8, before: &Held, merged: Merged) -> Bytes {
+        let Merged { set, incomplete, new_values } = merged;
+        for ApartValue { dot, bytes } in new_values {
+            self.put_value(key.apart(dot), replication, Some(bytes));
+        }
         let delta = digest::delta(&key, &before.set, &set);
         let change = Counted { delta, over_damage: before.is_damaged };
         let standing = Standing { incomplete, replication, era: self.era };
         let record = KeyRecord::new(&key, change, standing, &set);
         let encoded = record.set();
+        self.batch.prepared.push(Prepared {
+            key: key.clone(),
+            value: Some(record.sealed()),
+            record: record.bytes,
+            counted: Some((replication, change)),
+        });
+        for version in before.set.apart().filter(|version| !set.holds(version.dot)) {
+            self.put_value(key.apart(version.dot), replication, None);
+        }
         let held = Held { set, encoded: encoded.clone(), incomplete, is_damaged: false };
-        self.batch.overlay.insert(key.clone(), held);
-        self.batch.prepared.push(Prepared { key, replication, change, record });
+        self.batch.overlay.insert(key, held);
         encoded
+    }
+
+    fn put_value(&mut self, at: StoredKey, replication: u8, value: Option<Bytes>) {
+        let record = value_record(&at, replication, value.as_ref());
+        // The tables share the record's memory.
+        let value = value.map(|value| record.slice(record.len() - value.len()..));
+        self.batch.prepared.push(Prepared { key: at, record, value, counted: None });
     }
 
     /// Marks a key as incomplete: writes under it may have been lost.
@@ -379,21 +433,24 @@ impl Writer {
     ) -> Result<(), EngineError> {
         let held = self.held(&key)?;
         // Whatever the mark was: a key that was never heard of differs from one that was lost.
-        self.put(key, replication, &held, held.set.clone(), true);
+        let merged = Merged { set: held.set.clone(), incomplete: true, new_values: Vec::new() };
+        self.put(key, replication, &held, merged);
         Ok(())
     }
 
     fn publish(&mut self, batch: Batch, last: Sequence) -> Result<(), CommitError> {
         let changes = batch.prepared.iter().map(|prepared| engine::Change {
             key: prepared.key.bytes().clone(),
-            value: Some(prepared.record.sealed()),
+            value: prepared.value.clone(),
         });
         if let Err(error) = self.engine.insert(changes.collect(), last) {
             return Err(self.poison(&error));
         }
         for prepared in &batch.prepared {
-            self.digests.apply(&prepared.key, prepared.replication, prepared.change.delta);
-            self.recount_due |= prepared.change.over_damage;
+            if let Some((replication, change)) = prepared.counted {
+                self.digests.apply(&prepared.key, replication, change.delta);
+                self.recount_due |= change.over_damage;
+            }
         }
         self.lease = self.lease.max(batch.lease.unwrap_or_default());
         self.shared.committed.store(last.0, Ordering::Relaxed);
@@ -425,6 +482,31 @@ impl Writer {
         self.poisoned.get_or_insert_with(|| reason.clone());
         CommitError::Poisoned(reason)
     }
+}
+
+/// Those of the values that lie apart, of the dots that a mutation has brought into the set, which
+/// are to be written down: what is held already is not written again, but in a rebuild.
+fn new_values(
+    key: &StoredKey,
+    held: &Held,
+    set: &SiblingSet,
+    brought: &[Dot],
+    mut values: Vec<ApartValue>,
+    rebuild: bool,
+) -> Result<Vec<ApartValue>, Outcome> {
+    let is_held = |dot: Dot| !held.incomplete && held.set.holds(dot);
+    let mut new = Vec::new();
+    for version in set.apart().filter(|version| brought.contains(&version.dot)) {
+        let came = values.iter().position(|value| value.dot == version.dot);
+        match came.map(|at| values.swap_remove(at)) {
+            Some(_) if is_held(version.dot) && !rebuild => {}
+            Some(value) if version.is_value(&value.bytes, key.token()) => new.push(value),
+            Some(_) => return Err(Outcome::Corrupt),
+            None if is_held(version.dot) => {}
+            None => return Err(Outcome::Lacks),
+        }
+    }
+    Ok(new)
 }
 
 /// The set after a merge, or why there is none.

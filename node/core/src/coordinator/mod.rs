@@ -12,36 +12,40 @@ use quoit_protocol::Sibling;
 use quoit_protocol::frame::BODY_BYTES_MAX;
 use quoit_ring::HybridTime;
 use quoit_storage::codec;
-use quoit_storage::version::{Content, SiblingSet};
+use quoit_storage::version::{ApartValue, Content, SiblingSet};
 
 /// The longest encoding of a set that travels: a message must hold it, its key and a context.
 pub const SET_BYTES_MAX: usize = BODY_BYTES_MAX - (512 << 10);
 
-/// The live values of a set for a reader at that time.
-pub fn live_siblings(set: &SiblingSet, at: HybridTime) -> Vec<Sibling> {
+/// The live values of a set for a reader at that time; `values` has those that lie apart.
+pub fn live_siblings(set: &SiblingSet, values: &[ApartValue], at: HybridTime) -> Vec<Sibling> {
+    let apart = |dot| values.iter().find(|value| value.dot == dot);
     set.versions()
         .iter()
         .filter(|version| version.is_live(at))
-        .filter_map(|version| match &version.content {
-            Content::Value { bytes, checksum } => Some(Sibling {
-                value: bytes.clone(),
-                checksum: *checksum,
-                expires: version.expires,
-                written: version.dot.time,
-            }),
-            Content::Tombstone => None,
+        .filter_map(|version| {
+            let (value, checksum) = match &version.content {
+                Content::Value { bytes, checksum } => (bytes.clone(), *checksum),
+                Content::Apart { checksum, .. } => {
+                    let value = apart(version.dot).expect("an operation gathers what lies apart");
+                    (value.bytes.clone(), *checksum)
+                }
+                Content::Tombstone => return None,
+            };
+            let (expires, written) = (version.expires, version.dot.time);
+            Some(Sibling { value, checksum, expires, written })
         })
         .collect()
 }
 
-/// A set's encoding, if it can travel. Merges of concurrent writes are bounded by nothing else: each
+/// A set's encoding, if it can travel with its values. Merges of concurrent writes are bounded by nothing else: each
 /// coordinator has kept the limit for itself only.
 ///
 /// # Errors
 /// What is wrong, for people.
 pub fn encode_to_send(set: &SiblingSet) -> Result<Bytes, String> {
     let count = set.versions().len().max(set.vector().entries().len());
-    if count > codec::ENTRIES_MAX || codec::encoded_bytes(set) > SET_BYTES_MAX {
+    if count > codec::ENTRIES_MAX || codec::whole_bytes(set) > SET_BYTES_MAX {
         return Err(format!("the key's siblings together have more than {SET_BYTES_MAX} bytes"));
     }
     Ok(codec::encode(set))

@@ -3,18 +3,21 @@
 //!
 //! R primaries are asked; where one is slow, lost, or cannot vouch for the key, the next ones are
 //! asked too. A replica that could not vouch for the key is rebuilt from what the others said.
+//!
+//! The first replica is asked for the values that lie apart from their set, too; if another's set
+//! speaks of one that has not come, its holder is read once more.
 
 use bytes::Bytes;
 use quoit_protocol::{Failure, FailureCode, Got, Key};
 use quoit_ring::{ConflictPolicy, HybridTime, NodeId};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
-use quoit_storage::version::SiblingSet;
+use quoit_storage::version::{ApartValue, Dot, SiblingSet};
 
 use super::write::{Progress, describe};
 use super::{encode_to_send, live_siblings, write_back_count};
 use crate::operation::{OperationId, Origin, Place, not_done};
-use crate::peer::{PeerMerge, PeerRead, Refusal};
+use crate::peer::{PeerMerge, PeerRead, Refusal, WireSet, apart_values, wire_values};
 use crate::quorum::Tally;
 use crate::replica::{ReplicaAnswer, ReplicaRequest};
 use crate::time::Instant;
@@ -22,6 +25,10 @@ use crate::turn::Turn;
 
 /// Slots from here on are write-backs; those below are reads.
 const WRITE_BACK_SLOT: u16 = 256;
+/// Slots from here on are reads of values that have not come.
+const FETCH_SLOT: u16 = 512;
+/// Values that are replaced while they are fetched are fetched again, so often.
+const FETCHES_MAX: u8 = 8;
 /// After its answer a read waits so long for stragglers, to mend what they are behind.
 const LINGER_MS: u64 = 500;
 
@@ -44,6 +51,13 @@ pub(crate) struct ReadOperation {
     tally: Tally,
     /// Until enough have come these are merged together; what comes later is merged one by one.
     answers: Vec<(NodeId, Bytes)>,
+    /// Values that lie apart, of any of the sets that came.
+    values: Vec<ApartValue>,
+    fetches: u8,
+    /// Who could not give a value that its set speaks of.
+    fetched_in_vain: Vec<NodeId>,
+    /// Who was sent all values, having said that it lacks some.
+    helped: Vec<NodeId>,
     /// Whose answers the merged set takes in.
     sources: Vec<NodeId>,
     unreadable: Vec<NodeId>,
@@ -55,6 +69,8 @@ pub(crate) struct ReadOperation {
 enum Phase {
     /// Waiting for R answers.
     Collecting,
+    /// Waiting for values that lie apart.
+    Fetching { from: Option<NodeId> },
     /// Waiting for enough replicas to hold the merged set.
     WritingBack { merged: Bytes, holders: Vec<NodeId>, asked: Vec<NodeId>, needed: usize },
     /// Answered; stragglers are mended.
@@ -94,6 +110,10 @@ impl ReadOperation {
             order,
             answers: Vec::with_capacity(parts.tally.required()),
             tally: parts.tally,
+            values: Vec::new(),
+            fetches: 0,
+            fetched_in_vain: Vec::new(),
+            helped: Vec::new(),
             sources: Vec::new(),
             unreadable: parts.unreadable,
             trouble: None,
@@ -122,12 +142,18 @@ impl ReadOperation {
         let unasked = |node: &&NodeId| tally.is_unasked(**node) && turn.is_reachable(**node);
         let Some(&node) = self.order.iter().find(unasked) else { return false };
         let slot = self.tally.slot(node).expect("the order is of the list's nodes");
-        let head = self.place.head(turn.time(), turn.instant(), self.deadline);
-        let read = PeerRead { head, key: self.key.clone() };
+        // The first one is asked for the values, and others where that was not enough.
+        let whole = !self.tally.has_waiting() || !matches!(self.phase, Phase::Collecting);
         self.tally.ask(node);
         let slot = u16::try_from(slot).expect("N has 8 bits");
-        turn.ask(node, self.id.request(slot), ReplicaRequest::Read(read));
+        self.send_read(node, slot, whole, turn);
         true
+    }
+
+    fn send_read(&self, node: NodeId, slot: u16, whole: bool, turn: &mut Turn<'_>) {
+        let head = self.place.head(turn.time(), turn.instant(), self.deadline);
+        let read = PeerRead { head, key: self.key.clone(), whole };
+        turn.ask(node, self.id.request(slot), ReplicaRequest::Read(read));
     }
 
     /// A replica has answered.
@@ -146,6 +172,7 @@ impl ReadOperation {
             ReplicaAnswer::Read(Err(refusal)) if slot < WRITE_BACK_SLOT => {
                 self.on_refused(from, &refusal, turn)
             }
+            ReplicaAnswer::Read(read) if slot >= FETCH_SLOT => self.on_fetched(from, read, turn),
             ReplicaAnswer::Merge(merged) if slot >= WRITE_BACK_SLOT => {
                 self.on_written_back(from, merged, turn)
             }
@@ -155,14 +182,76 @@ impl ReadOperation {
         }
     }
 
-    fn on_set(&mut self, node: NodeId, set: Bytes, turn: &mut Turn<'_>) -> Progress {
+    fn on_set(&mut self, node: NodeId, set: WireSet, turn: &mut Turn<'_>) -> Progress {
         if self.tally.count(node) {
+            let set = self.take_values(set);
             match self.phase {
                 Phase::Collecting | Phase::WritingBack { .. } => self.answers.push((node, set)),
+                Phase::Fetching { .. } => {
+                    self.answers.push((node, set));
+                    return self.evaluate(turn);
+                }
                 Phase::Lingering { .. } => self.take_straggler(node, set, turn),
             }
         }
         self.conclude(turn)
+    }
+
+    /// Keeps the values of an answer; its set is left.
+    fn take_values(&mut self, (set, values): WireSet) -> Bytes {
+        for value in apart_values(values) {
+            if !self.has_value(value.dot) {
+                self.values.push(value);
+            }
+        }
+        set
+    }
+
+    fn has_value(&self, dot: Dot) -> bool {
+        self.values.iter().any(|value| value.dot == dot)
+    }
+
+    /// Reads a value that has not come from one whose set speaks of it, or from who was not asked.
+    fn fetch(&mut self, missing: Dot, turn: &mut Turn<'_>) -> Progress {
+        self.fetches += 1;
+        let has = |set: &Bytes| codec::decode(set).is_ok_and(|set| set.holds(missing));
+        let holder = self.answers.iter().find(|(node, set)| {
+            !self.fetched_in_vain.contains(node) && turn.is_reachable(*node) && has(set)
+        });
+        let from = holder.map(|(node, _)| *node).filter(|_| self.fetches <= FETCHES_MAX);
+        self.phase = Phase::Fetching { from };
+        if let Some(node) = from {
+            let slot = self.tally.slot(node).expect("a node of the list");
+            let slot = u16::try_from(slot).expect("N has 8 bits");
+            self.send_read(node, FETCH_SLOT + slot, true, turn);
+        } else if !self.ask_next(turn) {
+            self.trouble.get_or_insert_with(|| "a value cannot be read anywhere".to_owned());
+        }
+        self.conclude(turn)
+    }
+
+    fn on_fetched(
+        &mut self,
+        node: NodeId,
+        read: Result<WireSet, Refusal>,
+        turn: &mut Turn<'_>,
+    ) -> Progress {
+        let Phase::Fetching { from } = &mut self.phase else { return Progress::Continue };
+        if *from != Some(node) {
+            return Progress::Continue;
+        }
+        match read {
+            Ok(set) => {
+                let set = self.take_values(set);
+                self.answers.retain(|(other, _)| *other != node);
+                self.answers.push((node, set));
+            }
+            Err(refusal) => {
+                self.fetched_in_vain.push(node);
+                return self.on_refused(node, &refusal, turn);
+            }
+        }
+        self.evaluate(turn)
     }
 
     fn on_refused(&mut self, node: NodeId, refusal: &Refusal, turn: &mut Turn<'_>) -> Progress {
@@ -171,8 +260,12 @@ impl ReadOperation {
         }
         self.trouble = Some(describe(node, refusal));
         self.tally.refuse(node);
-        if matches!(self.phase, Phase::Collecting) {
-            self.ask_next(turn);
+        match self.phase {
+            Phase::Collecting => {
+                self.ask_next(turn);
+            }
+            Phase::Fetching { from } if from == Some(node) => return self.evaluate(turn),
+            Phase::Fetching { .. } | Phase::WritingBack { .. } | Phase::Lingering { .. } => {}
         }
         self.conclude(turn)
     }
@@ -184,6 +277,10 @@ impl ReadOperation {
                 Progress::Continue
             }
             Phase::Collecting => self.give_up(turn),
+            Phase::Fetching { from } if from.is_some() || self.tally.has_waiting() => {
+                Progress::Continue
+            }
+            Phase::Fetching { .. } => self.give_up(turn),
             Phase::WritingBack { merged, holders, needed, .. } if holders.len() >= *needed => {
                 self.answer(merged.clone(), true, turn)
             }
@@ -195,35 +292,62 @@ impl ReadOperation {
 
     /// R answers are there: merge them, and write back what differs.
     fn evaluate(&mut self, turn: &mut Turn<'_>) -> Progress {
-        let answers = std::mem::take(&mut self.answers);
-        let Some(((_, first), others)) = answers.split_first() else {
+        let Some(((_, first), others)) = self.answers.split_first() else {
             unreachable!("no level asks for nothing");
         };
-        self.sources = answers.iter().map(|(node, _)| *node).collect();
-        if others.iter().all(|(_, set)| set == first) {
-            return self.answer(first.clone(), false, turn);
-        }
-        let merged = match self.merge(&answers) {
+        let differ = others.iter().any(|(_, set)| set != first);
+        let merged = if differ { self.merge(&self.answers) } else { Ok(first.clone()) };
+        let merged = match merged {
             Ok(merged) => merged,
             Err(trouble) => {
                 self.trouble = Some(trouble);
                 return self.give_up(turn);
             }
         };
+        if let Some(missing) = self.missing(&merged) {
+            return self.fetch(missing, turn);
+        }
+        let answers = std::mem::take(&mut self.answers);
+        self.sources = answers.iter().map(|(node, _)| *node).collect();
+        if !differ {
+            return self.answer(merged, false, turn);
+        }
         let (holders, behind): (Vec<_>, Vec<_>) =
             answers.iter().partition(|(_, set)| *set == merged);
         let holders: Vec<NodeId> = holders.into_iter().map(|(node, _)| *node).collect();
-        let asked: Vec<NodeId> = behind.into_iter().map(|(node, _)| *node).collect();
+        let asked: Vec<NodeId> = behind.iter().map(|(node, _)| *node).collect();
         let required = u8::try_from(self.tally.required()).expect("R has 8 bits");
         let needed = write_back_count(self.place.replication, required);
-        for &node in &asked {
-            self.send_merge(node, merged.clone(), false, turn);
+        for (node, set) in behind {
+            let values = self.lacked(&merged, set);
+            self.send_merge(*node, merged.clone(), values, false, turn);
         }
         self.phase = Phase::WritingBack { merged, holders, asked, needed };
         let patience_ms = turn.shared.config.read_patience_ms;
         self.patience_ends = turn.instant().plus_ms(patience_ms);
         self.ask_more_holders(0, turn);
         self.conclude(turn)
+    }
+
+    /// A value that lies apart and has not come, of those that a set speaks of.
+    fn missing(&self, set: &Bytes) -> Option<Dot> {
+        if !codec::has_apart(set) {
+            return None;
+        }
+        let set = codec::decode(set).ok()?;
+        set.apart().map(|version| version.dot).find(|dot| !self.has_value(*dot))
+    }
+
+    /// The values of a set that lie apart, but for those that a replica with the other set holds.
+    fn lacked(&self, set: &Bytes, other: &Bytes) -> Vec<ApartValue> {
+        if !codec::has_apart(set) {
+            return Vec::new();
+        }
+        let (Ok(set), Ok(other)) = (codec::decode(set), codec::decode(other)) else {
+            return Vec::new();
+        };
+        let lacked = |dot| set.holds(dot) && !other.holds(dot);
+        self.values.iter().filter(|value| lacked(value.dot)).cloned().collect()
     }
 
     /// Merges encoded sets. A replica's checksum has held, so what does not decode is a newer
@@ -250,18 +374,32 @@ impl ReadOperation {
             };
             let Some(&node) = self.order.iter().find(free) else { return };
             let merged = merged.clone();
-            self.send_merge(node, merged, false, turn);
+            // It may well have the values, and says if not.
+            self.send_merge(node, merged, Vec::new(), false, turn);
             if let Phase::WritingBack { asked, .. } = &mut self.phase {
                 asked.push(node);
             }
         }
     }
 
-    fn send_merge(&self, node: NodeId, set: Bytes, rebuild: bool, turn: &mut Turn<'_>) {
+    fn send_merge(
+        &self,
+        node: NodeId,
+        set: Bytes,
+        values: Vec<ApartValue>,
+        rebuild: bool,
+        turn: &mut Turn<'_>,
+    ) {
         let slot = u16::try_from(self.tally.slot(node).expect("a node of the list"))
             .expect("N has 8 bits");
-        let head = self.place.head(turn.time(), turn.instant(), self.deadline);
-        let merge = PeerMerge { head, key: self.key.clone(), set, rebuild };
+        // What mends a straggler is worth doing after the read has ended, too.
+        let deadline = match self.phase {
+            Phase::Lingering { .. } => turn.instant().plus_ms(LINGER_MS),
+            _ => self.deadline,
+        };
+        let head = self.place.head(turn.time(), turn.instant(), deadline);
+        let values = wire_values(values);
+        let merge = PeerMerge { head, key: self.key.clone(), set, rebuild, values };
         turn.ask(node, self.id.request(WRITE_BACK_SLOT + slot), ReplicaRequest::Merge(merge));
     }
 
@@ -271,9 +409,16 @@ impl ReadOperation {
         merged: Result<(), Refusal>,
         turn: &mut Turn<'_>,
     ) -> Progress {
-        let Phase::WritingBack { holders, asked, .. } = &mut self.phase else {
+        let Phase::WritingBack { merged: set, holders, asked, .. } = &mut self.phase else {
             return Progress::Continue;
         };
+        if merged == Err(Refusal::Lacks) && !self.helped.contains(&node) {
+            let set = set.clone();
+            self.helped.push(node);
+            let values = self.lacked(&set, &Bytes::new());
+            self.send_merge(node, set, values, false, turn);
+            return Progress::Continue;
+        }
         asked.retain(|other| *other != node);
         match merged {
             // What is later than the merged set is no less than it.
@@ -302,7 +447,7 @@ impl ReadOperation {
         };
         let got = Got {
             time: HybridTime::ZERO,
-            siblings: live_siblings(&set, turn.time()),
+            siblings: live_siblings(&set, &self.values, turn.time()),
             context: turn.seal_context(&self.stored_key, set.vector()),
             answered: u8::try_from(self.sources.len()).unwrap_or(u8::MAX),
             repaired,
@@ -327,11 +472,18 @@ impl ReadOperation {
             let Ok(both) = self.merge(&[(node, before.clone()), (node, set.clone())]) else {
                 return;
             };
+            if self.missing(&both).is_some() {
+                // A value that only the late one has is not read again for this.
+                return;
+            }
             let behind = if both == before { Vec::new() } else { self.sources.clone() };
             let late = (both != set).then_some(node);
-            for behind in behind.into_iter().chain(late) {
+            for (behind, has) in
+                behind.into_iter().map(|node| (node, &before)).chain(late.map(|node| (node, &set)))
+            {
                 turn.shared.counters.background_repairs += 1;
-                self.send_merge(behind, both.clone(), false, turn);
+                let values = self.lacked(&both, has);
+                self.send_merge(behind, both.clone(), values, false, turn);
             }
             self.phase = Phase::Lingering { merged: both };
         }
@@ -358,7 +510,8 @@ impl ReadOperation {
         for node in std::mem::take(&mut self.unreadable) {
             if turn.is_reachable(node) {
                 turn.shared.counters.rebuilds += 1;
-                self.send_merge(node, merged.clone(), true, turn);
+                let values = self.lacked(&merged, &Bytes::new());
+                self.send_merge(node, merged.clone(), values, true, turn);
             }
         }
     }
@@ -381,6 +534,12 @@ impl ReadOperation {
                 self.ask_next(turn);
             }
         }
+        if let Phase::Fetching { from } = self.phase
+            && from == Some(node)
+        {
+            self.fetched_in_vain.push(node);
+            return self.evaluate(turn);
+        }
         if let Phase::WritingBack { asked, .. } = &mut self.phase
             && asked.contains(&node)
         {
@@ -396,14 +555,16 @@ impl ReadOperation {
         if turn.instant() >= self.deadline {
             return match self.phase {
                 Phase::Lingering { .. } => self.linger_on(turn),
-                Phase::Collecting | Phase::WritingBack { .. } => self.give_up(turn),
+                Phase::Collecting | Phase::Fetching { .. } | Phase::WritingBack { .. } => {
+                    self.give_up(turn)
+                }
             };
         }
         if turn.instant() >= self.patience_ends {
             self.patience_ends = self.deadline;
             turn.shared.counters.impatient_reads += 1;
             match &mut self.phase {
-                Phase::Collecting => while self.ask_next(turn) {},
+                Phase::Collecting | Phase::Fetching { .. } => while self.ask_next(turn) {},
                 Phase::WritingBack { asked, .. } => {
                     let slow = asked.len();
                     self.ask_more_holders(slow, turn);
@@ -421,6 +582,7 @@ impl ReadOperation {
         let trouble = self.trouble.take().unwrap_or_else(|| default.to_owned());
         let what = match self.phase {
             Phase::Collecting => "answered the read",
+            Phase::Fetching { .. } => "answered the read, but a value did not come",
             Phase::WritingBack { .. } | Phase::Lingering { .. } => {
                 "answered the read, but differed, and too few could be repaired"
             }

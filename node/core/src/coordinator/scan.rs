@@ -11,19 +11,22 @@ use quoit_protocol::{Failure, FailureCode, Item, Key, Page};
 use quoit_ring::{ConflictPolicy, HybridTime, NodeId};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
-use quoit_storage::version::SiblingSet;
+use quoit_storage::version::{ApartValue, SiblingSet};
 
 use super::write::{Progress, describe};
 use super::{SET_BYTES_MAX, encode_to_send, live_siblings, write_back_count};
 use crate::operation::{OperationId, Origin, Place, not_done};
-use crate::peer::{PeerMerge, PeerPage, Refusal, WireRow};
+use crate::peer::{PeerMerge, PeerPage, Refusal, WireRow, WireSet, apart_values, wire_values};
 use crate::quorum::Tally;
 use crate::replica::{ReplicaAnswer, ReplicaRequest};
 use crate::time::Instant;
 use crate::turn::Turn;
 
-/// Slots from here on are write-backs; those below are pages.
-const WRITE_BACK_SLOT: u16 = 256;
+/// Slots from here on are pages that are asked for with all values; those below are pages of which
+/// only one has them.
+const WHOLE_SLOT: u16 = 256;
+/// Slots from here on are write-backs.
+const WRITE_BACK_SLOT: u16 = 512;
 
 /// A page on its way.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(crate) struct ScanOperation {
     merged: Vec<MergedRow>,
     after: Option<Key>,
     writing_back: bool,
+    /// Replicas differ about a value that lies apart: all are asked for theirs.
+    whole: bool,
     trouble: Option<String>,
 }
 
@@ -59,6 +64,8 @@ struct MergedRow {
     key: StoredKey,
     set: SiblingSet,
     encoded: Bytes,
+    /// Its values that lie apart.
+    values: Vec<ApartValue>,
     /// So many replicas are known to hold it.
     holders: usize,
     /// Replicas that hold it or were asked to.
@@ -66,6 +73,9 @@ struct MergedRow {
     /// So many of them have not answered.
     open: usize,
 }
+
+/// A row, and who of the nodes is behind, with what it has.
+type Compared = (MergedRow, Vec<(NodeId, SiblingSet)>);
 
 impl ScanOperation {
     /// Begins a page that was checked already.
@@ -81,6 +91,7 @@ impl ScanOperation {
             merged: Vec::new(),
             after: None,
             writing_back: false,
+            whole: false,
             trouble: None,
         };
         for _ in 0..scan.parts.tally.required() {
@@ -105,9 +116,11 @@ impl ScanOperation {
             from: self.parts.from.clone(),
             to: self.parts.to.clone(),
             rows_max: self.parts.limit,
+            whole: self.whole || !tally.has_waiting(),
         };
         self.parts.tally.ask(node);
         let slot = u16::try_from(slot).expect("N has 8 bits");
+        let slot = if self.whole { WHOLE_SLOT + slot } else { slot };
         turn.ask(node, self.parts.id.request(slot), ReplicaRequest::Page(page));
         true
     }
@@ -122,13 +135,14 @@ impl ScanOperation {
     ) -> Progress {
         match answer {
             ReplicaAnswer::Page(page)
-                if slot < WRITE_BACK_SLOT
-                    && self.parts.tally.node(usize::from(slot)) == Some(from) =>
+                if (slot >= WHOLE_SLOT) == self.whole
+                    && self.parts.tally.node(usize::from(slot % WHOLE_SLOT)) == Some(from) =>
             {
                 self.on_page(from, page, turn)
             }
             ReplicaAnswer::Merge(merged) if slot >= WRITE_BACK_SLOT => {
-                self.on_written_back(from, usize::from(slot - WRITE_BACK_SLOT), &merged, turn)
+                let repair = usize::from(slot - WRITE_BACK_SLOT);
+                self.on_written_back(from, repair, &merged, turn)
             }
             ReplicaAnswer::Read(_) | ReplicaAnswer::Merge(_) | ReplicaAnswer::Page(_) => {
                 Progress::Continue
@@ -216,13 +230,12 @@ impl ScanOperation {
 
     /// R pages are there: merge them up to where all are complete.
     fn merge(&mut self, turn: &mut Turn<'_>) -> Progress {
-        self.writing_back = true;
         self.patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
         let pages = std::mem::take(&mut self.pages);
         let ends = pages.iter().filter(|(_, _, more)| *more);
         let mut cut = ends.filter_map(|(_, rows, _)| rows.last()).map(|(key, _)| key.clone()).min();
         let nodes: Vec<NodeId> = pages.iter().map(|(node, ..)| *node).collect();
-        let mut rows: BTreeMap<Bytes, Vec<(NodeId, Bytes)>> = BTreeMap::new();
+        let mut rows: BTreeMap<Bytes, Vec<(NodeId, WireSet)>> = BTreeMap::new();
         for (node, page, _) in pages {
             for (key, set) in page {
                 if cut.as_ref().is_none_or(|cut| key <= *cut) {
@@ -235,11 +248,26 @@ impl ScanOperation {
             rows.split_off(&first_beyond);
             cut = rows.keys().next_back().cloned();
         }
+        let mut merged = Vec::with_capacity(rows.len());
         for (key, held) in rows {
-            if let Err(trouble) = self.merge_row(key, &held, &nodes, turn) {
-                self.trouble = Some(trouble);
-                return self.give_up(turn);
+            match self.merge_row(key, held, &nodes) {
+                Ok(Some(row)) => merged.push(row),
+                Ok(None) if !self.whole => return self.ask_for_all(turn),
+                Ok(None) => {
+                    self.trouble = Some("a value cannot be read anywhere".to_owned());
+                    return self.give_up(turn);
+                }
+                Err(trouble) => {
+                    self.trouble = Some(trouble);
+                    return self.give_up(turn);
+                }
             }
+        }
+        self.writing_back = true;
+        for (row, behind) in merged {
+            self.merged.push(row);
+            let row = self.merged.len() - 1;
+            behind.into_iter().for_each(|(node, has)| self.write_back(row, node, Some(&has), turn));
         }
         self.after = cut
             .and_then(|cut| StoredKey::from_bytes(cut).ok())
@@ -247,45 +275,70 @@ impl ScanOperation {
         self.conclude(turn)
     }
 
+    /// Asks anew, for all values: replicas differ about one that only another has.
+    fn ask_for_all(&mut self, turn: &mut Turn<'_>) -> Progress {
+        self.whole = true;
+        self.parts.tally.restart();
+        for _ in 0..self.parts.tally.required() {
+            self.ask_next(turn);
+        }
+        self.conclude(turn)
+    }
+
     /// Replicas that differ have more together than any page of theirs: the first key that finds no
     /// room on this one.
-    fn first_beyond(&self, rows: &BTreeMap<Bytes, Vec<(NodeId, Bytes)>>) -> Option<Bytes> {
+    fn first_beyond(&self, rows: &BTreeMap<Bytes, Vec<(NodeId, WireSet)>>) -> Option<Bytes> {
         let limit = usize::try_from(self.parts.limit).unwrap_or(usize::MAX);
         let mut bytes = 0;
         let beyond = rows.iter().enumerate().find(|(at, (key, held))| {
             // Siblings add up in a merge.
-            bytes += key.len() + held.iter().map(|(_, set)| set.len()).sum::<usize>();
+            bytes += key.len() + held.iter().map(|(_, set)| wire_bytes(set)).sum::<usize>();
             *at >= limit || (*at > 0 && bytes > SET_BYTES_MAX)
         });
         beyond.map(|(_, (key, _))| key.clone())
     }
 
+    /// Merges what the nodes hold under a key, and tells who of them is behind, with what it has.
+    /// `None` if a value that lies apart has not come.
     fn merge_row(
-        &mut self,
+        &self,
         key: Bytes,
-        held: &[(NodeId, Bytes)],
+        held: Vec<(NodeId, WireSet)>,
         nodes: &[NodeId],
-        turn: &mut Turn<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<Option<Compared>, String> {
         let key = StoredKey::from_bytes(key).map_err(|error| error.to_string())?;
-        let mut set = SiblingSet::default();
-        for (node, encoded) in held {
-            let other = codec::decode(encoded).map_err(|error| format!("{node}: {error}"))?;
+        let (mut set, mut sets, mut values) = (SiblingSet::default(), BTreeMap::new(), Vec::new());
+        for (node, (encoded, apart)) in held {
+            let other = codec::decode(&encoded).map_err(|error| format!("{node}: {error}"))?;
             set = set.merge(&other, self.parts.policy);
+            sets.insert(node, other);
+            values.extend(apart_values(apart));
+        }
+        if set.apart().any(|version| values.iter().all(|value| value.dot != version.dot)) {
+            return Ok(None);
         }
         let encoded = encode_to_send(&set)?;
-        let holds =
-            |node: &NodeId| held.iter().any(|(other, set)| other == node && *set == encoded);
-        let (tried, behind): (Vec<NodeId>, Vec<NodeId>) =
-            nodes.iter().partition(|node| holds(node));
+        let (mut tried, mut behind) = (Vec::new(), Vec::new());
+        for &node in nodes {
+            match sets.remove(&node).unwrap_or_default() {
+                other if other == set => tried.push(node),
+                other => behind.push((node, other)),
+            }
+        }
         let holders = tried.len();
-        self.merged.push(MergedRow { key, set, encoded, holders, tried, open: 0 });
-        let row = self.merged.len() - 1;
-        behind.into_iter().for_each(|node| self.write_back(row, node, turn));
-        Ok(())
+        let row = MergedRow { key, set, encoded, values, holders, tried, open: 0 };
+        Ok(Some((row, behind)))
     }
 
-    fn write_back(&mut self, row: usize, node: NodeId, turn: &mut Turn<'_>) {
+    /// Writes a row back to a replica that has so much of it; where that is not known, with all
+    /// values.
+    fn write_back(
+        &mut self,
+        row: usize,
+        node: NodeId,
+        has: Option<&SiblingSet>,
+        turn: &mut Turn<'_>,
+    ) {
         // Beyond the slots of one operation rows stay short, and the page is given up.
         let Ok(slot) = u16::try_from(self.repairs.len() + usize::from(WRITE_BACK_SLOT)) else {
             return;
@@ -294,11 +347,15 @@ impl ScanOperation {
         let held = &mut self.merged[row];
         held.tried.push(node);
         held.open += 1;
+        let lacks = |value: &&ApartValue| {
+            held.set.holds(value.dot) && has.is_none_or(|has| !has.holds(value.dot))
+        };
         let merge = PeerMerge {
             head: self.parts.place.head(turn.time(), turn.instant(), self.parts.deadline),
             key: Key { partition: held.key.partition(), sort: held.key.sort() },
             set: held.encoded.clone(),
             rebuild: false,
+            values: wire_values(held.values.iter().filter(|value| lacks(value)).cloned()),
         };
         turn.ask(node, self.parts.id.request(slot), ReplicaRequest::Merge(merge));
     }
@@ -309,7 +366,7 @@ impl ScanOperation {
         let tried = &self.merged[row].tried;
         let free = |node: &&NodeId| !tried.contains(node) && turn.is_reachable(**node);
         if let Some(&node) = self.order.iter().find(free) {
-            self.write_back(row, node, turn);
+            self.write_back(row, node, None, turn);
         }
     }
 
@@ -341,7 +398,7 @@ impl ScanOperation {
         let at = turn.time();
         let mut items = Vec::with_capacity(self.merged.len());
         for row in &self.merged {
-            let siblings = live_siblings(&row.set, at);
+            let siblings = live_siblings(&row.set, &row.values, at);
             if !siblings.is_empty() {
                 items.push(Item {
                     key: Key { partition: row.key.partition(), sort: row.key.sort() },
@@ -415,4 +472,8 @@ impl ScanOperation {
         turn.refuse(self.parts.origin, failure);
         Progress::Done
     }
+}
+
+fn wire_bytes((set, values): &WireSet) -> usize {
+    set.len() + values.iter().map(|(_, _, bytes)| bytes.len()).sum::<usize>()
 }

@@ -11,12 +11,12 @@ use quoit_ring::{ConflictPolicy, HybridTime, NodeId};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::{Change, Mutation, Outcome};
-use quoit_storage::version::{Content, SiblingSet, Version, VersionVector};
+use quoit_storage::version::{ApartValue, Content, Dot, SiblingSet, Version, VersionVector};
 
 use super::SET_BYTES_MAX;
 use crate::event::{StorageRequest, Tag};
 use crate::operation::{OperationId, Origin, Place, not_done};
-use crate::peer::{PeerMerge, Refusal};
+use crate::peer::{PeerMerge, PeerRead, Refusal, WireSet, wire_values};
 use crate::quorum::Tally;
 use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
 use crate::time::Instant;
@@ -49,10 +49,17 @@ pub(crate) struct WriteOperation {
     key: Key,
     stored_key: StoredKey,
     content: Content,
+    /// The value's bytes, where they lie apart.
+    apart: Option<Bytes>,
     ttl_ms: Option<u64>,
     context: VersionVector,
     tally: Tally,
     round: u8,
+    /// This round's.
+    dot: Option<Dot>,
+    /// Who lacks earlier values that the set speaks of: they are read here and sent, once.
+    lacking: Vec<NodeId>,
+    helped: Vec<NodeId>,
     /// What the writer has seen once this round's set is acknowledged; `None` until that is known.
     seen: Option<VersionVector>,
     /// The next dot cannot be made before the clock's lease is longer.
@@ -76,6 +83,7 @@ pub(crate) struct WriteParts {
     pub(crate) key: Key,
     pub(crate) stored_key: StoredKey,
     pub(crate) content: Content,
+    pub(crate) apart: Option<Bytes>,
     pub(crate) ttl_ms: Option<u64>,
     pub(crate) context: VersionVector,
     pub(crate) tally: Tally,
@@ -97,10 +105,14 @@ impl WriteOperation {
             key: parts.key,
             stored_key: parts.stored_key,
             content: parts.content,
+            apart: parts.apart,
             ttl_ms: parts.ttl_ms,
             context: parts.context,
             tally: parts.tally,
             round: 0,
+            dot: None,
+            lacking: Vec::new(),
+            helped: Vec::new(),
             seen: None,
             waits_for_lease: false,
             handed: false,
@@ -137,6 +149,7 @@ impl WriteOperation {
         let expires = self.ttl_ms.map(|ttl_ms| dot.time.plus_ms(ttl_ms));
         let version = Version { dot, content: self.content.clone(), expires };
         self.handed = true;
+        self.dot = Some(dot);
         match self.policy {
             ConflictPolicy::Latest => {
                 let set = SiblingSet::of(version);
@@ -160,11 +173,18 @@ impl WriteOperation {
             replication: self.place.replication,
             policy: self.policy,
             change,
+            values: self.own_value().into_iter().collect(),
         };
         let slot = self.slot(turn.own());
         self.tally.ask(turn.own());
         let request = StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared };
-        turn.ask_storage(Tag::Own(self.id.request(slot)), request);
+        turn.ask_storage(Tag::Own(self.id.request(slot)), request, self.deadline);
+    }
+
+    /// The value that is written, where it lies apart.
+    fn own_value(&self) -> Option<ApartValue> {
+        let bytes = self.apart.clone()?;
+        self.dot.map(|dot| ApartValue { dot, bytes })
     }
 
     fn slot(&self, node: NodeId) -> u16 {
@@ -172,7 +192,8 @@ impl WriteOperation {
         u16::from(self.round) << 8 | u16::try_from(place).expect("N has 8 bits")
     }
 
-    /// Sends the set to the other primaries.
+    /// Sends the set to the other primaries; of the values that lie apart, the new one: the earlier
+    /// ones are there already, mostly.
     fn replicate(&mut self, set: &Bytes, turn: &mut Turn<'_>) {
         let head = self.place.head(turn.time(), turn.instant(), self.deadline);
         let own = turn.own();
@@ -182,10 +203,62 @@ impl WriteOperation {
                 self.tally.refuse(node);
                 continue;
             }
-            let merge = PeerMerge { head, key: self.key.clone(), set: set.clone(), rebuild: false };
+            let merge = PeerMerge {
+                head,
+                key: self.key.clone(),
+                set: set.clone(),
+                rebuild: false,
+                values: wire_values(self.own_value()),
+            };
             self.tally.ask(node);
             turn.ask(node, self.id.request(self.slot(node)), ReplicaRequest::Merge(merge));
         }
+    }
+
+    /// Reads here what others lack, once this replica's own write, and so all that it rests on, is
+    /// durable. What is read may be later: then it holds the write, or what has replaced it.
+    fn help(&mut self, turn: &mut Turn<'_>) {
+        if self.tally.is_waiting(turn.own()) {
+            return;
+        }
+        for node in std::mem::take(&mut self.lacking) {
+            let head = self.place.head(turn.time(), turn.instant(), self.deadline);
+            let read = PeerRead { head, key: self.key.clone(), whole: true };
+            let request = self.id.request(self.slot(node));
+            turn.ask(turn.own(), request, ReplicaRequest::Read(read));
+        }
+    }
+
+    /// What a replica lacks has been read here.
+    fn on_read(
+        &mut self,
+        slot: u16,
+        read: Result<WireSet, Refusal>,
+        turn: &mut Turn<'_>,
+    ) -> Progress {
+        let Some(node) = self.tally.node(usize::from(slot & 0xff)) else {
+            return Progress::Continue;
+        };
+        if slot >> 8 != u16::from(self.round) || !self.tally.is_waiting(node) {
+            return Progress::Continue;
+        }
+        match read {
+            Ok((set, values)) if turn.is_current(self.place) => {
+                let head = self.place.head(turn.time(), turn.instant(), self.deadline);
+                let key = self.key.clone();
+                let merge = PeerMerge { head, key, set, rebuild: false, values };
+                turn.ask(node, self.id.request(slot), ReplicaRequest::Merge(merge));
+            }
+            Ok(_) => {
+                self.trouble = Some("the owners of the key have changed".to_owned());
+                self.tally.refuse(node);
+            }
+            Err(refusal) => {
+                self.trouble = Some(describe(turn.own(), &refusal));
+                self.tally.refuse(node);
+            }
+        }
+        self.conclude(turn)
     }
 
     /// This replica has merged the write; the log is being synced.
@@ -193,7 +266,7 @@ impl WriteOperation {
         if slot >> 8 != u16::from(self.round) {
             return Progress::Continue;
         }
-        if set.len() > SET_BYTES_MAX {
+        if set.len() + self.apart.as_ref().map_or(0, Bytes::len) > SET_BYTES_MAX {
             self.trouble = Some("the key's siblings together are too large to be sent".to_owned());
             return self.give_up(turn);
         }
@@ -241,7 +314,7 @@ impl WriteOperation {
                 FailureCode::Invalid,
                 "the key's siblings together would be too large: read it, and write with the context",
             ),
-            Outcome::Corrupt => refused(
+            Outcome::Corrupt | Outcome::Lacks => refused(
                 FailureCode::Invalid,
                 "the value does not have the checksum that came with it: it was damaged on its way",
             ),
@@ -258,7 +331,13 @@ impl WriteOperation {
         answer: ReplicaAnswer,
         turn: &mut Turn<'_>,
     ) -> Progress {
-        let ReplicaAnswer::Merge(merged) = answer else { return Progress::Continue };
+        let merged = match answer {
+            ReplicaAnswer::Merge(merged) => merged,
+            ReplicaAnswer::Read(read) if from == turn.own() => {
+                return self.on_read(slot, read, turn);
+            }
+            ReplicaAnswer::Read(_) | ReplicaAnswer::Page(_) => return Progress::Continue,
+        };
         let expected = self.tally.node(usize::from(slot & 0xff)) == Some(from);
         if !expected || slot >> 8 != u16::from(self.round) {
             return Progress::Continue;
@@ -266,6 +345,12 @@ impl WriteOperation {
         match merged {
             Ok(()) => {
                 self.tally.count(from);
+                self.help(turn);
+            }
+            Err(Refusal::Lacks) if !self.helped.contains(&from) => {
+                self.helped.push(from);
+                self.lacking.push(from);
+                self.help(turn);
             }
             Err(Refusal::Older(time)) => {
                 turn.shared.clock.observe(time);
@@ -295,6 +380,8 @@ impl WriteOperation {
         turn.shared.counters.older += 1;
         self.round += 1;
         self.seen = None;
+        self.lacking.clear();
+        self.helped.clear();
         self.tally.restart();
         // What was seen may lie beyond the lease: then the write goes on when that is longer.
         self.waits_for_lease = self.begin_round(turn).is_err();
@@ -400,6 +487,7 @@ pub(crate) fn describe(node: NodeId, refusal: &Refusal) -> String {
         Refusal::UnknownTable => format!("{node} does not know the table"),
         Refusal::Older(_) => format!("{node} holds a later write"),
         Refusal::Unreadable => format!("{node} cannot vouch for what it holds"),
+        Refusal::Lacks => format!("{node} lacks values that were not sent"),
         Refusal::Overloaded => format!("{node} is overloaded"),
         Refusal::Storage(reason) => format!("{node}: {reason}"),
         Refusal::Invalid => format!("{node} took the request for invalid"),

@@ -8,7 +8,7 @@ use crate::coordinator::forward::ForwardOperation;
 use crate::coordinator::read::{ReadOperation, ReadParts};
 use crate::coordinator::scan::{ScanOperation, ScanParts};
 use crate::coordinator::write::{Progress, WriteOperation};
-use crate::event::{ConnectionId, Effect, Effects, Inner, StorageRequest, Tag};
+use crate::event::{ConnectionId, Effect, Effects, Inner, StorageRequest};
 use crate::operation::{OperationId, Origin, not_done};
 use crate::peer::Forward;
 use crate::record::{ChangeResult, Outcome};
@@ -44,8 +44,8 @@ impl NodeCore {
                 if turn.is_storage_full() {
                     return turn.refuse(origin, overloaded());
                 }
-                let tag = Tag::Inner(Inner::Figures { connection, request });
-                turn.ask_storage(tag, StorageRequest::Figures);
+                let inner = Inner::Figures { connection, request };
+                turn.ask_storage_inner(inner, StorageRequest::Figures);
             }
             ClientRequest::ChangeTables(change) => {
                 self.on_change_tables((connection, request), change, now, effects);

@@ -74,6 +74,11 @@ impl NodeCore {
         effects: &mut Effects,
     ) {
         self.shared.observe_peer(message.head().time, now);
+        if message.head().deadline_ms == 0 {
+            // Its coordinator has given up.
+            self.shared.counters.too_late += 1;
+            return;
+        }
         let mut turn = Self::turn(&mut self.shared, now, effects);
         let admitted = match turn.record() {
             _ if turn.is_storage_full() => Err(Refusal::Overloaded),
@@ -83,7 +88,8 @@ impl NodeCore {
         match admitted {
             Ok(storage) => {
                 turn.before_merge(message);
-                turn.ask_storage(Tag::Peer { from, request }, storage);
+                let until = now.instant.plus_ms(u64::from(message.head().deadline_ms));
+                turn.ask_storage(Tag::Peer { from, request }, storage, until);
             }
             Err(refusal) => {
                 let message = message.refused(refusal).into_message(turn.time());

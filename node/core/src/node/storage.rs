@@ -22,6 +22,11 @@ impl NodeCore {
     ) {
         self.shared.on_storage_answered(tag, &answer);
         self.judge_storage(&answer);
+        if answer == StorageAnswer::TooLate {
+            // Whoever asked has given up, or does so now.
+            self.shared.counters.too_late += 1;
+            return;
+        }
         match tag {
             Tag::Own(request) => self.on_own_storage(request, answer, now, effects),
             Tag::Peer { from, request } => {
@@ -49,6 +54,7 @@ impl NodeCore {
             | StorageAnswer::Page(_)
             | StorageAnswer::Prepared(_)
             | StorageAnswer::Saved(_)
+            | StorageAnswer::TooLate
             | StorageAnswer::Figures(_) => {}
         }
     }

@@ -3,7 +3,7 @@
 use quoit_ring::NodeId;
 
 use super::NodeCore;
-use crate::event::{Effects, Inner, StorageRequest, Tag};
+use crate::event::{Effects, Inner, StorageRequest};
 use crate::time::Now;
 
 /// Clocks are told to the peers so often.
@@ -65,7 +65,7 @@ impl NodeCore {
             self.lease_asked = true;
             self.shared.lease_wanted = lease;
             let mut turn = Self::turn(&mut self.shared, now, effects);
-            turn.ask_storage(Tag::Inner(Inner::Lease), StorageRequest::ExtendLease { lease });
+            turn.ask_storage_inner(Inner::Lease, StorageRequest::ExtendLease { lease });
         }
     }
 

@@ -92,7 +92,7 @@ impl<O: Clone> Keeper<O> {
         }
         self.saves_asked += 1;
         let request = StorageRequest::Save { name: VOTE_FILE, bytes: write_file(&self.vote) };
-        effects.push(Effect::ToStorage { tag: Tag::Inner(Inner::Vote), request });
+        effects.push(Effect::ToStorage { tag: Tag::Inner(Inner::Vote), request, until: None });
     }
 
     /// An answer rests on all that was asked to be saved before it.

@@ -334,7 +334,7 @@ impl<O: Clone> Keeper<O> {
             return;
         }
         let request = StorageRequest::Save { name: RECORD_FILE, bytes: write_file(&record) };
-        effects.push(Effect::ToStorage { tag: Tag::Inner(Inner::Record), request });
+        effects.push(Effect::ToStorage { tag: Tag::Inner(Inner::Record), request, until: None });
         self.adopting.push_back(record);
     }
 

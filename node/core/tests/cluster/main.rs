@@ -7,6 +7,7 @@ mod clocks;
 mod damage;
 mod faults;
 mod forwards;
+mod large_values;
 mod latest;
 mod pages;
 mod reads;

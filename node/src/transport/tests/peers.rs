@@ -19,7 +19,7 @@ fn merge(set: Bytes) -> PeerMessage {
         deadline_ms: 500,
     };
     let key = Key { partition: Bytes::from_static(b"key"), sort: Bytes::new() };
-    PeerMerge { head, key, set, rebuild: false }.into()
+    PeerMerge { head, key, set, rebuild: false, values: Vec::new() }.into()
 }
 
 fn merged() -> PeerMessage {

@@ -31,7 +31,7 @@ fn lost_tables_make_every_key_unreadable_the_absent_ones_too() {
     for number in 0..KEYS {
         assert_eq!(rig.read(&key(number)), Found::Unreadable);
     }
-    assert_eq!(rig.reader.page(TableId(1), &[], None, 9, 1 << 20), None);
+    assert_eq!(rig.reader.page(TableId(1), &[], None, 9, 1 << 20, false), None);
     assert!(rig.reader.figures().distrusted);
     assert_eq!(rig.reader.figures().unreadable, KEYS);
     assert_eq!(rig.writer.lease(), HybridTime(99));
@@ -143,7 +143,7 @@ fn a_damaged_entry_is_unreadable_until_it_is_rebuilt() {
     }
     assert_eq!(rig.read(&key(2)), value("value", &key(2), 1));
     assert_eq!(
-        rig.reader.page(TableId(1), &[], None, 9, 1 << 20).unwrap().0[0].found,
+        rig.reader.page(TableId(1), &[], None, 9, 1 << 20, false).unwrap().0[0].whole.found,
         Found::Unreadable
     );
     rig.flush();
@@ -180,5 +180,5 @@ fn a_page_over_a_damaged_entry_is_no_page() {
     rig.apply(write(&key(0), 1, "value"));
     rig.flush();
     rig.tables.damage(key(2).bytes());
-    assert_eq!(rig.reader.page(TableId(1), &[], None, 9, 1 << 20), None);
+    assert_eq!(rig.reader.page(TableId(1), &[], None, 9, 1 << 20, false), None);
 }

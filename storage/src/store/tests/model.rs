@@ -215,9 +215,9 @@ impl Model {
             assert_eq!(self.rig.read(&key), found(&set), "{key:?}");
         }
         for table in [TableId(1), TableId(2)] {
-            let (rows, more) = self.rig.reader.page(table, &[], None, 100, 1 << 20).unwrap();
+            let (rows, more) = self.rig.reader.page(table, &[], None, 100, 1 << 20, false).unwrap();
             assert!(!more);
-            let rows: Vec<_> = rows.into_iter().map(|row| (row.key, row.found)).collect();
+            let rows: Vec<_> = rows.into_iter().map(|row| (row.key, row.whole.found)).collect();
             let expected: Vec<_> = self
                 .committed
                 .iter()

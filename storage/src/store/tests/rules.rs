@@ -160,7 +160,7 @@ fn a_page_ends_where_its_limits_say_and_the_next_begins_there() {
         rig.apply(write(&siblings_key(), number + 1, "of another table"));
     }
     let page = |from: &[u8], to: Option<&[u8]>, rows: usize, bytes: usize| {
-        let (rows, more) = rig.reader.page(TableId(1), from, to, rows, bytes).unwrap();
+        let (rows, more) = rig.reader.page(TableId(1), from, to, rows, bytes, false).unwrap();
         (rows.into_iter().map(|row| row.key).collect::<Vec<_>>(), more)
     };
     let keys: Vec<_> = numbers.into_iter().map(key).collect();

@@ -432,7 +432,9 @@ impl World {
                 let before = self.answers.insert(request, message);
                 assert_eq!(before, None, "a request is answered once");
             }
-            Effect::ToStorage { tag, request } => self.ask_storage(id, tag, request),
+            Effect::ToStorage { tag, request, until } => {
+                self.ask_storage(id, tag, request, until);
+            }
             Effect::Publish { .. } | Effect::FollowRecord(_) | Effect::Note(_) => {}
         }
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
-use quoit_core::{Event, Recovered};
+use quoit_core::{Event, Instant, Recovered};
 use quoit_ring::NodeId;
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::SmallFile;
-use quoit_storage::store::{self, Maintainer, Outcome, Reader, StoreOptions, Writer};
+use quoit_storage::store::{self, Maintainer, Outcome, Reader, StoreOptions, Whole, Writer};
 
 use super::{Machine, Then, World};
 
@@ -17,7 +17,7 @@ pub(super) struct Worker {
     writer: Writer,
     reader: Reader,
     maintainer: Maintainer,
-    waiting: Vec<(Tag, StorageRequest)>,
+    waiting: Vec<(Tag, StorageRequest, Option<Instant>)>,
     /// Merged, and being committed.
     batch: Vec<(Tag, StorageAnswer)>,
     busy: bool,
@@ -55,10 +55,11 @@ impl Worker {
         &self.reader
     }
 
-    fn prepare(&mut self) -> Vec<(Tag, StorageAnswer)> {
+    fn prepare(&mut self, now: Instant) -> Vec<(Tag, StorageAnswer)> {
         let mut prepared = Vec::new();
-        for (tag, request) in std::mem::take(&mut self.waiting) {
+        for (tag, request, until) in std::mem::take(&mut self.waiting) {
             let answer = match request {
+                _ if until.is_some_and(|until| now > until) => StorageAnswer::TooLate,
                 StorageRequest::Apply { mutation, wants_prepared } => {
                     let outcome = self.writer.prepare(*mutation);
                     if wants_prepared && let Outcome::Merged(set) = &outcome {
@@ -100,17 +101,29 @@ impl Worker {
 }
 
 impl World {
-    pub(super) fn ask_storage(&mut self, id: NodeId, tag: Tag, request: StorageRequest) {
+    pub(super) fn ask_storage(
+        &mut self,
+        id: NodeId,
+        tag: Tag,
+        request: StorageRequest,
+        until: Option<Instant>,
+    ) {
         let process = self.process(id);
         let (life, reader) = (process.life, process.worker.reader.clone());
         let answer = match request {
-            StorageRequest::Read { key } => StorageAnswer::Found(reader.read(&key)),
-            StorageRequest::Page { table, from, to, rows_max, bytes_max } => {
-                StorageAnswer::Page(reader.page(table, &from, to.as_deref(), rows_max, bytes_max))
+            StorageRequest::Read { key, whole: false } => {
+                StorageAnswer::Found(Whole::bare(reader.read(&key)))
+            }
+            StorageRequest::Read { key, whole: true } => {
+                StorageAnswer::Found(reader.read_whole(&key))
+            }
+            StorageRequest::Page { table, from, to, rows_max, bytes_max, whole } => {
+                let to = to.as_deref();
+                StorageAnswer::Page(reader.page(table, &from, to, rows_max, bytes_max, whole))
             }
             StorageRequest::Figures => StorageAnswer::Figures(reader.figures()),
             write => {
-                process.worker.waiting.push((tag, write));
+                process.worker.waiting.push((tag, write, until));
                 if !std::mem::replace(&mut process.worker.busy, true) {
                     self.push_in(20, id, life, Then::Work);
                 }
@@ -122,9 +135,10 @@ impl World {
     }
 
     pub(super) fn work(&mut self, id: NodeId) {
+        let now = self.now(id).instant;
         let process = self.process(id);
         let life = process.life;
-        let prepared = process.worker.prepare();
+        let prepared = process.worker.prepare(now);
         let sync_us = self.machines[&id].sync_us;
         let sync_us = sync_us / 2 + self.random.below(sync_us);
         for (tag, answer) in prepared {
