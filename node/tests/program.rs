@@ -180,7 +180,7 @@ fn unicode_data(directory: &Path) -> PathBuf {
             code.wrapping_mul(2_654_435_761)
         )
     };
-    let text: String = (0..34_000).map(|number| line(number * 7)).collect();
+    let text: String = (0..34_000).map(|number| line(number * 5)).collect();
     fs::write(&path, text).expect("the directory is there");
     path
 }
