@@ -3,20 +3,20 @@
 //!
 //! # Speed and size
 //!
-//! Two virtual cores with three nodes (`quoit up`) and the client on them, other builds taking part
-//! of the processor; 1 KiB values, N=3, W=2, R=2, durability `group`, 100,000 uniform keys. fsync
-//! took 1 to 4 ms then. `quoit bench --workload put|get --in-flight 128|1 --seconds 5`:
+//! Two virtual cores with three nodes (`quoit up`) and the client on them; 1 KiB values, N=3, W=2,
+//! R=2, durability `group`, 100,000 uniform keys. `quoit bench --workload put|get --in-flight 128|1
+//! --seconds 8`, one run each on a quiet machine and with one of the two cores taken by another
+//! program:
 //!
-//! | | a second | p50 | p99 |
-//! |---|---|---|---|
-//! | put, 128 in flight | 15,100 | 7.1 ms | 35 ms |
-//! | get, 128 in flight | 26,000 | 4.6 ms | 11 ms |
-//! | put, 1 in flight | 1,000 | 0.89 ms | 2.6 ms |
-//! | get, 1 in flight | 2,200 to 2,900 | 0.31 to 0.42 ms | 0.8 to 1.1 ms |
-//! | get, 1 in flight, 5,000 keys | 3,050 | 0.28 ms | 1.9 ms |
+//! | | a second | p50 | p99 | a second, one core taken | p50 | p99 |
+//! |---|---|---|---|---|---|---|
+//! | put, 128 in flight | 18,200 to 21,500 | 4.7 ms | 25 ms | 12,500 to 14,900 | 7.5 ms | 29 to 34 ms |
+//! | get, 128 in flight | 52,000 to 55,000 | 2.3 ms | 4.8 ms | 25,100 to 26,000 | 4.7 ms | 10 to 14 ms |
+//! | put, 1 in flight | 1,660 | 0.56 ms | 1.4 ms | 1,430 | 0.65 ms | 2.6 ms |
+//! | get, 1 in flight | 4,830 | 0.19 ms | 0.47 ms | 8,290 | 0.11 ms | 0.22 ms |
 //!
-//! The same binary gave down to half of that an hour later, when the host was slower: compare only
-//! within one run.
+//! On another day, when the host was slower and its fsyncs took 1 to 4 ms, the same program gave
+//! half of that: compare only within one run.
 //!
 //! A million items (`quoit bench --workload get --keys 1000000 --load`): 17,000 gets/s; a node holds
 //! 292 MiB after load and reads, 22 MiB after a restart, 15 MiB when new; all three are ready 0.4 s
