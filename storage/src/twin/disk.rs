@@ -72,6 +72,12 @@ impl TwinDisk {
         state.crash_at = Some(state.operations + operations);
     }
 
+    /// Whether the power is gone, as [`TwinDisk::crash_after_operations`] wanted it: every call
+    /// fails.
+    pub fn has_crashed(&self) -> bool {
+        self.lock().crashed
+    }
+
     /// How many calls there were so far.
     pub fn operations(&self) -> u64 {
         self.lock().operations

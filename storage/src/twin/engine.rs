@@ -106,6 +106,15 @@ impl TwinTables {
         Arc::make_mut(&mut state.stored).insert(Bytes::copy_from_slice(key), Entry::Damaged);
     }
 
+    /// Puts the bytes stored under `other` in the place of those under `key`, as a disk does that
+    /// reads or writes the wrong sector. Nothing where `other` was never stored.
+    pub fn misplace(&self, key: &[u8], other: &[u8]) {
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.stored.get(other).cloned() {
+            Arc::make_mut(&mut state.stored).insert(Bytes::copy_from_slice(key), entry);
+        }
+    }
+
     /// An independent copy of what survives a crash.
     pub fn copy(&self) -> Self {
         let state = lock(&self.state);

@@ -1,0 +1,156 @@
+//! How a run ends: the faults are mended, the load stops, and then the cluster must make progress,
+//! every replica must come to hold the same, and every acknowledged write must be there.
+
+use std::collections::BTreeSet;
+
+use quoit_protocol::Got;
+use quoit_ring::Level;
+use quoit_session::{Answer, OperationError, Request};
+use quoit_storage::layout::StoredKey;
+
+use super::World;
+use super::load::FINAL_FROM;
+use crate::workloads;
+
+/// Within this every operation has ended and every node has its connections again.
+const SETTLE_US: u64 = 20_000_000;
+/// Within so many tries every key is read at `All`.
+const ROUNDS_MAX: u32 = 12;
+const READ_US: u64 = 5_000_000;
+/// So many keys are read at once.
+const AT_ONCE: usize = 64;
+
+/// A read of the end.
+pub(super) struct FinalRead {
+    table: u32,
+    key: u32,
+    got: Option<Result<Got, String>>,
+}
+
+impl World {
+    /// Ends the run.
+    pub(crate) fn end(&mut self) {
+        self.heal();
+        let busy = |world: &Self| world.clients.iter().any(|it| it.session.in_flight() > 0);
+        let settled = self.run_while(SETTLE_US, busy);
+        self.checks
+            .convergence
+            .expect(settled, || "operations are still under way long after the faults".to_owned());
+        self.run_until(self.time_us + 6_000_000);
+        let keys = self.ledger.keys();
+        self.read_all(&keys, false);
+        self.run_until(self.time_us + 2_000_000);
+        self.read_all(&keys, true);
+        self.run_until(self.time_us + 2_000_000);
+        if !self.checks.is_violated() {
+            self.check_stores(&keys);
+        }
+        for node in 0..self.machines.len() {
+            let process = self.machines[node].process.as_ref();
+            let count = process.map(|process| process.core.operation_count());
+            self.checks.convergence.expect(count == Some(0), || {
+                format!("n{} is down or still coordinates: {count:?}", node + 1)
+            });
+        }
+    }
+
+    /// Reads every key at `All`, again and again where that fails.
+    fn read_all(&mut self, keys: &BTreeSet<(u32, u32)>, judges: bool) {
+        let mut left: Vec<(u32, u32)> = keys.iter().copied().collect();
+        for round in 0..ROUNDS_MAX {
+            let mut failed = Vec::new();
+            let mut trouble = String::new();
+            for chunk in left.chunks(AT_ONCE) {
+                for (key, error) in self.read_some(chunk, judges) {
+                    failed.push(key);
+                    trouble = error;
+                }
+                if self.checks.is_violated() {
+                    return;
+                }
+            }
+            left = failed;
+            if left.is_empty() {
+                return;
+            }
+            let last = round + 1 == ROUNDS_MAX;
+            self.checks.convergence.expect(!last, || {
+                format!("after the faults {left:?} (table, key) cannot be read at All: {trouble}")
+            });
+            self.run_until(self.time_us + 1_000_000);
+        }
+    }
+
+    fn read_some(&mut self, keys: &[(u32, u32)], judges: bool) -> Vec<((u32, u32), String)> {
+        self.final_reads.clear();
+        for &(table, key) in keys {
+            self.next_connection += 1;
+            let id = FINAL_FROM + self.next_connection;
+            self.final_reads.insert(id, FinalRead { table, key, got: None });
+            let request =
+                Request::Get { table: self.tables[table as usize], key: workloads::key(key) };
+            self.ask(0, id, request, Some(Level::All), READ_US);
+        }
+        let waits = |world: &Self| world.final_reads.values().any(|read| read.got.is_none());
+        self.run_while(2 * READ_US, waits);
+        let mut failed = Vec::new();
+        let truth = self.truth();
+        for read in std::mem::take(&mut self.final_reads).into_values() {
+            match read.got {
+                Some(Ok(got)) if judges => {
+                    self.checks.convergence.expect(!got.repaired, || {
+                        format!("key {} of table {} differs still", read.key, read.table)
+                    });
+                    let (at, now) = ((read.table, read.key), self.time_us);
+                    self.ledger.on_final_got(at, &got, now, &mut self.checks, &truth);
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => failed.push(((read.table, read.key), error)),
+                None => failed.push(((read.table, read.key), "no answer".to_owned())),
+            }
+        }
+        failed
+    }
+
+    pub(super) fn on_final_read(&mut self, id: u64, outcome: Result<Answer, OperationError>) {
+        if let Some(read) = self.final_reads.get_mut(&id) {
+            read.got = Some(match outcome {
+                Ok(Answer::Got(got)) => Ok(got),
+                Ok(other) => Err(format!("{other:?}")),
+                Err(error) => Err(error.to_string()),
+            });
+        }
+    }
+
+    /// All replicas of a key hold one set, and each store's digests are the fold of what it holds.
+    fn check_stores(&mut self, keys: &BTreeSet<(u32, u32)>) {
+        let record = self.record.clone().expect("there is one");
+        for &(table, key) in keys {
+            let id = self.tables[table as usize];
+            let plan = self.schedule.tables[table as usize].clone();
+            let name = workloads::key(key);
+            let token = record.token(&name.partition);
+            let stored = StoredKey::new(token, id, &name.partition, &name.sort).expect("short");
+            let vnode = record.vnodes.vnode_of(token);
+            let primaries = record.primaries(vnode, plan.replication);
+            let found: Vec<_> = primaries
+                .filter_map(|node| {
+                    let process = self.machines[node.0 as usize - 1].process.as_ref()?;
+                    Some((node, process.worker.reader.read(&stored)))
+                })
+                .collect();
+            let equal = found.windows(2).all(|pair| pair[0].1 == pair[1].1);
+            self.checks.convergence.expect(equal, || {
+                format!("the replicas of key {key} of table {table} differ: {found:?}")
+            });
+            self.checks.merges.on_sets(found.iter().map(|(_, found)| found), plan.policy);
+        }
+        for (node, machine) in self.machines.iter().enumerate() {
+            if let Some(process) = &machine.process
+                && !machine.is_damaged
+            {
+                self.checks.digests.on_end(node, &process.worker);
+            }
+        }
+    }
+}
