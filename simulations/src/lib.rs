@@ -1,4 +1,34 @@
-//! The deterministic simulator: the node's own core, store and client session in virtual time.
+//! The deterministic simulator: the node's own core, store and client session in virtual time,
+//! under every fault that a cluster can meet, from one seed.
+//!
+//! Models: FoundationDB's simulation and TigerBeetle's VOPR, in that the code under test is the
+//! product itself, and a seed that fails is a bug report that can be replayed for ever.
+//!
+//! ```text
+//! cargo run --release -p quoit-simulations -- run --seed 42 [--trace FILE]
+//! cargo run --release -p quoit-simulations -- run --seeds 1000 --jobs 2 [--from S]
+//! cargo run --release -p quoit-simulations -- shrink --seed N
+//! ```
+//!
+//! What is where:
+//! - [`plan`]: a run as a plain value, and the swarm that draws one from a seed;
+//! - `world`: the virtual machines, network, clients and faults around one queue of events;
+//! - [`workloads`]: what clients do; `ledger`: what was written, and what its writers were told;
+//! - [`invariants`]: what must always hold, one file each, by the design's numbers;
+//! - [`run`], [`report`], [`shrink`]: one run, what it came to, and how a failing one is made small.
+//!
+//! **Determinism.** Everything random comes from streams that hang on the seed and on whom they
+//! serve. No clock, no thread, no map with a random order lies in anything that is simulated; the
+//! tests play 200 seeds in two processes and compare.
+//!
+//! **Loss.** Faults stay within what replication bears: damage that lasts strikes one machine of a
+//! run, and only where W is at least 2. Wiped disks and old copies, which a node cannot know of
+//! before there is continuity, come only in runs that expect loss and say so.
+//!
+//! **What the virtual world does not cover:** the sorted tables' own files and compaction (a twin in
+//! memory keeps their contract), QUIC and TLS (streams and their order are modelled), gossip (its
+//! place is taken by rumours; the gossip crate has its own simulation), the kernel, threads of one
+//! process that race with each other, and clients' own clocks.
 
 pub mod invariants;
 pub mod plan;

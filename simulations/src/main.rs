@@ -45,6 +45,9 @@ struct RunOptions {
     /// Seeds that are played at once.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
+    /// Prints the trace hash of each seed of the batch, in order, and nothing else.
+    #[arg(long, requires = "seeds")]
+    hashes: bool,
     #[command(flatten)]
     kind: Kind,
 }
@@ -103,6 +106,7 @@ impl Kind {
 fn main() -> ExitCode {
     match Options::parse().command {
         Command::Run(options) => match options.seeds {
+            Some(seeds) if options.hashes => print_hashes(&options, seeds),
             Some(seeds) => play_batch(&options, seeds),
             None => play_one(&options),
         },
@@ -137,6 +141,14 @@ fn play_one(options: &RunOptions) -> ExitCode {
         return ExitCode::from(2);
     }
     if report.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn print_hashes(options: &RunOptions, seeds: u64) -> ExitCode {
+    for seed in options.from..options.from + seeds {
+        let report = run(&plan::draw(seed, options.kind.profile()), false);
+        println!("{seed} {:016x}", report.trace_hash);
+    }
+    ExitCode::SUCCESS
 }
 
 fn play_batch(options: &RunOptions, seeds: u64) -> ExitCode {

@@ -143,7 +143,7 @@ fn draw_rarities(random: &mut Random) -> Rarities {
         memory_bytes_max: rare(usual.memory_bytes_max, 2_000, 30_000),
         segment_bytes: rare(usual.segment_bytes, 32 << 10, 64 << 10),
         siblings_max: u16::try_from(rare(usual.siblings_max.into(), 2, 6)).expect("small"),
-        batch_requests_max: narrow(rare(usual.batch_requests_max.into(), 1, 4)),
+        batch_requests_max: narrow(rare(usual.batch_requests_max.into(), 3, 6)),
     }
 }
 
@@ -228,6 +228,8 @@ fn draw_fault(kind: u64, sick: u64, schedule: &Schedule, random: &mut Random) ->
     let two = narrow((u64::from(node) + 1 + random.below(count.max(2) - 1)) % count);
     let for_ms = if random.below(4) == 0 { random.below(10_000) } else { 20 + random.below(1_500) };
     let signed = |random: &mut Random, bound: u64| random.below(2 * bound) as i64 - bound as i64;
+    // With fewer machines the voters' majority could be lost, and with it the cluster.
+    let may_lose = schedule.expects_loss && count > 2;
     let may_rot = schedule.tables.iter().all(|table| table.write >= 2);
     let (table, key) =
         (narrow(random.below(schedule.tables.len() as u64)), narrow(random.below(3)));
@@ -255,7 +257,7 @@ fn draw_fault(kind: u64, sick: u64, schedule: &Schedule, random: &mut Random) ->
         15 => Fault::StrobeClock { node, by_ms: signed(random, 60_000), for_ms },
         16 => Fault::FillDisk { node, for_ms },
         17 => Fault::SlowDisk { node, more_us: random.below(200_000), for_ms },
-        18 => Fault::FailWrites { node, count: 1 + random.below(2), for_ms },
+        18 if may_rot => Fault::FailWrites { node: sick, count: 1 + random.below(2), for_ms },
         19 => Fault::FailSyncs { node, count: 1, for_ms },
         20 => Fault::FailReads { node, count: 1 + random.below(3) },
         21 => Fault::FailFlushes { node, count: 1 + narrow(random.below(3)) },
@@ -266,9 +268,9 @@ fn draw_fault(kind: u64, sick: u64, schedule: &Schedule, random: &mut Random) ->
         }
         25 if may_rot => Fault::Misplace { node: sick, table, key },
         26 if pair => Fault::Rumour { node, about: two, alive: random.below(3) == 0 },
-        27 if schedule.expects_loss => Fault::Wipe { node, for_ms },
-        28 if schedule.expects_loss && random.below(2) == 0 => Fault::Copy { node },
-        28 if schedule.expects_loss => Fault::Restore { node, for_ms },
+        27 if may_lose => Fault::Wipe { node: sick, for_ms },
+        28 if may_lose && random.below(2) == 0 => Fault::Copy { node: sick },
+        28 if may_lose => Fault::Restore { node: sick, for_ms },
         _ => return None,
     };
     Some(fault)

@@ -87,6 +87,8 @@ impl World {
                 self.machines[node as usize].more_sync_us = more_us;
             }
             Fault::FailWrites { node, count, .. } => {
+                // What lies behind a write that failed in its middle may be taken for damage.
+                self.machines[node as usize].is_damaged = true;
                 self.machines[node as usize].disk.fail_writes(count);
             }
             Fault::FailSyncs { node, count, .. } => {

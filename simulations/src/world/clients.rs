@@ -139,7 +139,7 @@ impl World {
         let Some(&(client, link)) = self.connections.get(&connection) else { return };
         let node = self.clients[client].links[&link].node;
         self.trace.add(&[self.time_us, connection.0]);
-        self.trace.add(&[u64::from_le_bytes(frame[16..24].try_into().expect("eight bytes"))]);
+        self.trace.add_frame(&frame);
         let taken = take_frame(&mut frame, BODY_BYTES_MAX);
         let frame = taken.expect("it is intact").expect("it is whole");
         let message = ClientRequest::read(&frame).expect("what a client sends can be read");
@@ -169,7 +169,7 @@ impl World {
     pub(super) fn on_response(&mut self, connection: ConnectionId, mut frame: BytesMut) {
         let Some(&(client, link)) = self.connections.get(&connection) else { return };
         self.trace.add(&[self.time_us, client as u64]);
-        self.trace.add(&[u64::from_le_bytes(frame[16..24].try_into().expect("eight bytes"))]);
+        self.trace.add_frame(&frame);
         let taken = take_frame(&mut frame, BODY_BYTES_MAX);
         let frame = taken.expect("it is intact").expect("it is whole");
         let response = ClientResponse::read(&frame).expect("what a node answers can be read");

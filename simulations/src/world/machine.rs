@@ -77,6 +77,11 @@ impl Machine {
         }
     }
 
+    /// Whether requests to its storage wait.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.worker.is_behind())
+    }
+
     /// What the clocks say at a moment of the world's time. The monotonic one drifts, but never
     /// runs backwards; the wall clock jumps as well.
     pub(crate) fn now(&self, at_us: u64) -> Now {

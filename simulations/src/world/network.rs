@@ -163,7 +163,7 @@ impl World {
             return;
         }
         self.trace.add(&[self.time_us, from as u64, to as u64]);
-        self.trace.add(&[u64::from_le_bytes(frame[16..24].try_into().expect("eight bytes"))]);
+        self.trace.add_frame(&frame);
         let taken = take_frame(&mut frame, BODY_BYTES_MAX);
         let frame = taken.expect("it is intact").expect("it is whole");
         let message = PeerMessage::read(&frame).expect("what a node sends can be read");

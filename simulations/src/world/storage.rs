@@ -75,6 +75,10 @@ impl Worker {
         Ok((worker, recovered, opened.report.damage))
     }
 
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     fn read(&self, request: StorageRequest) -> StorageAnswer {
         match request {
             StorageRequest::Read { key } => StorageAnswer::Found(self.reader.read(&key)),

@@ -21,6 +21,12 @@ impl Trace {
         }
     }
 
+    /// Takes a frame into the hash, by its request id and its checksum.
+    pub(crate) fn add_frame(&mut self, frame: &[u8]) {
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        self.add(&[number(&frame[8..16]), number(&frame[16..20])]);
+    }
+
     /// A line for people, which is only made where it is wanted.
     pub(crate) fn line(&mut self, at_us: u64, line: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
