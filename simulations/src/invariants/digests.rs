@@ -19,12 +19,12 @@ impl DigestCheck {
     pub(crate) fn on_end(&mut self, node: usize, worker: &Worker) {
         let digests = worker.writer.digests();
         for table in digests.tables().keys() {
-            let page = worker.reader.page(*table, b"", None, usize::MAX, usize::MAX);
+            let page = worker.reader.page(*table, b"", None, usize::MAX, usize::MAX, false);
             let Some((rows, _)) = page else { return };
             let figures = digests.tables()[table];
             let mut live = 0;
             for row in &rows {
-                let Found::Set(bytes) = &row.found else { return };
+                let Found::Set(bytes) = &row.whole.found else { return };
                 let set = codec::decode(bytes).expect("the store checked it");
                 live += u64::from(set.is_live(quoit_ring::HybridTime::ZERO));
             }
@@ -35,9 +35,9 @@ impl DigestCheck {
         // A leaf is the fold over the tables of one N: all leaves together are the fold of all.
         let mut folded: BTreeMap<usize, u64> = BTreeMap::new();
         for table in digests.tables().keys() {
-            let page = worker.reader.page(*table, b"", None, usize::MAX, usize::MAX);
+            let page = worker.reader.page(*table, b"", None, usize::MAX, usize::MAX, false);
             for row in page.map(|(rows, _)| rows).unwrap_or_default() {
-                let Found::Set(bytes) = &row.found else { return };
+                let Found::Set(bytes) = &row.whole.found else { return };
                 let set = codec::decode(bytes).expect("the store checked it");
                 *folded.entry(leaf_of(row.key.token())).or_default() ^= item_digest(&row.key, &set);
             }

@@ -32,7 +32,9 @@ impl Dots {
         }
         for version in versions_of(&mutation.change) {
             let checksum = match &version.content {
-                Content::Value { checksum, .. } => Some(*checksum),
+                Content::Value { checksum, .. } | Content::Apart { checksum, .. } => {
+                    Some(*checksum)
+                }
                 Content::Tombstone => None,
             };
             let key = mutation.key.bytes();

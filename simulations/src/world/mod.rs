@@ -106,7 +106,7 @@ pub(crate) enum Event {
 pub(crate) enum Then {
     Event(Box<CoreEvent>),
     Tick,
-    Read(Box<(Tag, StorageRequest)>),
+    Read(Box<(Tag, StorageRequest, Option<quoit_core::Instant>)>),
     Work,
     Commit,
     Maintain,
@@ -413,7 +413,7 @@ impl World {
                 self.machines[node].process.as_mut().expect("it runs").tick_at = None;
                 self.handle(node, CoreEvent::Tick);
             }
-            Then::Read(asked) => self.on_read(node, asked.0, asked.1),
+            Then::Read(asked) => self.on_read(node, asked.0, asked.1, asked.2),
             Then::Work => self.work(node),
             Then::Commit => self.commit(node),
             Then::Maintain => self.maintain(node),
@@ -472,7 +472,9 @@ impl World {
             Effect::ToClient { connection, request, message } => {
                 self.send_response(connection, request, &message);
             }
-            Effect::ToStorage { tag, request } => self.ask_storage(node, tag, request),
+            Effect::ToStorage { tag, request, until } => {
+                self.ask_storage(node, tag, request, until)
+            }
             Effect::FollowRecord(record) => {
                 self.checks.records.on_followed(node, &record);
                 self.checks.owners.on_record(&record);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
-use quoit_core::{Event as CoreEvent, Recovered};
+use quoit_core::{Event as CoreEvent, Instant, Recovered};
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::SmallFile;
 use quoit_storage::store::{
-    self, Change, CommitError, Maintainer, Outcome, Reader, StoreOptions, Writer,
+    self, Change, CommitError, Maintainer, Outcome, Reader, StoreOptions, Whole, Writer,
 };
 
 use super::machine::Machine;
@@ -26,7 +26,7 @@ pub(crate) struct Worker {
     pub(crate) writer: Writer,
     pub(crate) reader: Reader,
     pub(crate) maintainer: Maintainer,
-    waiting: Vec<(Tag, StorageRequest)>,
+    waiting: Vec<(Tag, StorageRequest, Option<Instant>)>,
     /// Merged, and being committed; with the key of what changes one.
     batch: Vec<(Tag, StorageAnswer, Option<bytes::Bytes>)>,
     busy: bool,
@@ -81,21 +81,28 @@ impl Worker {
 
     fn read(&self, request: StorageRequest) -> StorageAnswer {
         match request {
-            StorageRequest::Read { key } => StorageAnswer::Found(self.reader.read(&key)),
-            StorageRequest::Page { table, from, to, rows_max, bytes_max } => StorageAnswer::Page(
-                self.reader.page(table, &from, to.as_deref(), rows_max, bytes_max),
-            ),
+            StorageRequest::Read { key, whole: false } => {
+                StorageAnswer::Found(Whole::bare(self.reader.read(&key)))
+            }
+            StorageRequest::Read { key, whole: true } => {
+                StorageAnswer::Found(self.reader.read_whole(&key))
+            }
+            StorageRequest::Page { table, from, to, rows_max, bytes_max, whole } => {
+                let to = to.as_deref();
+                StorageAnswer::Page(self.reader.page(table, &from, to, rows_max, bytes_max, whole))
+            }
             StorageRequest::Figures => StorageAnswer::Figures(self.reader.figures()),
             other => unreachable!("{other:?} is no read"),
         }
     }
 
-    fn prepare(&mut self, requests_max: usize) -> Vec<(Tag, StorageAnswer)> {
+    fn prepare(&mut self, requests_max: usize, now: Instant) -> Vec<(Tag, StorageAnswer)> {
         let mut prepared = Vec::new();
         let count = self.waiting.len().min(requests_max);
-        for (tag, request) in self.waiting.drain(..count) {
+        for (tag, request, until) in self.waiting.drain(..count) {
             let mut key = None;
             let answer = match request {
+                _ if until.is_some_and(|until| now > until) => StorageAnswer::TooLate,
                 StorageRequest::Apply { mutation, wants_prepared } => {
                     key = Some(mutation.key.bytes().clone());
                     let outcome = self.writer.prepare(*mutation);
@@ -139,7 +146,13 @@ impl Worker {
 }
 
 impl World {
-    pub(super) fn ask_storage(&mut self, node: usize, tag: Tag, request: StorageRequest) {
+    pub(super) fn ask_storage(
+        &mut self,
+        node: usize,
+        tag: Tag,
+        request: StorageRequest,
+        until: Option<Instant>,
+    ) {
         let read_us = self.machines[node].plan.read_us;
         let process = self.machines[node].process.as_mut().expect("it runs");
         let life = process.life;
@@ -150,7 +163,7 @@ impl World {
                     self.due.push_back((node, CoreEvent::Storage { tag, answer }));
                 } else {
                     let delay_us = read_us / 2 + self.disks[node].below(read_us);
-                    let then = Then::Read(Box::new((tag, request)));
+                    let then = Then::Read(Box::new((tag, request, until)));
                     self.push_in(delay_us, node, life, then);
                 }
             }
@@ -158,7 +171,7 @@ impl World {
                 if let StorageRequest::Apply { mutation, .. } = &write {
                     self.checks.dots.on_apply(node, life, mutation);
                 }
-                process.worker.waiting.push((tag, write));
+                process.worker.waiting.push((tag, write, until));
                 if !std::mem::replace(&mut process.worker.busy, true) {
                     self.push_in(5, node, life, Then::Work);
                 }
@@ -166,9 +179,19 @@ impl World {
         }
     }
 
-    pub(super) fn on_read(&mut self, node: usize, tag: Tag, request: StorageRequest) {
+    pub(super) fn on_read(
+        &mut self,
+        node: usize,
+        tag: Tag,
+        request: StorageRequest,
+        until: Option<Instant>,
+    ) {
+        let now = self.machines[node].now(self.time_us).instant;
         let process = self.machines[node].process.as_ref().expect("it runs");
-        let answer = process.worker.read(request);
+        let answer = match until {
+            Some(until) if now > until => StorageAnswer::TooLate,
+            Some(_) | None => process.worker.read(request),
+        };
         self.handle(node, CoreEvent::Storage { tag, answer });
     }
 
@@ -177,9 +200,10 @@ impl World {
         let sync_us = self.machines[node].plan.sync_us;
         let sync_us = sync_us / 2 + self.disks[node].below(sync_us);
         let sync_us = sync_us + self.machines[node].more_sync_us;
+        let now = self.machines[node].now(self.time_us).instant;
         let process = self.machines[node].process.as_mut().expect("it runs");
         let life = process.life;
-        let prepared = process.worker.prepare(requests_max);
+        let prepared = process.worker.prepare(requests_max, now);
         self.push_in(sync_us, node, life, Then::Commit);
         for (tag, answer) in prepared {
             self.handle(node, CoreEvent::Storage { tag, answer });
