@@ -188,8 +188,7 @@ pub fn stream(seed: u64, subsystem: &str, of: u64) -> Random {
 }
 
 impl Schedule {
-    /// The schedule as Rust that can be pasted into a test (which imports `quoit_simulations::plan`
-    /// and what is in it).
+    /// The schedule as Rust that can be pasted into `tests/scenarios.rs`, which imports the names.
     pub fn to_rust(&self) -> String {
         format!("{self:#?}").replace('[', "vec![")
     }

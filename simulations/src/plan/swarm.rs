@@ -57,7 +57,7 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
         Profile::Small => (2_000 + random.below(4_000), 8_000 + random.below(20_000)),
         Profile::Swarm => (3_000 + random.below(25_000), 4_000 + random.below(50_000)),
     };
-    draw_operations(&mut schedule, length_ms, every_us, calm);
+    draw_operations(&mut schedule, length_ms, every_us, profile);
     if !calm && random.below(10) > 0 {
         draw_faults(&mut schedule, length_ms);
     }
@@ -147,7 +147,10 @@ fn draw_rarities(random: &mut Random) -> Rarities {
     }
 }
 
-fn draw_operations(schedule: &mut Schedule, length_ms: u64, every_us: u64, calm: bool) {
+fn draw_operations(schedule: &mut Schedule, length_ms: u64, every_us: u64, profile: Profile) {
+    let calm = profile == Profile::Calm;
+    // Sets that grow for hours would measure nothing but their size.
+    let measured = calm || matches!(profile, Profile::Endurance { .. });
     let mut random = stream(schedule.seed, "operations", 0);
     let keys = match random.below(3) {
         _ if calm => 5_000,
@@ -159,7 +162,7 @@ fn draw_operations(schedule: &mut Schedule, length_ms: u64, every_us: u64, calm:
     let workloads: Vec<Workload> = (0..tables)
         .map(|table| {
             let siblings = schedule.tables[table as usize].policy == ConflictPolicy::Siblings;
-            if calm { Workload::Registers } else { Workload::draw(siblings, &mut random) }
+            if measured { Workload::Registers } else { Workload::draw(siblings, &mut random) }
         })
         .collect();
     let count = length_ms * 1_000 / every_us;

@@ -410,8 +410,11 @@ impl World {
         match then {
             Then::Event(event) => self.handle(node, *event),
             Then::Tick => {
-                self.machines[node].process.as_mut().expect("it runs").tick_at = None;
-                self.handle(node, CoreEvent::Tick);
+                // One that an earlier deadline has made idle is nothing.
+                let process = self.machines[node].process.as_mut().expect("it runs");
+                if process.tick_at.take_if(|at_us| *at_us <= self.time_us).is_some() {
+                    self.handle(node, CoreEvent::Tick);
+                }
             }
             Then::Read(asked) => self.on_read(node, asked.0, asked.1, asked.2),
             Then::Work => self.work(node),

@@ -1,0 +1,58 @@
+//! Short schedules that once failed, as `shrink` printed them: each holds from then on. Those that
+//! came from a bug that was planted to try the simulator say so.
+
+use quoit_ring::ConflictPolicy::Siblings;
+use quoit_simulations::plan::Action::*;
+use quoit_simulations::plan::Fault::*;
+use quoit_simulations::plan::{
+    Machine, Network, Operation, PlannedFault, Rarities, Schedule, Table,
+};
+use quoit_simulations::run::run;
+
+fn check(schedule: &Schedule) {
+    let report = run(schedule, false);
+    assert_eq!(report.violation, None, "{report}");
+}
+
+/// Planted: a quorum was taken to be reached with one answer less (invariant 5, seed 2).
+#[test]
+fn a_read_takes_in_a_write_that_was_just_acknowledged() {
+    check(&Schedule {
+        seed: 2,
+        vnodes: 256,
+        zones: 1,
+        machines: vec![
+            Machine { offset_ms: 73307, drift_ppm: 40, sync_us: 2343, read_us: 0 },
+            Machine { offset_ms: -25635, drift_ppm: 39, sync_us: 737, read_us: 0 },
+            Machine { offset_ms: -15, drift_ppm: 31578, sync_us: 1744, read_us: 420 },
+            Machine { offset_ms: -6, drift_ppm: -29121, sync_us: 20000, read_us: 0 },
+            Machine { offset_ms: 13, drift_ppm: -30, sync_us: 351, read_us: 279 },
+            Machine { offset_ms: 1918, drift_ppm: -9, sync_us: 1681, read_us: 181 },
+            Machine { offset_ms: -1211, drift_ppm: 16, sync_us: 1316, read_us: 0 },
+        ],
+        network: Network { delay_us_min: 87, delay_us_mean: 3000, loss_ppm: 0 },
+        tables: vec![Table { policy: Siblings, replication: 3, read: 2, write: 2, ttl_ms: None }],
+        clients: 5,
+        rarities: Rarities {
+            operations_max: 31,
+            storage_requests_max: 32768,
+            read_patience_ms: 40,
+            lease_ms: 598,
+            write_ids_max: 10,
+            memory_bytes_max: 4194304,
+            segment_bytes: 1048576,
+            siblings_max: 2,
+            batch_requests_max: 4096,
+        },
+        operations: vec![
+            Operation { at_ms: 7002, id: 239, client: 1, table: 0, key: 0, action: Put },
+            Operation { at_ms: 7133, id: 243, client: 3, table: 0, key: 0, action: Get },
+            Operation { at_ms: 7409, id: 255, client: 1, table: 0, key: 0, action: Get },
+        ],
+        faults: vec![PlannedFault {
+            at_ms: 6998,
+            fault: FailSyncs { node: 2, count: 1, for_ms: 4057 },
+        }],
+        expects_loss: false,
+    });
+}
