@@ -33,6 +33,8 @@ struct Wrote {
     context: Bytes,
     /// How many writes that may be done cover it.
     superseders: u32,
+    /// When the first write that covers it was acknowledged.
+    replaced: Option<u64>,
     /// A counter's part.
     count: u32,
 }
@@ -132,6 +134,7 @@ impl Ledger {
             covers,
             context: context.clone(),
             superseders: 0,
+            replaced: None,
             count: history.counts.get(&operation.client).copied().unwrap_or(0),
         };
         if wrote.deletes() {
@@ -145,6 +148,11 @@ impl Ledger {
         let wrote = self.wrote.get_mut(&operation.id).expect("it was sent");
         wrote.acknowledged = Some(now);
         let began = wrote.began;
+        for covered in wrote.covers.clone() {
+            let covered = self.wrote.get_mut(&covered).expect("it was read");
+            covered.replaced.get_or_insert(now);
+        }
+        let wrote = &self.wrote[&operation.id];
         let history = self.keys.get_mut(&place(operation)).expect("it was begun");
         if wrote.superseders == 0 && !wrote.deletes() {
             history.required.insert(operation.id);
@@ -253,6 +261,13 @@ impl Ledger {
         }
         match table.policy {
             ConflictPolicy::Siblings if table.ttl_ms.is_none() => {
+                for id in read {
+                    let wrote = &self.wrote[id];
+                    // One that may be sent again may be done again.
+                    let gone = wrote.action != Action::PutIdempotent
+                        && wrote.replaced.is_some_and(|at| at < began);
+                    reads::check_replaced(verdict, !gone, || format!("{id} of {place:?}"));
+                }
                 for id in &history.required {
                     let wrote = &self.wrote[id];
                     if wrote.acknowledged.is_some_and(|at| at < began) {

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod engine;
 pub mod layout;
 pub mod log;
+pub mod planted;
 pub mod small_file;
 pub mod store;
 pub mod stored;

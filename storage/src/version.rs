@@ -14,6 +14,8 @@ use bytes::Bytes;
 use quoit_ring::{ConflictPolicy, HybridTime, Token};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::planted::{PlantedBug, is_planted};
+
 /// Who makes dots: 64 random bits, drawn for each tenure of a virtual node by a running core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Actor(pub u64);
@@ -281,6 +283,9 @@ impl SiblingSet {
             }
         }
         versions.sort_by_key(|version| version.dot);
+        if versions.len() > 2 && is_planted(PlantedBug::DropSibling) {
+            versions.pop();
+        }
         let mut vector = self.vector.clone();
         vector.join(&other.vector);
         Self { vector, versions }
@@ -309,7 +314,9 @@ impl SiblingSet {
         let mut versions: Vec<Version> =
             self.versions.iter().filter(|stored| !context.has_seen(stored.dot)).cloned().collect();
         let mut vector = self.vector.clone();
-        vector.join(context);
+        if !is_planted(PlantedBug::ForgetContext) {
+            vector.join(context);
+        }
         vector.add(version.dot);
         versions.push(version);
         Ok(Self { vector, versions })

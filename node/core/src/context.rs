@@ -12,6 +12,7 @@ use std::hash::Hasher;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoit_ring::{ClusterId, HybridTime, RingKey};
 use quoit_storage::layout::StoredKey;
+use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::version::{Actor, VersionVector};
 use siphasher::sip::SipHasher13;
 
@@ -53,7 +54,9 @@ pub fn open(
     }
     let end = context.len().checked_sub(8).filter(|end| *end >= 3).ok_or(ContextError)?;
     let mut tail = &context[end..];
-    if tail.get_u64_le() != hash(cluster, ring_key, key, &context[..end]) {
+    if tail.get_u64_le() != hash(cluster, ring_key, key, &context[..end])
+        && !is_planted(PlantedBug::ContextForAnyKey)
+    {
         return Err(ContextError);
     }
     let mut input = &context[1..end];

@@ -3,6 +3,7 @@
 //! Voting for Replicated Data", 1979; Dynamo, section 4.5).
 
 use quoit_ring::{NodeId, Preference};
+use quoit_storage::planted::{PlantedBug, is_planted};
 
 /// What is known of one replica's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,7 @@ impl Tally {
     pub fn primaries(&self) -> impl Iterator<Item = NodeId> {
         self.replicas.iter().filter_map(|(preference, _)| match preference {
             Preference::Primary(node) => Some(*node),
-            Preference::Fallback(_) => None,
+            Preference::Fallback(node) => is_planted(PlantedBug::CountFallback).then_some(*node),
         })
     }
 
@@ -120,7 +121,9 @@ impl Tally {
         self.replicas
             .iter()
             .filter(|(preference, answer)| {
-                matches!(preference, Preference::Primary(_)) && answers.contains(answer)
+                let counts = matches!(preference, Preference::Primary(_))
+                    || is_planted(PlantedBug::CountFallback);
+                counts && answers.contains(answer)
             })
             .count()
     }

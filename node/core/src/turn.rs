@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quoit_protocol::{ClientResponse, Failure, FailureCode, Key, Limits};
 use quoit_ring::{ClusterRecord, HybridClock, HybridTime, NodeId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
+use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::version::{Actor, Dot, VersionVector};
 
 use crate::config::CoreConfig;
@@ -167,7 +168,12 @@ impl Turn<'_> {
             .map_err(|error| not_done(FailureCode::NotServing, error.to_string()))?;
         assert!(time > seen, "a dot is greater than all that the node has seen");
         let random = &mut self.shared.random;
-        let actor = *self.shared.actors.entry(vnode).or_insert_with(|| Actor(random.draw()));
+        let kept = Actor(self.shared.config.node.0 << 32 | u64::from(vnode.0));
+        let draw = || match is_planted(PlantedBug::KeepActor) {
+            true => kept,
+            false => Actor(random.draw()),
+        };
+        let actor = *self.shared.actors.entry(vnode).or_insert_with(draw);
         Ok(Dot { time, actor })
     }
 

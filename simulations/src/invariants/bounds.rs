@@ -6,7 +6,7 @@ use super::Verdict;
 use crate::plan::Rarities;
 
 /// `HEAL_MAX` of the core, and one that is on its way.
-const HEALING_MAX: usize = 1_025;
+const HEALING_MAX: usize = 65;
 
 #[derive(Default)]
 pub(crate) struct Bounds {

@@ -229,7 +229,8 @@ fn draw_fault(kind: u64, sick: u64, schedule: &Schedule, random: &mut Random) ->
     let narrow = |number: u64| u32::try_from(number).expect("small");
     let node = narrow(random.below(count));
     let two = narrow((u64::from(node) + 1 + random.below(count.max(2) - 1)) % count);
-    let for_ms = if random.below(4) == 0 { 1 + random.below(10_000) } else { 20 + random.below(1_500) };
+    let for_ms =
+        if random.below(4) == 0 { 1 + random.below(10_000) } else { 20 + random.below(1_500) };
     let signed = |random: &mut Random, bound: u64| random.below(2 * bound) as i64 - bound as i64;
     // With fewer machines the voters' majority could be lost, and with it the cluster.
     let may_lose = schedule.expects_loss && count > 2;

@@ -12,6 +12,7 @@ use crate::digest::TableFigures;
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineError, EngineSize};
 use crate::layout::StoredKey;
+use crate::planted::{PlantedBug, is_planted};
 use crate::small_file::SmallFile;
 use crate::stored::{Era, Stored};
 use crate::version::ApartValue;
@@ -86,6 +87,7 @@ impl Reader {
         let found = match self.engine.get(key.bytes()) {
             Ok(Some(sealed)) => self.judge(key.bytes(), &sealed),
             Ok(None) => self.absent(),
+            Err(_) if is_planted(PlantedBug::CorruptIsAbsent) => Found::Set(Bytes::new()),
             Err(error) => {
                 self.note_damage(&error);
                 Found::Unreadable
@@ -222,6 +224,7 @@ impl Reader {
             {
                 Found::Set(set)
             }
+            Err(_) if is_planted(PlantedBug::CorruptIsAbsent) => Found::Set(Bytes::new()),
             Ok(_) | Err(_) => Found::Unreadable,
         }
     }

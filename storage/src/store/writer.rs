@@ -16,6 +16,7 @@ use crate::disk::Disk;
 use crate::engine::{self, Engine, EngineError, Pressure, Sequence};
 use crate::layout::StoredKey;
 use crate::log::{Log, LogError};
+use crate::planted::{PlantedBug, is_planted};
 use crate::small_file::{SmallFile, SmallFileError};
 use crate::stored::{Era, Standing, Stored};
 use crate::version::{Actor, ApartValue, Dot, Older, SiblingSet, Version, VersionVector};
@@ -290,7 +291,9 @@ impl Writer {
             Err(error) => return Err(self.poison(&error)),
         };
         if (self.options.durability == Durability::Group || batch.lease.is_some())
+            && !is_planted(PlantedBug::SkipSync)
             && let Err(error) = self.log.sync()
+            && !is_planted(PlantedBug::IgnoreFailedSync)
         {
             return Err(self.poison(&error));
         }
@@ -523,6 +526,7 @@ fn merge(
         && let (Some(greatest), Some(new)) = (held.set.greatest_dot(), set.greatest_dot())
         && greatest > new
         && !held.incomplete
+        && !is_planted(PlantedBug::SkipOlder)
     {
         return Err(Outcome::Older(greatest.time));
     }

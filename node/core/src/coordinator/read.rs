@@ -31,6 +31,9 @@ const FETCH_SLOT: u16 = 512;
 const FETCHES_MAX: u8 = 8;
 /// After its answer a read waits so long for stragglers, to mend what they are behind.
 const LINGER_MS: u64 = 500;
+/// What mends a replica is worth doing for so long, though no client waits: if it were dropped as
+/// soon as the read has ended, a replica with a slow disk would never be whole again.
+const REPAIR_WORTH_MS: u64 = 60_000;
 
 /// A read on its way.
 #[derive(Debug)]
@@ -392,9 +395,8 @@ impl ReadOperation {
     ) {
         let slot = u16::try_from(self.tally.slot(node).expect("a node of the list"))
             .expect("N has 8 bits");
-        // What mends a straggler is worth doing after the read has ended, too.
         let deadline = match self.phase {
-            Phase::Lingering { .. } => turn.instant().plus_ms(LINGER_MS),
+            Phase::Lingering { .. } => turn.instant().plus_ms(REPAIR_WORTH_MS),
             _ => self.deadline,
         };
         let head = self.place.head(turn.time(), turn.instant(), deadline);

@@ -10,6 +10,7 @@ use quoit_protocol::{Failure, FailureCode, Key, WriteId, Written};
 use quoit_ring::{ConflictPolicy, HybridTime, NodeId};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
+use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::store::{Change, Mutation, Outcome};
 use quoit_storage::version::{ApartValue, Content, Dot, SiblingSet, Version, VersionVector};
 
@@ -276,6 +277,12 @@ impl WriteOperation {
         // what it came with, and reads before it resolves them.
         let alone = merged.versions().len() == 1;
         self.seen = Some(if alone { merged.vector().clone() } else { self.context.clone() });
+        if is_planted(PlantedBug::SendOnlyNew) {
+            let dot = merged.versions().iter().find(|version| Some(version.dot) == self.dot);
+            let alone = codec::encode(&SiblingSet::of(dot.expect("just merged").clone()));
+            self.replicate(&alone, turn);
+            return self.conclude(turn);
+        }
         self.replicate(&set, turn);
         self.conclude(turn)
     }
@@ -425,7 +432,9 @@ impl WriteOperation {
         if self.waits_for_lease {
             return Progress::Continue;
         }
-        if self.tally.is_reached()
+        let early = is_planted(PlantedBug::AcknowledgeEarly)
+            && self.tally.counted() + 1 >= self.tally.required();
+        if (self.tally.is_reached() || early)
             && let Some(seen) = &self.seen
         {
             let written = Written {
@@ -458,7 +467,7 @@ impl WriteOperation {
             "nothing was written"
         };
         let failure = Failure {
-            unknown: self.handed,
+            unknown: self.handed && !is_planted(PlantedBug::UnknownIsNotDone),
             answered: u8::try_from(counted).unwrap_or(u8::MAX),
             required: u8::try_from(required).unwrap_or(u8::MAX),
             ..not_done(

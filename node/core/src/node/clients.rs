@@ -1,6 +1,7 @@
 //! What clients ask, and what is begun for them.
 
 use quoit_protocol::{ChangeTables, ClientRequest, Failure, FailureCode, Get, Write};
+use quoit_storage::planted::{PlantedBug, is_planted};
 
 use super::{KnownWrite, NodeCore, Operation, known_writes};
 use crate::client::{self, Placed};
@@ -70,6 +71,7 @@ impl NodeCore {
     /// Whether no more operations may begin.
     pub(super) fn is_full(&self) -> bool {
         self.operations.len() >= self.shared.config.operations_max
+            && !is_planted(PlantedBug::UnboundedQueue)
     }
 
     fn on_get(&mut self, origin: Origin, get: Get, now: Now, effects: &mut Effects) {

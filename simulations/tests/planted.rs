@@ -1,0 +1,54 @@
+//! The simulator must be trusted: each bug that is planted on purpose breaks an invariant, soon.
+
+use quoit_simulations::plan::{self, Profile};
+use quoit_simulations::run::run;
+use quoit_storage::planted::PlantedBug::{self, *};
+use quoit_storage::planted::plant;
+
+/// Each is caught within so many seeds.
+const SEEDS_MAX: u64 = 2_000;
+
+const BUGS: [PlantedBug; 14] = [
+    SkipSync,
+    IgnoreFailedSync,
+    AcknowledgeEarly,
+    ForgetContext,
+    KeepActor,
+    DropSibling,
+    SendOnlyNew,
+    CountFallback,
+    CorruptIsAbsent,
+    SkipOlder,
+    SkipWriteBack,
+    UnknownIsNotDone,
+    ContextForAnyKey,
+    UnboundedQueue,
+];
+
+/// The first seed that shows the bug, and the invariant that it breaks (0: an assertion of the
+/// product itself).
+fn caught(bug: PlantedBug) -> Option<(u64, u8)> {
+    plant(Some(bug));
+    let found = (0..SEEDS_MAX).find_map(|seed| {
+        let violation = run(&plan::draw(seed, Profile::Swarm), false).violation?;
+        Some((seed, violation.number))
+    });
+    plant(None);
+    found
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    // What an assertion says in a run is not news here.
+    std::panic::set_hook(Box::new(|_| {}));
+    let caught: Vec<_> = BUGS.into_iter().map(|bug| (bug, caught(bug))).collect();
+    let _ = std::panic::take_hook();
+    for (bug, how) in &caught {
+        match how {
+            Some((seed, 0)) => println!("{bug:?}: an assertion fails at seed {seed}"),
+            Some((seed, number)) => println!("{bug:?}: breaks invariant {number} at seed {seed}"),
+            None => println!("{bug:?}: not caught within {SEEDS_MAX} seeds"),
+        }
+    }
+    assert!(caught.iter().all(|(_, how)| how.is_some()), "some bugs are not caught");
+}

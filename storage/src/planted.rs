@@ -1,0 +1,64 @@
+//! Bugs that are planted on purpose, so that the simulator can show that it catches them.
+//!
+//! A program without the feature `planted-bugs` knows of none of this: [`is_planted`] is `false`
+//! then, and nothing is left of it after compilation. With the feature a test plants one bug at a
+//! time in its whole process.
+
+#[cfg(feature = "planted-bugs")]
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// A bug, each of a kind that has cost a store of this family data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlantedBug {
+    /// A batch is acknowledged without its fsync.
+    SkipSync = 1,
+    /// A batch whose fsync failed is acknowledged.
+    IgnoreFailedSync,
+    /// A write is acknowledged by one replica less than was asked for.
+    AcknowledgeEarly,
+    /// A write does not claim what its context covers.
+    ForgetContext,
+    /// A node draws the same actor after each start, whatever it has lost.
+    KeepActor,
+    /// A merge of three siblings or more drops one.
+    DropSibling,
+    /// A coordinator sends the new value alone to the others, not the whole set.
+    SendOnlyNew,
+    /// A fallback counts as a primary in a strict quorum.
+    CountFallback,
+    /// A damaged record is taken for a key that was never written.
+    CorruptIsAbsent,
+    /// A `latest` table takes an older dot for merged.
+    SkipOlder,
+    /// A quorum read answers without writing back what differs.
+    SkipWriteBack,
+    /// A write whose outcome is unknown is said to be certainly not done.
+    UnknownIsNotDone,
+    /// A context is taken for any key.
+    ContextForAnyKey,
+    /// A node begins as many operations as come.
+    UnboundedQueue,
+}
+
+#[cfg(feature = "planted-bugs")]
+static PLANTED: AtomicU8 = AtomicU8::new(0);
+
+/// Plants a bug in this process, or none.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(bug: Option<PlantedBug>) {
+    PLANTED.store(bug.map_or(0, |bug| bug as u8), Ordering::Relaxed);
+}
+
+/// Whether this bug is planted.
+#[inline]
+pub fn is_planted(bug: PlantedBug) -> bool {
+    #[cfg(feature = "planted-bugs")]
+    {
+        PLANTED.load(Ordering::Relaxed) == bug as u8
+    }
+    #[cfg(not(feature = "planted-bugs"))]
+    {
+        let _ = bug;
+        false
+    }
+}
