@@ -10,11 +10,18 @@ use quoit_simulations::plan::{
 use quoit_simulations::run::run;
 
 /// Seeds of the swarm that once failed, and what was wrong.
-const SEEDS: [(u64, &str); 1] = [(
-    113_528,
-    "what mends a replica was dropped as late after half a second: one with a slow disk that had \
-     lost everything was never whole again",
-)];
+const SEEDS: [(u64, &str); 2] = [
+    (
+        113_528,
+        "what mends a replica was dropped as late after half a second: one with a slow disk that \
+         had lost everything was never whole again",
+    ),
+    (
+        1_000_574,
+        "a replica that lacked an earlier long value was sent the set that its coordinator had, \
+         which lacked the write itself, for the disk there was full; its yes counted all the same",
+    ),
+];
 
 #[test]
 fn seeds_that_failed_once_hold() {

@@ -87,6 +87,13 @@ impl Tally {
             .any(|(preference, answer)| preference.node() == node && *answer == Answer::Waiting)
     }
 
+    /// Whether a replica gave a good answer.
+    pub fn has_counted(&self, node: NodeId) -> bool {
+        self.replicas
+            .iter()
+            .any(|(preference, answer)| preference.node() == node && *answer == Answer::Counted)
+    }
+
     /// Whether a primary was not asked yet.
     pub fn is_unasked(&self, node: NodeId) -> bool {
         self.replicas.contains(&(Preference::Primary(node), Answer::NotAsked))

@@ -217,12 +217,18 @@ impl WriteOperation {
     }
 
     /// Reads here what others lack, once this replica's own write, and so all that it rests on, is
-    /// durable. What is read may be later: then it holds the write, or what has replaced it.
+    /// durable. What is read may be later: then it holds the write, or what has replaced it. Where
+    /// the own write came to nothing nobody can be helped.
     fn help(&mut self, turn: &mut Turn<'_>) {
         if self.tally.is_waiting(turn.own()) {
             return;
         }
+        let durable = self.tally.has_counted(turn.own());
         for node in std::mem::take(&mut self.lacking) {
+            if !durable {
+                self.tally.refuse(node);
+                continue;
+            }
             let head = self.place.head(turn.time(), turn.instant(), self.deadline);
             let read = PeerRead { head, key: self.key.clone(), whole: true };
             let request = self.id.request(self.slot(node));
@@ -243,15 +249,19 @@ impl WriteOperation {
         if slot >> 8 != u16::from(self.round) || !self.tally.is_waiting(node) {
             return Progress::Continue;
         }
+        let has_write = |set: &Bytes| {
+            let seen = |dot| codec::decode(set).is_ok_and(|set| set.vector().has_seen(dot));
+            self.dot.is_some_and(seen)
+        };
         match read {
-            Ok((set, values)) if turn.is_current(self.place) => {
+            Ok((set, values)) if turn.is_current(self.place) && has_write(&set) => {
                 let head = self.place.head(turn.time(), turn.instant(), self.deadline);
                 let key = self.key.clone();
                 let merge = PeerMerge { head, key, set, rebuild: false, values };
                 turn.ask(node, self.id.request(slot), ReplicaRequest::Merge(merge));
             }
             Ok(_) => {
-                self.trouble = Some("the owners of the key have changed".to_owned());
+                self.trouble = Some("the key or its owners have changed".to_owned());
                 self.tally.refuse(node);
             }
             Err(refusal) => {
@@ -373,6 +383,7 @@ impl WriteOperation {
                 }
                 self.trouble = Some(describe(from, &refusal));
                 self.tally.refuse(from);
+                self.help(turn);
             }
         }
         self.conclude(turn)

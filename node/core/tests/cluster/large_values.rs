@@ -94,6 +94,31 @@ fn a_replica_that_lacks_an_earlier_value_says_so_and_is_sent_it() {
     world.end();
 }
 
+/// What is read here for others, to help them, must hold the write that they are to acknowledge.
+#[test]
+fn nobody_acknowledges_a_write_that_its_coordinator_could_not_keep() {
+    let (mut world, table) = world(ConflictPolicy::Siblings, 8);
+    world.isolate(node(1));
+    world.run_ms(10);
+    world.put(node(1), table, one(&long('a'))).expect("one is enough");
+    world.heal();
+    world.run_ms(1_000);
+    let disk = world.machines[&node(1)].disk.clone();
+    disk.limit(Some(disk.used_bytes()));
+    // In one batch, for which there is no room.
+    let filler = world.send_put(node(1), table, put("j", &long('x').repeat(3)));
+    let request = world.send_put(node(1), table, put("k", "b"));
+    let written = world.written(request);
+    let _ = world.written(filler);
+    disk.limit(None);
+    world.run_ms(12_000);
+    let request = world.send_get(node(2), table, "k", Level::All);
+    let got = world.got(request).expect("all are up");
+    assert!(written.is_err() || letters(&got) == "ab", "{written:?}, but {}", letters(&got));
+    assert!(written.is_err(), "no replica has kept it");
+    world.end();
+}
+
 #[test]
 fn a_read_fetches_a_value_that_another_replica_has_and_mends_the_one_that_lacks_it() {
     // What each lacks: the first and the second the new value, and the third the old sibling.
