@@ -58,6 +58,9 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
         Profile::Swarm => (3_000 + random.below(25_000), 4_000 + random.below(50_000)),
     };
     draw_operations(&mut schedule, length_ms, every_us, profile);
+    if !measured && (10..=13).contains(&(seed % 16)) {
+        lengthen(&mut schedule);
+    }
     if !calm && random.below(10) > 0 {
         draw_faults(&mut schedule, length_ms);
     }
@@ -194,6 +197,16 @@ fn draw_operations(schedule: &mut Schedule, length_ms: u64, every_us: u64, profi
             key: narrow(key),
             action,
         });
+    }
+}
+
+/// Makes some values so long that they lie apart from their sets.
+fn lengthen(schedule: &mut Schedule) {
+    let mut random = stream(schedule.seed, "long values", 0);
+    for operation in &mut schedule.operations {
+        if operation.action == Action::Put && random.below(2) == 0 {
+            operation.action = Action::PutLarge(65_000 + random.below(10_000) as u32);
+        }
     }
 }
 
