@@ -18,9 +18,7 @@ use std::time::{Duration, Instant};
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_storage::codec;
 use quoit_storage::engine::{EngineError, Pressure};
-use quoit_storage::store::{
-    Change, CommitError, Durability, Maintainer, Outcome, Reader, Whole, Writer,
-};
+use quoit_storage::store::{Change, Durability, Maintainer, Outcome, Reader, Whole, Writer};
 use quoit_storage::version::{Content, Version};
 use quoit_storage_files::tables::Tables;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -343,7 +341,8 @@ impl Writing {
                 self.failure_told = Some(Instant::now());
                 tracing::error!(%error, "a batch was not committed");
             }
-            take_back(&mut after, &error);
+            let reason = error.to_string();
+            after.iter_mut().for_each(|(tag, answer)| answer.take_back(*tag, &reason));
         }
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         let _ = self.answers.send(after);
@@ -367,22 +366,6 @@ fn bytes_of(batch: &Requests) -> usize {
         _ => 0,
     };
     batch.iter().map(|asked| bytes(&asked.request)).sum()
-}
-
-/// What was merged but not committed is not acknowledged.
-fn take_back(answers: &mut Answers, error: &CommitError) {
-    for (tag, answer) in answers {
-        match answer {
-            StorageAnswer::Applied(Outcome::Merged(_)) => {
-                *answer = StorageAnswer::NotCommitted(error.to_string());
-            }
-            // Documents are saved on their own; the lease goes with the batch.
-            StorageAnswer::Saved(result) if *tag == Tag::Inner(quoit_core::event::Inner::Lease) => {
-                *result = Err(error.to_string());
-            }
-            _ => {}
-        }
-    }
 }
 
 fn flush_loop(maintainer: &Maintainer, stopping: &AtomicBool) {

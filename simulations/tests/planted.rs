@@ -2,28 +2,10 @@
 
 use quoit_simulations::plan::{self, Profile};
 use quoit_simulations::run::run;
-use quoit_storage::planted::PlantedBug::{self, *};
-use quoit_storage::planted::plant;
+use quoit_storage::planted::{PlantedBug, plant};
 
 /// Each is caught within so many seeds.
 const SEEDS_MAX: u64 = 2_000;
-
-const BUGS: [PlantedBug; 14] = [
-    SkipSync,
-    IgnoreFailedSync,
-    AcknowledgeEarly,
-    ForgetContext,
-    KeepActor,
-    DropSibling,
-    SendOnlyNew,
-    CountFallback,
-    CorruptIsAbsent,
-    SkipOlder,
-    SkipWriteBack,
-    UnknownIsNotDone,
-    ContextForAnyKey,
-    UnboundedQueue,
-];
 
 /// The first seed that shows the bug, and the invariant that it breaks (0: an assertion of the
 /// product itself).
@@ -41,7 +23,7 @@ fn caught(bug: PlantedBug) -> Option<(u64, u8)> {
 fn every_planted_bug_is_caught() {
     // What an assertion says in a run is not news here.
     std::panic::set_hook(Box::new(|_| {}));
-    let caught: Vec<_> = BUGS.into_iter().map(|bug| (bug, caught(bug))).collect();
+    let caught: Vec<_> = PlantedBug::ALL.into_iter().map(|bug| (bug, caught(bug))).collect();
     let _ = std::panic::take_hook();
     for (bug, how) in &caught {
         match how {

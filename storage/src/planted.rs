@@ -40,6 +40,26 @@ pub enum PlantedBug {
     UnboundedQueue,
 }
 
+impl PlantedBug {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::SkipSync,
+        Self::IgnoreFailedSync,
+        Self::AcknowledgeEarly,
+        Self::ForgetContext,
+        Self::KeepActor,
+        Self::DropSibling,
+        Self::SendOnlyNew,
+        Self::CountFallback,
+        Self::CorruptIsAbsent,
+        Self::SkipOlder,
+        Self::SkipWriteBack,
+        Self::UnknownIsNotDone,
+        Self::ContextForAnyKey,
+        Self::UnboundedQueue,
+    ];
+}
+
 #[cfg(feature = "planted-bugs")]
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 

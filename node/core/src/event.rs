@@ -173,6 +173,20 @@ pub enum StorageAnswer {
     Figures(StoreFigures),
 }
 
+impl StorageAnswer {
+    /// Takes back what was promised of a batch that was not committed: nothing of it is acknowledged.
+    pub fn take_back(&mut self, tag: Tag, reason: &str) {
+        match self {
+            Self::Applied(Outcome::Merged(_)) => *self = Self::NotCommitted(reason.to_owned()),
+            // Documents are saved on their own; the lease goes with the batch.
+            Self::Saved(result) if tag == Tag::Inner(Inner::Lease) => {
+                *result = Err(reason.to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What a node wants done. The order of effects carries no contract, but that messages to one
 /// receiver and requests to the storage worker stay in order.
 #[derive(Debug, Clone, PartialEq)]

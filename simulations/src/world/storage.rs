@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
+use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
 use quoit_core::{Event as CoreEvent, Instant, Recovered};
 use quoit_storage::disk::Disk;
@@ -130,17 +130,8 @@ impl Worker {
         let mut answers = std::mem::take(&mut self.batch);
         let Err(error) = self.writer.commit() else { return answers };
         self.poisoned |= matches!(error, CommitError::Poisoned(_));
-        for (tag, answer, _) in &mut answers {
-            match answer {
-                StorageAnswer::Applied(Outcome::Merged(_)) => {
-                    *answer = StorageAnswer::NotCommitted(error.to_string());
-                }
-                StorageAnswer::Saved(result) if *tag == Tag::Inner(Inner::Lease) => {
-                    *result = Err(error.to_string());
-                }
-                _ => {}
-            }
-        }
+        let reason = error.to_string();
+        answers.iter_mut().for_each(|(tag, answer, _)| answer.take_back(*tag, &reason));
         answers
     }
 }

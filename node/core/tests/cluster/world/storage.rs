@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
+use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
 use quoit_core::{Event, Instant, Recovered};
 use quoit_ring::NodeId;
@@ -84,17 +84,8 @@ impl Worker {
     fn commit(&mut self) -> Vec<(Tag, StorageAnswer)> {
         let mut answers = std::mem::take(&mut self.batch);
         if let Err(error) = self.writer.commit() {
-            for (tag, answer) in &mut answers {
-                match answer {
-                    StorageAnswer::Applied(Outcome::Merged(_)) => {
-                        *answer = StorageAnswer::NotCommitted(error.to_string());
-                    }
-                    StorageAnswer::Saved(result) if *tag == Tag::Inner(Inner::Lease) => {
-                        *result = Err(error.to_string());
-                    }
-                    _ => {}
-                }
-            }
+            let reason = error.to_string();
+            answers.iter_mut().for_each(|(tag, answer)| answer.take_back(*tag, &reason));
         }
         answers
     }
