@@ -108,11 +108,16 @@ impl HybridClock {
         self.last = self.last.max(seen);
     }
 
-    /// The lease that should be made durable next, or `None` while at least half of `length_ms`
-    /// is left.
+    /// The lease that should be made durable next, or `None` while at least half of it is left:
+    /// `length_ms` beyond the wall clock, or a fiftieth of that beyond the greatest time seen, if this
+    /// is ahead. Ahead of the wall only the making of times uses the lease up. And a start goes on
+    /// from the whole lease: were it long then, a node that starts over and over would run away from
+    /// the wall clock.
     pub fn wanted_lease(&self, wall: WallTime, length_ms: u64) -> Option<HybridTime> {
-        let now = self.read(wall);
-        (now.plus_ms(length_ms / 2) >= self.lease).then(|| now.plus_ms(length_ms))
+        let ahead_ms = (length_ms / 50).max(2);
+        let (wall, seen) = (HybridTime::at(wall), self.last);
+        let least = wall.plus_ms(length_ms / 2).max(seen.plus_ms(ahead_ms / 2));
+        (least >= self.lease).then(|| wall.plus_ms(length_ms).max(seen.plus_ms(ahead_ms)))
     }
 
     /// Takes a lease that is durable now. A shorter one than before changes nothing.
@@ -142,6 +147,21 @@ mod tests {
         let before = clock.issue(WallTime(50_000)).expect("within the lease");
         let after = clock.issue(WallTime(10)).expect("within the lease");
         assert!(after > before);
+    }
+
+    #[test]
+    fn a_node_that_starts_over_and_over_does_not_run_away_from_the_wall_clock() {
+        let (mut lease, mut wall) = (HybridTime::ZERO, 0);
+        for _ in 0..10_000 {
+            wall += 500;
+            let mut clock = HybridClock::recover(lease);
+            let wanted = clock.wanted_lease(WallTime(wall), 10_000).expect("none is left");
+            clock.extend(wanted);
+            let made = clock.issue(WallTime(wall)).expect("the lease was extended");
+            assert!(made >= lease && made < wanted);
+            lease = wanted;
+        }
+        assert!(lease <= HybridTime::at(WallTime(wall + 10_500)), "{lease} at {wall}");
     }
 
     proptest! {

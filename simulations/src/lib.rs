@@ -32,7 +32,7 @@
 //! |---|---|---|
 //! | no fsync before the acknowledgement | 15 | 6 |
 //! | a failed fsync is taken for a good one | 15 | 18 |
-//! | acknowledged at W - 1 | 5 | 7 |
+//! | acknowledged at W - 1 | 5 | 1 |
 //! | a write does not claim what its context covers | 5 | 5 |
 //! | one actor for ever, whatever was lost | 2 | 6 |
 //! | a merge drops a sibling | 1 | 1 |
@@ -43,7 +43,7 @@
 //! | no write-back before a quorum read returns | 6 | 83 |
 //! | unknown is called certainly not done | 7 | 9 |
 //! | a context is taken for any key | 3 | 0 |
-//! | no bound of the operations under way | 17 | 356 |
+//! | no bound of the operations under way | 17 | 265 |
 //!
 //! Not caught, and so not claimed: a voter that accepts any ballot (nothing goes wrong while the
 //! cluster is formed and the tables are made); expiry by the replica's own clock (tables with a time

@@ -10,7 +10,7 @@ use quoit_simulations::plan::{
 use quoit_simulations::run::run;
 
 /// Seeds of the swarm that once failed, and what was wrong.
-const SEEDS: [(u64, &str); 2] = [
+const SEEDS: [(u64, &str); 3] = [
     (
         113_528,
         "what mends a replica was dropped as late after half a second: one with a slow disk that \
@@ -20,6 +20,11 @@ const SEEDS: [(u64, &str); 2] = [
         1_000_574,
         "a replica that lacked an earlier long value was sent the set that its coordinator had, \
          which lacked the write itself, for the disk there was full; its yes counted all the same",
+    ),
+    (
+        2_017_894,
+        "each start took the clock further from the wall by a whole lease, until a node whose clock \
+         was behind refused the others' sessions",
     ),
 ];
 

@@ -323,7 +323,7 @@ fn a_write_that_must_go_beyond_the_lease_waits_for_a_longer_one() {
     bench.client(write);
     let later = TIME.plus_ms(600_000);
     let older = MergeAnswer { time: HybridTime::ZERO, merged: Err(Refusal::Older(later)) };
-    let lease = later.plus_ms(10_000);
+    let lease = later.plus_ms(200);
     let tag = Tag::Inner(Inner::Lease);
     let request = bench.request(0, 2);
     assert_eq!(
