@@ -10,7 +10,7 @@ use quoit_simulations::plan::{
 use quoit_simulations::run::run;
 
 /// Seeds of the swarm that once failed, and what was wrong.
-const SEEDS: [(u64, &str); 3] = [
+const SEEDS: [(u64, &str); 4] = [
     (
         113_528,
         "what mends a replica was dropped as late after half a second: one with a slow disk that \
@@ -25,6 +25,10 @@ const SEEDS: [(u64, &str); 3] = [
         2_017_894,
         "each start took the clock further from the wall by a whole lease, until a node whose clock \
          was behind refused the others' sessions",
+    ),
+    (
+        4_002_431,
+        "a long value that was lost, and that no other replica had, left its key unreadable for ever",
     ),
 ];
 

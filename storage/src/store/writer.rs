@@ -206,13 +206,21 @@ impl Writer {
         values: Vec<ApartValue>,
         rebuild: bool,
     ) -> Result<Merged, Outcome> {
+        let brings = |merged: &SiblingSet| -> Vec<Dot> {
+            set.apart().map(|version| version.dot).filter(|dot| merged.holds(*dot)).collect()
+        };
         let merged = merge(key, held, set, policy)?;
-        let brought: Vec<Dot> =
-            set.apart().map(|version| version.dot).filter(|dot| merged.holds(*dot)).collect();
+        let brought = brings(&merged);
+        if rebuild && !self.has_values(key, &merged, |dot| !brought.contains(&dot)) {
+            // A value was lost that nobody else has: all is forgotten, as where a set is damaged.
+            // To drop its dot alone would claim it, and so erase it where it may be under way to.
+            let nothing = Held::nothing(true);
+            let merged = merge(key, &nothing, set, policy)?;
+            let new_values = new_values(key, &nothing, &merged, &brings(&merged), values, true)?;
+            return Ok(Merged { set: merged, incomplete: false, new_values });
+        }
         let new_values = new_values(key, held, &merged, &brought, values, rebuild)?;
-        let incomplete = held.incomplete
-            && !(rebuild && self.has_values(key, &merged, |dot| !brought.contains(&dot)));
-        Ok(Merged { set: merged, incomplete, new_values })
+        Ok(Merged { set: merged, incomplete: held.incomplete && !rebuild, new_values })
     }
 
     /// Whether the values that lie apart, of those dots, are here and intact.

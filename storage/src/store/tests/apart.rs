@@ -116,11 +116,29 @@ fn a_value_that_is_damaged_or_lost_makes_its_key_unreadable_until_it_is_rebuilt(
     assert_eq!(rig.reader.read_whole(&key), Whole::bare(Found::Unreadable));
     assert_eq!(rig.reader.page(TableId(2), &[], None, 9, 1 << 20, true), None);
     let set = SiblingSet::of(version);
-    assert!(matches!(rig.apply(rebuild(&key, set.clone())), Outcome::Merged(_)));
-    assert_eq!(rig.reader.read_whole(&key).found, Found::Unreadable, "nothing came to mend it");
     let whole = Mutation { values: vec![value], ..rebuild(&key, set) };
     assert!(matches!(rig.apply(whole), Outcome::Merged(_)));
     check_whole(&rig, &key, &[(1, 1)]);
+}
+
+/// What is left of a key is what the others know, and nothing is claimed that they may still get.
+#[test]
+fn a_value_that_was_lost_and_that_nobody_has_is_forgotten_in_a_rebuild() {
+    let (key, mut rig) = (siblings_key(), rig());
+    for marked in [false, true] {
+        let (version, _) = long(&key, 1, 1);
+        rig.apply(write_long(&key, VersionVector::default(), 1, 1));
+        rig.flush();
+        rig.tables.damage(key.apart(version.dot).bytes());
+        if marked {
+            rig.writer.mark_incomplete(key.clone(), replication(&key)).unwrap();
+            rig.writer.commit().unwrap();
+        }
+        let others = SiblingSet::of(self::version(&key, 2, 2, "theirs"));
+        assert!(matches!(rig.apply(rebuild(&key, others.clone())), Outcome::Merged(_)));
+        assert_eq!(rig.reader.read_whole(&key), Whole::bare(found(&others)));
+        rig = self::rig();
+    }
 }
 
 /// Each byte of the log in turn (every 499th, within the values): the key reads as it was or is
