@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::http::NodeHealth;
 use crate::metrics::{Direction, Metrics, Operation, Outcome, Party, StoragePart};
-use crate::storage_worker::{Answers, Request, Requests, StorageWorker, is_read, read};
+use crate::storage_worker::{Answers, Request, Requests, StorageWorker};
 use crate::transport::{Inbound, InboundQueue, Transport};
 
 /// A turn takes at most so many messages.
@@ -284,11 +284,11 @@ impl EventLoop {
                 if self.read_here.is_worth_it() =>
             {
                 let began = std::time::Instant::now();
-                let answer = read(self.storage.reader(), request);
+                let answer = request.read(self.storage.reader());
                 self.read_here.took(began.elapsed());
                 self.core.handle(now, Event::Storage { tag, answer }, effects);
             }
-            Effect::ToStorage { tag, request, until } if is_read(&request) => {
+            Effect::ToStorage { tag, request, until } if request.is_read() => {
                 batch.reads.push(Request { tag, request, until });
             }
             Effect::ToStorage { tag, request, until } => {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_storage::codec;
 use quoit_storage::engine::{EngineError, Pressure};
-use quoit_storage::store::{Change, Durability, Maintainer, Outcome, Reader, Whole, Writer};
+use quoit_storage::store::{Change, Durability, Maintainer, Reader, Writer};
 use quoit_storage::version::{Content, Version};
 use quoit_storage_files::tables::Tables;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -189,34 +189,6 @@ impl StorageWorker {
     }
 }
 
-/// Whether a request only reads, and may be done beside the writer.
-pub fn is_read(request: &StorageRequest) -> bool {
-    match request {
-        StorageRequest::Read { .. } | StorageRequest::Page { .. } | StorageRequest::Figures => true,
-        StorageRequest::Apply { .. }
-        | StorageRequest::ExtendLease { .. }
-        | StorageRequest::Save { .. } => false,
-    }
-}
-
-/// Answers a request that only reads.
-pub fn read(reader: &Reader, request: StorageRequest) -> StorageAnswer {
-    match request {
-        StorageRequest::Read { key, whole: false } => {
-            StorageAnswer::Found(Whole::bare(reader.read(&key)))
-        }
-        StorageRequest::Read { key, whole: true } => StorageAnswer::Found(reader.read_whole(&key)),
-        StorageRequest::Page { table, from, to, rows_max, bytes_max, whole } => {
-            let to = to.as_deref();
-            StorageAnswer::Page(reader.page(table, &from, to, rows_max, bytes_max, whole))
-        }
-        StorageRequest::Figures => StorageAnswer::Figures(reader.figures()),
-        StorageRequest::Apply { .. }
-        | StorageRequest::ExtendLease { .. }
-        | StorageRequest::Save { .. } => unreachable!("only reads are handed to a reader"),
-    }
-}
-
 /// Whether nobody waits for a request any more.
 fn is_too_late(clock: &Clock, until: Option<quoit_core::Instant>) -> bool {
     until.is_some_and(|until| clock.now().instant > until)
@@ -230,7 +202,7 @@ fn read_loop(
 ) {
     let answer = |Request { tag, request, until }| match is_too_late(clock, until) {
         true => (tag, StorageAnswer::TooLate),
-        false => (tag, read(reader, request)),
+        false => (tag, request.read(reader)),
     };
     while let Ok(batch) = requests.recv() {
         let answered = batch.into_iter().map(answer).collect();
@@ -303,31 +275,13 @@ impl Writing {
         let mut after = Vec::with_capacity(count);
         let now = self.clock.now().instant;
         for Request { tag, request, until } in batch {
-            match request {
-                _ if until.is_some_and(|until| now > until) => {
-                    after.push((tag, StorageAnswer::TooLate));
-                }
-                StorageRequest::Apply { mutation, wants_prepared } => {
-                    let outcome = self.writer.prepare(*mutation);
-                    if wants_prepared && let Outcome::Merged(set) = &outcome {
-                        prepared.push((tag, StorageAnswer::Prepared(set.clone())));
-                    }
-                    after.push((tag, StorageAnswer::Applied(outcome)));
-                }
-                StorageRequest::ExtendLease { lease } => {
-                    self.writer.extend_lease(lease);
-                    after.push((tag, StorageAnswer::Saved(Ok(()))));
-                }
-                StorageRequest::Save { name, bytes } => {
-                    let saved = self.writer.save(name, &bytes).map_err(|error| error.to_string());
-                    after.push((tag, StorageAnswer::Saved(saved)));
-                }
-                other @ (StorageRequest::Read { .. }
-                | StorageRequest::Page { .. }
-                | StorageRequest::Figures) => {
-                    unreachable!("a read was handed to the writer: {other:?}")
-                }
+            if until.is_some_and(|until| now > until) {
+                after.push((tag, StorageAnswer::TooLate));
+                continue;
             }
+            let (at_once, answer) = request.write(&mut self.writer);
+            prepared.extend(at_once.map(|answer| (tag, answer)));
+            after.push((tag, answer));
         }
         if !prepared.is_empty() {
             let _ = self.answers.send(prepared);

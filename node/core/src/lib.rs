@@ -33,6 +33,7 @@ pub mod random;
 pub mod record;
 pub mod replica;
 mod status;
+mod storage;
 pub mod time;
 mod turn;
 

@@ -10,7 +10,7 @@ use quoit_core::{Event as CoreEvent, Instant, Recovered};
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::SmallFile;
 use quoit_storage::store::{
-    self, Change, CommitError, Maintainer, Outcome, Reader, StoreOptions, Whole, Writer,
+    self, Change, CommitError, Maintainer, Outcome, Reader, StoreOptions, Writer,
 };
 
 use super::machine::Machine;
@@ -80,45 +80,23 @@ impl Worker {
     }
 
     fn read(&self, request: StorageRequest) -> StorageAnswer {
-        match request {
-            StorageRequest::Read { key, whole: false } => {
-                StorageAnswer::Found(Whole::bare(self.reader.read(&key)))
-            }
-            StorageRequest::Read { key, whole: true } => {
-                StorageAnswer::Found(self.reader.read_whole(&key))
-            }
-            StorageRequest::Page { table, from, to, rows_max, bytes_max, whole } => {
-                let to = to.as_deref();
-                StorageAnswer::Page(self.reader.page(table, &from, to, rows_max, bytes_max, whole))
-            }
-            StorageRequest::Figures => StorageAnswer::Figures(self.reader.figures()),
-            other => unreachable!("{other:?} is no read"),
-        }
+        request.read(&self.reader)
     }
 
     fn prepare(&mut self, requests_max: usize, now: Instant) -> Vec<(Tag, StorageAnswer)> {
         let mut prepared = Vec::new();
         let count = self.waiting.len().min(requests_max);
         for (tag, request, until) in self.waiting.drain(..count) {
-            let mut key = None;
-            let answer = match request {
-                _ if until.is_some_and(|until| now > until) => StorageAnswer::TooLate,
-                StorageRequest::Apply { mutation, wants_prepared } => {
-                    key = Some(mutation.key.bytes().clone());
-                    let outcome = self.writer.prepare(*mutation);
-                    if wants_prepared && let Outcome::Merged(set) = &outcome {
-                        prepared.push((tag, StorageAnswer::Prepared(set.clone())));
-                    }
-                    StorageAnswer::Applied(outcome)
-                }
-                StorageRequest::ExtendLease { lease } => {
-                    self.writer.extend_lease(lease);
-                    StorageAnswer::Saved(Ok(()))
-                }
-                StorageRequest::Save { name, bytes } => StorageAnswer::Saved(
-                    self.writer.save(name, &bytes).map_err(|error| error.to_string()),
-                ),
-                other => unreachable!("{other:?} is a read"),
+            let key = match &request {
+                StorageRequest::Apply { mutation, .. } => Some(mutation.key.bytes().clone()),
+                _ => None,
+            };
+            let answer = if until.is_some_and(|until| now > until) {
+                StorageAnswer::TooLate
+            } else {
+                let (at_once, answer) = request.write(&mut self.writer);
+                prepared.extend(at_once.map(|answer| (tag, answer)));
+                answer
             };
             self.batch.push((tag, answer, key));
         }
@@ -147,26 +125,21 @@ impl World {
         let read_us = self.machines[node].plan.read_us;
         let process = self.machines[node].process.as_mut().expect("it runs");
         let life = process.life;
-        match request {
-            StorageRequest::Read { .. } | StorageRequest::Page { .. } | StorageRequest::Figures => {
-                if read_us == 0 {
-                    let answer = process.worker.read(request);
-                    self.due.push_back((node, CoreEvent::Storage { tag, answer }));
-                } else {
-                    let delay_us = read_us / 2 + self.disks[node].below(read_us);
-                    let then = Then::Read(Box::new((tag, request, until)));
-                    self.push_in(delay_us, node, life, then);
-                }
+        if !request.is_read() {
+            if let StorageRequest::Apply { mutation, .. } = &request {
+                self.checks.dots.on_apply(node, life, mutation);
             }
-            write => {
-                if let StorageRequest::Apply { mutation, .. } = &write {
-                    self.checks.dots.on_apply(node, life, mutation);
-                }
-                process.worker.waiting.push((tag, write, until));
-                if !std::mem::replace(&mut process.worker.busy, true) {
-                    self.push_in(5, node, life, Then::Work);
-                }
+            process.worker.waiting.push((tag, request, until));
+            if !std::mem::replace(&mut process.worker.busy, true) {
+                self.push_in(5, node, life, Then::Work);
             }
+        } else if read_us == 0 {
+            let answer = process.worker.read(request);
+            self.due.push_back((node, CoreEvent::Storage { tag, answer }));
+        } else {
+            let delay_us = read_us / 2 + self.disks[node].below(read_us);
+            let then = Then::Read(Box::new((tag, request, until)));
+            self.push_in(delay_us, node, life, then);
         }
     }
 

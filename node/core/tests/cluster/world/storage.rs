@@ -9,7 +9,7 @@ use quoit_core::{Event, Instant, Recovered};
 use quoit_ring::NodeId;
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::SmallFile;
-use quoit_storage::store::{self, Maintainer, Outcome, Reader, StoreOptions, Whole, Writer};
+use quoit_storage::store::{self, Maintainer, Reader, StoreOptions, Writer};
 
 use super::{Machine, Then, World};
 
@@ -58,23 +58,12 @@ impl Worker {
     fn prepare(&mut self, now: Instant) -> Vec<(Tag, StorageAnswer)> {
         let mut prepared = Vec::new();
         for (tag, request, until) in std::mem::take(&mut self.waiting) {
-            let answer = match request {
-                _ if until.is_some_and(|until| now > until) => StorageAnswer::TooLate,
-                StorageRequest::Apply { mutation, wants_prepared } => {
-                    let outcome = self.writer.prepare(*mutation);
-                    if wants_prepared && let Outcome::Merged(set) = &outcome {
-                        prepared.push((tag, StorageAnswer::Prepared(set.clone())));
-                    }
-                    StorageAnswer::Applied(outcome)
-                }
-                StorageRequest::ExtendLease { lease } => {
-                    self.writer.extend_lease(lease);
-                    StorageAnswer::Saved(Ok(()))
-                }
-                StorageRequest::Save { name, bytes } => StorageAnswer::Saved(
-                    self.writer.save(name, &bytes).map_err(|error| error.to_string()),
-                ),
-                other => unreachable!("{other:?} is a read"),
+            let answer = if until.is_some_and(|until| now > until) {
+                StorageAnswer::TooLate
+            } else {
+                let (at_once, answer) = request.write(&mut self.writer);
+                prepared.extend(at_once.map(|answer| (tag, answer)));
+                answer
             };
             self.batch.push((tag, answer));
         }
@@ -101,26 +90,14 @@ impl World {
     ) {
         let process = self.process(id);
         let (life, reader) = (process.life, process.worker.reader.clone());
-        let answer = match request {
-            StorageRequest::Read { key, whole: false } => {
-                StorageAnswer::Found(Whole::bare(reader.read(&key)))
+        if !request.is_read() {
+            process.worker.waiting.push((tag, request, until));
+            if !std::mem::replace(&mut process.worker.busy, true) {
+                self.push_in(20, id, life, Then::Work);
             }
-            StorageRequest::Read { key, whole: true } => {
-                StorageAnswer::Found(reader.read_whole(&key))
-            }
-            StorageRequest::Page { table, from, to, rows_max, bytes_max, whole } => {
-                let to = to.as_deref();
-                StorageAnswer::Page(reader.page(table, &from, to, rows_max, bytes_max, whole))
-            }
-            StorageRequest::Figures => StorageAnswer::Figures(reader.figures()),
-            write => {
-                process.worker.waiting.push((tag, write, until));
-                if !std::mem::replace(&mut process.worker.busy, true) {
-                    self.push_in(20, id, life, Then::Work);
-                }
-                return;
-            }
-        };
+            return;
+        }
+        let answer = request.read(&reader);
         let delay = 20 + self.random.below(200);
         self.push_in(delay, id, life, Then::Event(Box::new(Event::Storage { tag, answer })));
     }
