@@ -24,6 +24,12 @@ impl NodeCore {
                 figures.unreadable
             ));
         }
+        if let Some(failure) = &figures.flush_failure {
+            problems.push(format!(
+                "what is in memory cannot be written to the tables ({failure}): nothing is lost, and \
+                 it is tried again, but writes will be refused once memory or the log is full"
+            ));
+        }
         let waiting = self.not_ready(now);
         let state = match (waiting.is_empty(), problems.is_empty()) {
             (false, _) => "starting",

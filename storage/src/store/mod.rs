@@ -95,6 +95,8 @@ struct Shared {
     unreadable: AtomicU64,
     /// What the tables said when a read last met damage in them.
     damage: Mutex<Option<String>>,
+    /// Why the last flush failed; `None` if it did not.
+    flush_failure: Mutex<Option<String>>,
     /// The last sequence that was committed.
     committed: AtomicU64,
     /// The log may be cut below this sequence (excluded).

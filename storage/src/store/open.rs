@@ -93,6 +93,7 @@ pub fn open(
         trusted_from: AtomicU32::new(checkpoint.trusted_from.0),
         unreadable: AtomicU64::new(0),
         damage: Mutex::new(None),
+        flush_failure: Mutex::new(None),
         committed: AtomicU64::new(log.last_sequence().0),
         cut: AtomicU64::new(0),
         tables: Mutex::new(checkpoint.digests.tables().clone()),

@@ -77,6 +77,9 @@ pub struct StoreFigures {
     pub unreadable: u64,
     /// What the tables said when a read last met damage in them.
     pub damage: Option<String>,
+    /// Why the last flush failed; `None` if it did not. Nothing is lost by it, but memory and log
+    /// grow until no more writes are taken.
+    pub flush_failure: Option<String>,
     /// Whether every record of the store is distrusted until its peers are merged in.
     pub distrusted: bool,
 }
@@ -209,6 +212,7 @@ impl Reader {
             sequence: self.shared.committed.load(Ordering::Relaxed),
             unreadable: self.shared.unreadable.load(Ordering::Relaxed),
             damage: lock(&self.shared.damage).clone(),
+            flush_failure: lock(&self.shared.flush_failure).clone(),
             distrusted: self.trusted_from() > Era(0),
         }
     }
@@ -281,7 +285,9 @@ impl Maintainer {
     pub fn flush(&self) -> Result<(), String> {
         let keeper = lock(&self.shared.flushing);
         if self.has_work() {
-            self.flush_closed()?;
+            let flushed = self.flush_closed();
+            *lock(&self.shared.flush_failure) = flushed.clone().err();
+            flushed?;
         }
         // Without a spare the log looks for space itself.
         let _ = keeper.keep();

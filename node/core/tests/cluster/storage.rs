@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quoit_core::{Effect, StorageRequest};
-use quoit_protocol::FailureCode;
+use quoit_protocol::{AskStatus, ClientResponse, FailureCode};
 use quoit_ring::ConflictPolicy;
 use quoit_storage::store::Change;
 use quoit_storage::version::Actor;
@@ -27,6 +27,26 @@ fn a_full_disk_stops_a_coordinator_until_there_is_space() {
         world.put(node(1), table, put("j", "v")).expect("there is space again");
         world.end();
     }
+}
+
+#[test]
+fn a_node_says_that_its_tables_cannot_be_flushed_until_they_can() {
+    let (mut world, table) = World::with_table(1, 3, options(ConflictPolicy::Latest));
+    let problems = |world: &mut World| {
+        let request = world.send(node(1), AskStatus {});
+        let ClientResponse::Status(status) = world.wait(request) else { panic!("no status") };
+        (status.state, status.problems.join("; "))
+    };
+    assert_eq!(problems(&mut world), ("serving".to_owned(), String::new()));
+    world.machines[&node(1)].tables.fail_flushes(1);
+    world.put(node(1), table, put("k", "v")).expect("all are up");
+    world.flush(node(1));
+    let (state, told) = problems(&mut world);
+    assert_eq!(state, "degraded");
+    assert!(told.contains("cannot be written to the tables"), "{told}");
+    world.flush(node(1));
+    assert_eq!(problems(&mut world), ("serving".to_owned(), String::new()));
+    world.end();
 }
 
 /// The dots of a batch that was not committed are at peers, and forgotten here. A write that was

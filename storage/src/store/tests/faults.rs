@@ -117,7 +117,8 @@ fn a_full_disk_that_takes_neither_flush_nor_checkpoint_stops_writes_and_not_read
             let _ = rig.maintainer.flush();
             assert_eq!(rig.read(&key(0)), value(&last.1, &key(0), last.0));
         }
-        assert!(rig.maintainer.flush().is_err());
+        let failure = rig.maintainer.flush().unwrap_err();
+        assert_eq!(rig.reader.figures().flush_failure, Some(failure));
         let (disk, tables) = rig.copy_killed();
         let again = try_open(&disk, &tables, &options(), None).unwrap();
         assert!(again.is_clean(), "{:?}", again.report);
@@ -126,6 +127,7 @@ fn a_full_disk_that_takes_neither_flush_nor_checkpoint_stops_writes_and_not_read
         rig.disk.limit(None);
         rig.tables.fail_flushes(0);
         rig.maintainer.flush().unwrap();
+        assert_eq!(rig.reader.figures().flush_failure, None);
         assert_eq!(rig.writer.pressure(), Pressure::None);
         rig.apply(write(&key(0), time + 1, "after"));
         rig.flush();
