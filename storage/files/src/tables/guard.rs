@@ -93,7 +93,15 @@ pub(super) fn inspect(directory: &Path) -> Result<Inspection, Flaw> {
         };
     }
     let contents = read_version(directory, &current)?;
-    let persisted = Persisted::read(directory).map_err(|error| Flaw::Io(current, error))?;
+    let read = Persisted::read(directory).map_err(|error| Flaw::Io(current, error));
+    let (persisted, is_damaged) = read?;
+    if is_damaged {
+        tracing::warn!(
+            directory = %directory.display(),
+            "the record of how far the tables persisted is damaged; the tables tell it themselves, \
+             and the next flush writes it anew"
+        );
+    }
     if persisted.version > contents.version {
         return Err(Flaw::Damaged(format!(
             "`current` names version {}, though {} was made durable",

@@ -230,7 +230,7 @@ impl Tables {
     ) -> Result<(Tables, OpenReport), TablesError> {
         let place = Place { directory: directory.to_owned() };
         let opened = open::open(&place, &options)?;
-        let mut record = Persisted::read(directory).map_err(TablesError::io(directory))?;
+        let (mut record, _) = Persisted::read(directory).map_err(TablesError::io(directory))?;
         let highest = opened.tree.get_highest_persisted_seqno().unwrap_or(0);
         let in_tree = Sequence(highest.saturating_sub(NUMBERS_START));
         record.sequence = record.sequence.max(in_tree);

@@ -264,6 +264,9 @@ fn set_aside(place: &Place, reason: &str) -> io::Result<()> {
 
 /// Once a tree is open: the marker says so, and what the way here left over goes.
 fn settle(place: &Place, marker: Marker) -> io::Result<()> {
+    if marker == Marker::Damaged {
+        tracing::warn!(file = %place.marker().display(), "damaged; it is written anew");
+    }
     if marker != Marker::Format(FORMAT) {
         Marker::write(&place.marker(), FORMAT)?;
     }

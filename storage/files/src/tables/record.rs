@@ -32,16 +32,19 @@ pub(super) struct Persisted {
 
 impl Persisted {
     /// The record in a tree's directory; what it says when missing or damaged is "nothing": the
-    /// tree itself then tells the least that has persisted.
-    pub(super) fn read(directory: &Path) -> io::Result<Persisted> {
+    /// tree itself then tells the least that has persisted. And whether a copy is damaged.
+    pub(super) fn read(directory: &Path) -> io::Result<(Persisted, bool)> {
         let bytes = match fs::read(directory.join(PERSISTED_FILE)) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((Self::default(), false));
+            }
             Err(error) => return Err(error),
         };
         let copies = [0, COPY_DISTANCE].map(|start| Self::decode(bytes.get(start..)?));
+        let is_damaged = copies.contains(&None);
         let newest = copies.into_iter().flatten().max_by_key(|copy| copy.sequence);
-        Ok(newest.unwrap_or_default())
+        Ok((newest.unwrap_or_default(), is_damaged))
     }
 
     /// Replaces the record; durable on return.
@@ -148,18 +151,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let record = Persisted { sequence: Sequence(70_000), version: 12 };
         record.write(directory.path()).unwrap();
-        assert_eq!(Persisted::read(directory.path()).unwrap(), record);
+        assert_eq!(Persisted::read(directory.path()).unwrap(), (record, false));
         let path = directory.path().join(PERSISTED_FILE);
         let whole = fs::read(&path).unwrap();
         for position in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[position] ^= 0x10;
             fs::write(&path, damaged).unwrap();
-            assert_eq!(Persisted::read(directory.path()).unwrap(), record);
+            // Between the copies lies nothing.
+            let is_copy = position % COPY_DISTANCE < PERSISTED_BYTES;
+            assert_eq!(Persisted::read(directory.path()).unwrap(), (record, is_copy));
         }
         for length in 0..PERSISTED_BYTES {
             fs::write(&path, &whole[..length]).unwrap();
-            assert_eq!(Persisted::read(directory.path()).unwrap(), Persisted::default());
+            let found = Persisted::read(directory.path()).unwrap();
+            assert_eq!(found, (Persisted::default(), true));
         }
     }
 
