@@ -218,7 +218,9 @@ impl Report {
             output.json(&self.json())?;
         } else {
             for (line, why) in &self.tally.examples {
-                note(&format!("line {line}: {why}"));
+                if self.tally.stopped_at != Some(*line) {
+                    note(&format!("line {line}: {why}"));
+                }
             }
             let hidden = self.tally.malformed - self.tally.examples.len() as u64;
             if hidden > 0 {
@@ -251,7 +253,7 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Tally { lines, written, malformed, bytes, examples } = &self.tally;
+        let Tally { lines, written, malformed, bytes, examples, .. } = &self.tally;
         let examples = examples.iter().map(|(line, why)| json!({ "line": line, "why": why }));
         let end = self.result.as_ref().ok();
         json!({

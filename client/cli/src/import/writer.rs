@@ -36,8 +36,20 @@ pub(crate) struct Tally {
     pub(crate) malformed: u64,
     /// How much of the file is done.
     pub(crate) bytes: u64,
-    /// The first malformed lines, and why.
+    /// The malformed lines that were met first, and why.
     pub(crate) examples: Vec<(u64, String)>,
+    /// The malformed line at which the import stopped; its error tells why.
+    pub(crate) stopped_at: Option<u64>,
+}
+
+impl Tally {
+    /// Counts a malformed line.
+    fn malformed(&mut self, line: u64, why: &Malformed) {
+        self.malformed += 1;
+        if self.examples.len() < EXAMPLES_MAX {
+            self.examples.push((line, why.to_string()));
+        }
+    }
 }
 
 /// A row that was written, or was not.
@@ -47,6 +59,13 @@ struct Done {
     key: Key,
     value_bytes: usize,
     result: Result<(), WriteError>,
+}
+
+/// Why no more rows are taken.
+enum Halt {
+    /// A line is malformed, and the import was to stop then. The tally has it.
+    Malformed,
+    Failed(CommandError),
 }
 
 type Write = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -106,15 +125,27 @@ impl<D: Destination> Writer<D> {
     ) -> Result<FileEnd, CommandError> {
         let result = self.write_all(&mut rows, progress).await;
         let drained = self.drain(progress).await;
-        let end = result?;
-        drained.map(|()| end)
+        // Rows overtake each other: the first of the malformed lines may have been met last.
+        self.tally.examples.sort();
+        match result.and_then(|end| drained.map(|()| end)) {
+            Ok(end) => Ok(end),
+            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Malformed) => {
+                let (line, why) = &self.tally.examples[0];
+                self.tally.stopped_at = Some(*line);
+                Err(CommandError::BadInput(format!(
+                    "line {line}: {why}; the import stopped there, and the good lines before it \
+                     are stored; correct the line, or count such lines with --on-error count"
+                )))
+            }
+        }
     }
 
     async fn write_all(
         &mut self,
         rows: &mut mpsc::Receiver<FromReader>,
         progress: &mut Progress,
-    ) -> Result<FileEnd, CommandError> {
+    ) -> Result<FileEnd, Halt> {
         loop {
             match rows.recv().await {
                 Some(FromReader::Rows(rows)) => {
@@ -124,20 +155,21 @@ impl<D: Destination> Writer<D> {
                 }
                 Some(FromReader::End(end)) => return Ok(end),
                 Some(FromReader::Failed(error)) => {
-                    return Err(CommandError::NotDone(format!(
+                    return Err(Halt::Failed(CommandError::NotDone(format!(
                         "the file cannot be read beyond line {}: {error}",
                         self.tally.lines
-                    )));
+                    ))));
                 }
                 None => {
-                    return Err(CommandError::NotDone("the file's reader has died".to_owned()));
+                    let why = "the file's reader has died".to_owned();
+                    return Err(Halt::Failed(CommandError::NotDone(why)));
                 }
             }
         }
     }
 
     /// Begins to write a row, as soon as there is room for it.
-    async fn take(&mut self, row: Row, progress: &mut Progress) -> Result<(), CommandError> {
+    async fn take(&mut self, row: Row, progress: &mut Progress) -> Result<(), Halt> {
         self.tally.lines += 1;
         let (key, value) = match row.item {
             Ok(item) => item,
@@ -167,7 +199,7 @@ impl<D: Destination> Writer<D> {
     }
 
     /// Waits for one row.
-    async fn reap(&mut self, progress: &mut Progress) -> Result<(), CommandError> {
+    async fn reap(&mut self, progress: &mut Progress) -> Result<(), Halt> {
         let Some(done) = self.in_flight.next().await else {
             return Ok(());
         };
@@ -181,7 +213,10 @@ impl<D: Destination> Writer<D> {
             Err(error) if is_refused(&error) => {
                 self.malformed(done.line, &Malformed::Refused(error.to_string()))
             }
-            Err(error) => Err(CommandError::from(error).prefixed(&format!("line {}", done.line))),
+            Err(error) => {
+                let line = format!("line {}", done.line);
+                Err(Halt::Failed(CommandError::from(error).prefixed(&line)))
+            }
         };
         if result.is_ok() {
             self.tally.bytes += done.file_bytes;
@@ -191,7 +226,7 @@ impl<D: Destination> Writer<D> {
     }
 
     /// Waits for all rows in flight, and yields the first error.
-    async fn drain(&mut self, progress: &mut Progress) -> Result<(), CommandError> {
+    async fn drain(&mut self, progress: &mut Progress) -> Result<(), Halt> {
         let mut result = Ok(());
         while !self.in_flight.is_empty() {
             let reaped = self.reap(progress).await;
@@ -200,19 +235,11 @@ impl<D: Destination> Writer<D> {
         result
     }
 
-    fn malformed(&mut self, line: u64, why: &Malformed) -> Result<(), CommandError> {
-        self.tally.malformed += 1;
+    fn malformed(&mut self, line: u64, why: &Malformed) -> Result<(), Halt> {
+        self.tally.malformed(line, why);
         match self.on_error {
-            OnError::Stop => Err(CommandError::BadInput(format!(
-                "line {line}: {why}; the import stopped there, and the good lines before it are \
-                 stored; correct the line, or count such lines with --on-error count"
-            ))),
-            OnError::Count => {
-                if self.tally.examples.len() < EXAMPLES_MAX {
-                    self.tally.examples.push((line, why.to_string()));
-                }
-                Ok(())
-            }
+            OnError::Stop => Err(Halt::Malformed),
+            OnError::Count => Ok(()),
         }
     }
 }
@@ -327,6 +354,17 @@ mod tests {
         assert!(matches!(error, CommandError::BadInput(_)));
         assert_eq!((tally.lines, tally.written, tally.malformed), (3, 2, 1));
         assert_eq!(memory.stored.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_import_stops_at_the_first_of_several_malformed_lines() {
+        let rows = vec![good(1, "a", "1"), good(2, "refused", "123456"), bad(3), bad(4)];
+        let (result, tally, memory) = import(rows, OnError::Stop);
+        let error = result.expect_err("line 2 is refused").to_string();
+        assert!(error.starts_with("line 2: the cluster refuses it"), "{error}");
+        let lines: Vec<_> = tally.examples.iter().map(|(line, _)| *line).collect();
+        assert_eq!((lines, tally.malformed, tally.stopped_at), (vec![2, 3], 2, Some(2)));
+        assert_eq!(memory.stored.lock().unwrap().len(), 1);
     }
 
     #[test]
