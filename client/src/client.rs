@@ -170,7 +170,8 @@ impl Client {
         name: &str,
         options: TableOptions,
     ) -> Result<Arc<ClusterRecord>, TableChangeError> {
-        options.check(name, self.record().members.len())?;
+        let members = self.record().members.len();
+        options.check(name, members).map_err(TableChangeError::Options)?;
         self.change_tables(name, TableChange::Create { name: name.to_owned(), options }).await
     }
 

@@ -178,10 +178,10 @@ pub enum WriteError {
     /// Not done: too few replicas can be reached for the level. Wait until more are back, or lower
     /// the level.
     #[error(
-        "not written: only {acknowledged} of the {required} replicas that the write level asks for can be had ({trail})"
+        "not written: the {required} replicas that the write level asks for cannot be had ({trail})"
     )]
     Unavailable {
-        /// How many would have acknowledged.
+        /// How many acknowledged: none, since nothing was handed out.
         acknowledged: u8,
         /// How many were needed.
         required: u8,
@@ -189,7 +189,7 @@ pub enum WriteError {
         trail: Trail,
     },
     /// Not done: the key has as many siblings as it may have. Read it and write with the context.
-    #[error("not written: {message}; read the key and write with the context that the read gives")]
+    #[error("not written: {message}")]
     TooManySiblings {
         /// The node's message.
         message: String,
@@ -308,7 +308,7 @@ fn names(known: &[String]) -> String {
 pub enum TableChangeError {
     /// The options are out of range for this cluster; nothing was sent.
     #[error("the table cannot be made: {0}")]
-    Options(#[from] TableOptionsError),
+    Options(TableOptionsError),
     /// Nothing changed: a node refused (a table of that name with other options exists, say).
     #[error("the tables were not changed: {message} ({trail})")]
     Refused {

@@ -237,6 +237,7 @@ async fn tables_come_and_go() {
     assert_eq!(error, ReadError::UnknownTable { table: "u".into() });
     let error = client.create_table("no spaces", TableOptions::default()).await.unwrap_err();
     assert!(error.to_string().contains("no spaces"), "{error}");
+    assert!(std::error::Error::source(&error).is_none(), "it would be told twice");
     let error = client.status(NodeId(9)).await.unwrap_err();
     assert_eq!(error, StatusError::UnknownNode(NodeId(9)));
 }

@@ -248,4 +248,13 @@ mod tests {
              the read was answered"
         );
     }
+
+    #[test]
+    fn a_write_that_was_not_begun_does_not_count_who_acknowledged_it() {
+        let trail = Default::default();
+        let error = WriteError::Unavailable { acknowledged: 0, required: 3, trail };
+        let text = CommandError::from(error).to_string();
+        let begins = "not written: the 3 replicas that the write level asks for cannot be had (";
+        assert!(text.starts_with(begins), "{text}");
+    }
 }
