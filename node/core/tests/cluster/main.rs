@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "one test program: its modules are seen by nobody else")]
 
 mod bounds;
+mod clients;
 mod clocks;
 mod damage;
 mod faults;
