@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quoit_core::record::{RECORD_FILE, RecordState, StateError, VOTE_FILE};
 use quoit_core::{CoreConfig, NodeCore, Recovered};
 use quoit_gossip::{Gossip, GossipConfig, GossipError, Link};
+use quoit_ring::VnodeCount;
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::{SmallFile, SmallFileError};
 use quoit_storage::store::{self, OpenError, Opened, StoreOptions};
@@ -232,7 +233,9 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
     let vote = read_small(&disk, VOTE_FILE)?;
     let record = RecordState::read(record.as_deref(), vote.as_deref())?;
     let (tables, lost) = open_tables(config, &disk, record.record.is_some())?;
-    let opened = store::open(disk, tables.clone(), store_options(config), lost.clone(), random())?;
+    let vnodes = record.record.as_ref().map_or(config.cluster.vnodes, |record| record.vnodes);
+    let options = store_options(config, vnodes);
+    let opened = store::open(disk, tables.clone(), options, lost.clone(), random())?;
     if lost.is_some() {
         tables.acknowledge_rebuild()?;
     }
@@ -300,8 +303,9 @@ fn open_tables(
     Ok((Arc::new(tables), lost))
 }
 
-fn store_options(config: &Config) -> StoreOptions {
+fn store_options(config: &Config, vnodes: VnodeCount) -> StoreOptions {
     StoreOptions {
+        vnodes,
         durability: config.storage.durability,
         siblings_max: usize::from(config.limits.data.siblings_max),
         set_bytes_max: config.limits.data.set_bytes_max as usize,

@@ -27,6 +27,17 @@ pub enum Tag {
     Inner(Inner),
 }
 
+impl Tag {
+    /// Whether the request that it names saves a small document.
+    pub(crate) fn is_of_document(self) -> bool {
+        match self {
+            Self::Own(_) | Self::Peer { .. } => false,
+            Self::Inner(Inner::Vote | Inner::Record) => true,
+            Self::Inner(Inner::Lease | Inner::Figures { .. }) => false,
+        }
+    }
+}
+
 /// The core's housekeeping with storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Inner {

@@ -10,12 +10,12 @@ impl NodeCore {
     /// The answer to a status request.
     pub(crate) fn status(&mut self, figures: StoreFigures, now: Now) -> NodeStatus {
         let mut problems = self.problems();
-        if figures.distrusted {
-            problems.push(
-                "files in the data directory were damaged or lost: every key is taken for unknown \
-                 until it has been read from its other replicas"
-                    .to_owned(),
-            );
+        if figures.distrusted > 0 {
+            problems.push(format!(
+                "files in the data directory were damaged or lost: every key of {} virtual nodes \
+                 is taken for unknown until it has been read from its other replicas",
+                figures.distrusted
+            ));
         }
         if let Some(damage) = &figures.damage {
             problems.push(format!(

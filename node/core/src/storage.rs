@@ -2,11 +2,11 @@
 //! on a store: the node's storage threads and both simulators call the same code.
 
 use bytes::Bytes;
-use quoit_ring::{HybridTime, TableId};
+use quoit_ring::{HybridTime, TableId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::{Mutation, Outcome, PageRow, Reader, StoreFigures, Whole, Writer};
 
-use crate::event::{Inner, Tag};
+use crate::event::Tag;
 
 /// What the storage worker is asked. Reads may be done at once; the others are done in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,15 @@ pub enum StorageRequest {
         /// The new lease.
         lease: HybridTime,
     },
+    /// Distrust every virtual node: this replica has lost writes and nobody knows which. Answered by
+    /// [`StorageAnswer::Saved`].
+    BeginEra,
+    /// Trust a virtual node again: enough of its peers were merged in. Answered by
+    /// [`StorageAnswer::Saved`].
+    Trust {
+        /// The virtual node.
+        vnode: VnodeIndex,
+    },
     /// Durably replace a small document. Answered by [`StorageAnswer::Saved`].
     Save {
         /// Its name.
@@ -73,7 +82,7 @@ pub enum StorageAnswer {
     /// The mutation was merged, but the batch was not committed: whether it is there after a
     /// restart is unknown. The text is for people.
     NotCommitted(String),
-    /// The lease or the document is durable (`Ok`), or why it is not.
+    /// What was asked is durable (`Ok`), or why it is not.
     Saved(Result<(), String>),
     /// Nobody waits for it any more: it was not begun.
     TooLate,
@@ -86,10 +95,8 @@ impl StorageAnswer {
     pub fn take_back(&mut self, tag: Tag, reason: &str) {
         match self {
             Self::Applied(Outcome::Merged(_)) => *self = Self::NotCommitted(reason.to_owned()),
-            // Documents are saved on their own; the lease goes with the batch.
-            Self::Saved(result) if tag == Tag::Inner(Inner::Lease) => {
-                *result = Err(reason.to_owned());
-            }
+            // Documents are saved on their own; all else goes with the batch.
+            Self::Saved(result) if !tag.is_of_document() => *result = Err(reason.to_owned()),
             _ => {}
         }
     }
@@ -100,7 +107,11 @@ impl StorageRequest {
     pub fn is_read(&self) -> bool {
         match self {
             Self::Read { .. } | Self::Page { .. } | Self::Figures => true,
-            Self::Apply { .. } | Self::ExtendLease { .. } | Self::Save { .. } => false,
+            Self::Apply { .. }
+            | Self::ExtendLease { .. }
+            | Self::BeginEra
+            | Self::Trust { .. }
+            | Self::Save { .. } => false,
         }
     }
 
@@ -119,8 +130,12 @@ impl StorageRequest {
                 StorageAnswer::Page(reader.page(table, &from, to, rows_max, bytes_max, whole))
             }
             Self::Figures => StorageAnswer::Figures(reader.figures()),
-            Self::Apply { .. } | Self::ExtendLease { .. } | Self::Save { .. } => {
-                unreachable!("only reads are handed to a reader")
+            other @ (Self::Apply { .. }
+            | Self::ExtendLease { .. }
+            | Self::BeginEra
+            | Self::Trust { .. }
+            | Self::Save { .. }) => {
+                unreachable!("no read was handed to a reader: {other:?}")
             }
         }
     }
@@ -147,6 +162,14 @@ impl StorageRequest {
                 writer.extend_lease(lease);
                 (None, StorageAnswer::Saved(Ok(())))
             }
+            Self::BeginEra => {
+                writer.begin_era();
+                (None, StorageAnswer::Saved(Ok(())))
+            }
+            Self::Trust { vnode } => {
+                writer.trust(vnode);
+                (None, StorageAnswer::Saved(Ok(())))
+            }
             Self::Save { name, bytes } => {
                 let saved = writer.save(name, &bytes).map_err(|error| error.to_string());
                 (None, StorageAnswer::Saved(saved))
@@ -155,5 +178,32 @@ impl StorageRequest {
                 unreachable!("a read was handed to the writer: {other:?}")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Inner;
+
+    #[test]
+    fn a_batch_that_was_not_committed_takes_back_all_but_documents() {
+        let own = Tag::Own(1);
+        for (tag, is_kept) in [
+            (Tag::Inner(Inner::Lease), false),
+            (own, false),
+            (Tag::Inner(Inner::Vote), true),
+            (Tag::Inner(Inner::Record), true),
+        ] {
+            let mut answer = StorageAnswer::Saved(Ok(()));
+            answer.take_back(tag, "full");
+            assert_eq!(answer == StorageAnswer::Saved(Ok(())), is_kept, "{tag:?}");
+        }
+        let mut answer = StorageAnswer::Applied(Outcome::Merged(Bytes::new()));
+        answer.take_back(own, "full");
+        assert_eq!(answer, StorageAnswer::NotCommitted("full".to_owned()));
+        let mut refused = StorageAnswer::Applied(Outcome::TooLarge);
+        refused.take_back(own, "full");
+        assert_eq!(refused, StorageAnswer::Applied(Outcome::TooLarge));
     }
 }

@@ -231,8 +231,7 @@ impl World {
         machine.starts += 1;
         let starts = machine.starts;
         let seed = stream(self.schedule.seed, "process", (node as u64) << 32 | starts).draw();
-        let (worker, recovered, damage) = match Worker::open(machine, &self.schedule.rarities, seed)
-        {
+        let (worker, recovered, damage) = match Worker::open(machine, &self.schedule, seed) {
             Ok(opened) => opened,
             Err(error) => {
                 let (at_us, node) = (self.time_us, node as u16);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
 use quoit_core::{Event as CoreEvent, Instant, Recovered};
+use quoit_ring::VnodeCount;
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::SmallFile;
 use quoit_storage::store::{
@@ -15,7 +16,7 @@ use quoit_storage::store::{
 
 use super::machine::Machine;
 use super::{Then, World};
-use crate::plan::Rarities;
+use crate::plan::Schedule;
 
 /// How often maintenance looks for work.
 const MAINTENANCE_US: u64 = 50_000;
@@ -39,7 +40,7 @@ impl Worker {
     /// Opens what the disk holds, as `quoit serve` does.
     pub(crate) fn open(
         machine: &Machine,
-        rarities: &Rarities,
+        schedule: &Schedule,
         identity: u64,
     ) -> Result<(Self, Recovered, Vec<String>), String> {
         let disk: Arc<dyn Disk> = Arc::new(machine.disk.clone());
@@ -48,7 +49,9 @@ impl Worker {
         let (record, vote) = (record.map(|it| it.bytes), vote.map(|it| it.bytes));
         let record = RecordState::read(record.as_deref(), vote.as_deref());
         let record = record.map_err(|error| error.to_string())?;
+        let rarities = &schedule.rarities;
         let options = StoreOptions {
+            vnodes: VnodeCount::new(schedule.vnodes).map_err(|error| error.to_string())?,
             segment_bytes: rarities.segment_bytes,
             memory_bytes_max: rarities.memory_bytes_max,
             siblings_max: usize::from(rarities.siblings_max),

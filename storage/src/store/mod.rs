@@ -9,8 +9,9 @@
 //!
 //! **What damage means.** A record of the log that is damaged makes its key incomplete (see
 //! [`crate::stored`]), unless a later record of the key is intact, since each record holds the
-//! whole set. Damage whose keys cannot be told begins a new era: every key is incomplete until a
-//! read quorum of its peers has been merged in. Nothing is taken for absent that may have been
+//! whole set. Damage whose keys cannot be told begins a new era (see `vnodes`): every key is
+//! incomplete until enough of its peers have been merged in, key by key or virtual node by virtual
+//! node. Nothing is taken for absent that may have been
 //! lost. What a start finds is written down before anything rests on it, so that it is told once.
 //!
 //! **Values that lie apart.** A value longer than [`INLINE_BYTES_MAX`](crate::version::INLINE_BYTES_MAX)
@@ -35,25 +36,27 @@
 
 mod mutation;
 mod open;
+mod prepare;
 mod reader;
 mod replay;
 mod scan;
+mod vnodes;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoit_ring::{HybridTime, TableId};
+use quoit_ring::{HybridTime, TableId, VnodeCount};
 
 use crate::digest::{Digests, TableFigures};
 use crate::engine::Sequence;
 use crate::log::SpareKeeper;
-use crate::stored::Era;
+use vnodes::Vnodes;
 
 pub use mutation::{Change, Mutation};
 pub use open::{OpenError, Opened, StoreReport, open};
@@ -63,6 +66,8 @@ pub use writer::{CommitError, Durability, Outcome, Writer};
 /// How a store behaves.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
+    /// Q of the cluster: virtual nodes are distrusted one by one, and have floors.
+    pub vnodes: VnodeCount,
     /// When a commit counts as durable.
     pub durability: Durability,
     /// Siblings of a key, enforced where a write is coordinated.
@@ -78,6 +83,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
+            vnodes: VnodeCount::DEFAULT,
             durability: Durability::Group,
             siblings_max: 32,
             set_bytes_max: 16 << 20,
@@ -89,8 +95,9 @@ impl Default for StoreOptions {
 
 /// What writer, readers and maintainer share.
 struct Shared {
-    /// Records of eras before this one are incomplete; 0 where all are trusted.
-    trusted_from: AtomicU32,
+    vnodes: Mutex<Vnodes>,
+    /// Whether any virtual node is distrusted, which is rare: readers need not look further.
+    has_distrusted: AtomicBool,
     /// Reads that met damage.
     unreadable: AtomicU64,
     /// What the tables said when a read last met damage in them.
@@ -108,6 +115,17 @@ struct Shared {
     checkpoints: Mutex<Vec<Checkpoint>>,
 }
 
+impl Shared {
+    fn has_distrusted(&self) -> bool {
+        self.has_distrusted.load(Ordering::Acquire)
+    }
+
+    fn publish_vnodes(&self, vnodes: &Vnodes) {
+        lock(&self.vnodes).clone_from(vnodes);
+        self.has_distrusted.store(vnodes.has_distrusted(), Ordering::Release);
+    }
+}
+
 /// A lock that no panic can leave broken: its holders only move values.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -121,8 +139,7 @@ struct Checkpoint {
     /// What the tables had persisted when the checkpoint was written: they never hold less.
     tables: Sequence,
     lease: HybridTime,
-    era: Era,
-    trusted_from: Era,
+    vnodes: Vnodes,
     /// The digests are to be made anew from the tables.
     recount_due: bool,
     digests: Digests,
@@ -131,27 +148,27 @@ struct Checkpoint {
 /// The small file that holds the checkpoint.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 
-const CHECKPOINT_FORMAT: u8 = 1;
-/// Before the digests.
-const CHECKPOINT_FIXED_BYTES: usize = 34;
+/// 1 knew one era for all virtual nodes.
+const CHECKPOINT_FORMAT: u8 = 2;
+/// Before the virtual nodes.
+const CHECKPOINT_FIXED_BYTES: usize = 26;
 
 /// Why a checkpoint's bytes, which are those that were saved, do not decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CheckpointError {
-    /// A newer program wrote them.
-    Newer(u8),
+    /// An older or newer program wrote them.
+    Format(u8),
     Damaged,
 }
 
 impl Checkpoint {
     /// Of a store in which nothing happened.
-    fn new() -> Self {
+    fn new(vnodes: VnodeCount) -> Self {
         Self {
             sequence: Sequence(0),
             tables: Sequence(0),
             lease: HybridTime::ZERO,
-            era: Era(0),
-            trusted_from: Era(0),
+            vnodes: Vnodes::new(vnodes),
             recount_due: false,
             digests: Digests::default(),
         }
@@ -164,9 +181,8 @@ impl Checkpoint {
         out.put_u64_le(self.sequence.0);
         out.put_u64_le(self.tables.0);
         out.put_u64_le(self.lease.0);
-        out.put_u32_le(self.era.0);
-        out.put_u32_le(self.trusted_from.0);
         out.put_u8(u8::from(self.recount_due));
+        self.vnodes.encode_into(&mut out);
         out.put_slice(&digests);
         out.freeze()
     }
@@ -174,16 +190,17 @@ impl Checkpoint {
     fn decode(mut input: &[u8]) -> Result<Self, CheckpointError> {
         match input.first() {
             Some(&CHECKPOINT_FORMAT) if input.len() >= CHECKPOINT_FIXED_BYTES => input.advance(1),
-            Some(&newer) if newer > CHECKPOINT_FORMAT => return Err(CheckpointError::Newer(newer)),
+            Some(&format) if format != CHECKPOINT_FORMAT => {
+                return Err(CheckpointError::Format(format));
+            }
             _ => return Err(CheckpointError::Damaged),
         }
         Ok(Self {
             sequence: Sequence(input.get_u64_le()),
             tables: Sequence(input.get_u64_le()),
             lease: HybridTime(input.get_u64_le()),
-            era: Era(input.get_u32_le()),
-            trusted_from: Era(input.get_u32_le()),
             recount_due: input.get_u8() != 0,
+            vnodes: Vnodes::decode(&mut input).ok_or(CheckpointError::Damaged)?,
             digests: Digests::decode(input).ok_or(CheckpointError::Damaged)?,
         })
     }

@@ -8,21 +8,24 @@
 //!   4, a value that lies apart: u16 length | where it lies | u8 N | u32 CRC-32C of all before
 //!             | the value
 //!   5, a value's end: u16 length | where it lay | u8 N | u32 CRC-32C of all before
+//!   6, a new era: u32 era
+//!   7, trust in a virtual node: u32 the era | u32 index | u32 zero
 //! ```
 //! A value that lies apart comes before the record of its key's set, an end after it, all in one
 //! batch.
 //!
 //! The key has a checksum of its own, so that a record with damage elsewhere still tells which key
-//! it was about. No record but a lease has nine bytes. Kind 3 is a record of a key that could not be
-//! read when it was made: what it took out of the digests is not known.
+//! it was about. Of a damaged record without a key its length tells what it was: nine bytes are a
+//! lease, five an era, thirteen trust; records with a key are longer. Kind 3 is a record of a key
+//! that could not be read when it was made: what it took out of the digests is not known.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoit_ring::{ConflictPolicy, HybridTime};
+use quoit_ring::{ConflictPolicy, HybridTime, VnodeIndex};
 
 use crate::codec;
 use crate::digest::Delta;
 use crate::layout::StoredKey;
-use crate::stored::{ENVELOPE_BYTES, Standing};
+use crate::stored::{ENVELOPE_BYTES, Era, Standing};
 use crate::version::{ApartValue, SiblingSet, Version, VersionVector};
 
 const KIND_KEY: u8 = 1;
@@ -30,7 +33,11 @@ const KIND_LEASE: u8 = 2;
 const KIND_KEY_OVER_DAMAGE: u8 = 3;
 const KIND_VALUE: u8 = 4;
 const KIND_VALUE_END: u8 = 5;
+const KIND_ERA: u8 = 6;
+const KIND_TRUST: u8 = 7;
 const LEASE_BYTES: usize = 9;
+const ERA_BYTES: usize = 5;
+const TRUST_BYTES: usize = 13;
 const DELTA_BYTES: usize = 18;
 
 /// One atomic read-merge-write of one key.
@@ -78,6 +85,10 @@ pub(super) enum Record {
         sealed: Bytes,
     },
     Lease(HybridTime),
+    /// Every virtual node is distrusted.
+    Era(Era),
+    /// One is trusted again, in that era.
+    Trust(Era, VnodeIndex),
     /// A value lies there from now on, or (`None`) no more.
     Value {
         at: StoredKey,
@@ -102,6 +113,8 @@ pub(super) enum About {
         replication: u8,
     },
     Lease,
+    Trust,
+    /// It may have been anything, the beginning of an era too.
     Unknown,
 }
 
@@ -177,6 +190,24 @@ pub(super) fn lease_record(lease: HybridTime) -> Bytes {
     out.freeze()
 }
 
+/// Lays out the record of a new era.
+pub(super) fn era_record(era: Era) -> Bytes {
+    let mut out = BytesMut::with_capacity(ERA_BYTES);
+    out.put_u8(KIND_ERA);
+    out.put_u32_le(era.0);
+    out.freeze()
+}
+
+/// Lays out the record of a virtual node that is trusted again.
+pub(super) fn trust_record(era: Era, vnode: VnodeIndex) -> Bytes {
+    let mut out = BytesMut::with_capacity(TRUST_BYTES);
+    out.put_u8(KIND_TRUST);
+    out.put_u32_le(era.0);
+    out.put_u32_le(vnode.0);
+    out.put_u32_le(0);
+    out.freeze()
+}
+
 impl Record {
     /// Reads an intact record; `None` if a newer program wrote it.
     pub(super) fn read(payload: &Bytes) -> Option<Self> {
@@ -185,6 +216,16 @@ impl Record {
             KIND_LEASE => {
                 let lease = HybridTime(input.try_get_u64_le().ok()?);
                 input.is_empty().then_some(Self::Lease(lease))
+            }
+            KIND_ERA => {
+                let era = Era(input.try_get_u32_le().ok()?);
+                input.is_empty().then_some(Self::Era(era))
+            }
+            KIND_TRUST => {
+                let era = Era(input.try_get_u32_le().ok()?);
+                let vnode = VnodeIndex(input.try_get_u32_le().ok()?);
+                let is_known = input.try_get_u32_le().ok()? == 0 && input.is_empty();
+                is_known.then_some(Self::Trust(era, vnode))
             }
             kind @ (KIND_KEY | KIND_KEY_OVER_DAMAGE) => {
                 let (key, replication, length) = record_key(payload)?;
@@ -216,12 +257,13 @@ impl Record {
 impl About {
     /// What can be told from a damaged record, the length of which is right.
     pub(super) fn read(payload: &Bytes) -> Self {
-        if payload.len() == LEASE_BYTES {
-            return Self::Lease;
-        }
-        match record_key(payload) {
-            Some((key, replication, _)) => Self::Key { key, replication },
-            None => Self::Unknown,
+        match payload.len() {
+            LEASE_BYTES => Self::Lease,
+            TRUST_BYTES => Self::Trust,
+            _ => match record_key(payload) {
+                Some((key, replication, _)) => Self::Key { key, replication },
+                None => Self::Unknown,
+            },
         }
     }
 }
@@ -241,7 +283,6 @@ fn record_key(payload: &Bytes) -> Option<(StoredKey, u8, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stored::Era;
     use crate::version::{Actor, Dot};
     use quoit_ring::{TableId, Token};
 
@@ -266,7 +307,39 @@ mod tests {
                 Some(Record::Key { key: key(), replication: 3, change, sealed })
             );
         }
-        assert_eq!(Record::read(&lease_record(HybridTime(4))), Some(Record::Lease(HybridTime(4))));
+    }
+
+    #[test]
+    fn records_without_a_key_read_back_are_golden_and_are_told_by_their_length() {
+        let trust = Record::Trust(Era(5), VnodeIndex(6));
+        let cases: [(Bytes, Record, About, &[u8]); 3] = [
+            (
+                lease_record(HybridTime(4)),
+                Record::Lease(HybridTime(4)),
+                About::Lease,
+                &[2, 4, 0, 0, 0, 0, 0, 0, 0],
+            ),
+            (era_record(Era(5)), Record::Era(Era(5)), About::Unknown, &[6, 5, 0, 0, 0]),
+            (
+                trust_record(Era(5), VnodeIndex(6)),
+                trust,
+                About::Trust,
+                &[7, 5, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0],
+            ),
+        ];
+        for (bytes, record, about, golden) in cases {
+            assert_eq!(&bytes[..], golden);
+            for length in 0..bytes.len() {
+                assert_eq!(Record::read(&bytes.slice(..length)), None);
+            }
+            assert_eq!(Record::read(&[golden, &[0]].concat().into()), None);
+            for byte in 0..bytes.len() {
+                let mut damaged = golden.to_vec();
+                damaged[byte] ^= 64;
+                assert_eq!(About::read(&damaged.into()), about);
+            }
+            assert_eq!(Record::read(&bytes), Some(record));
+        }
     }
 
     #[test]

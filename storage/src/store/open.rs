@@ -1,7 +1,7 @@
 //! Opening a store: checkpoint, replay, and writing down what was found.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use super::replay::Replay;
@@ -21,16 +21,34 @@ pub enum OpenError {
     /// The checkpoint's files cannot be read.
     #[error("the checkpoint cannot be read")]
     Checkpoint(#[from] SmallFileError),
-    /// A newer program wrote the checkpoint. Use that program, or a later one.
-    #[error("the checkpoint has format {format}: use a newer program, as the one that wrote it")]
-    NewerCheckpoint {
+    /// Another program wrote the checkpoint. Use that one.
+    #[error(
+        "the checkpoint has format {format}, and this program reads only format {known}: use a \
+         {} program, as the one that wrote it",
+        if format > known { "newer" } else { "older" }
+    )]
+    CheckpointFormat {
         /// Its format.
         format: u8,
+        /// This program's.
+        known: u8,
     },
-    /// A newer program wrote a record of the log. Use that program, or a later one.
+    /// The store was written for a ring that was cut otherwise. A cluster never changes that: see
+    /// that the data directory is this cluster's.
     #[error(
-        "record {sequence} of the commit log is whole but of no known kind: use a newer program, \
-         as the one that wrote it"
+        "the store belongs to a cluster of {stored} virtual nodes, and this one has {given}: see \
+         that the data directory is the right one"
+    )]
+    Vnodes {
+        /// Their number then.
+        stored: u32,
+        /// And now.
+        given: u32,
+    },
+    /// Another program wrote a record of the log. Use that program, or a later one.
+    #[error(
+        "record {sequence} of the commit log is whole but of no known kind: use the program that \
+         wrote it, or a newer one"
     )]
     NewerRecord {
         /// Its number in the log.
@@ -68,8 +86,8 @@ pub struct StoreReport {
     pub replayed: u64,
     /// Keys that lost writes and wait to be rebuilt from peers.
     pub incomplete_keys: u64,
-    /// Every key is distrusted until its peers are merged in.
-    pub distrusted: bool,
+    /// Virtual nodes that are distrusted until enough of their peers are merged in.
+    pub distrusted: u32,
 }
 
 /// Opens a store over a disk (for log and checkpoint) and tables that are open already.
@@ -90,7 +108,8 @@ pub fn open(
     let found = replay.finish(&recovery)?;
     let checkpoint = found.checkpoint;
     let shared = Arc::new(Shared {
-        trusted_from: AtomicU32::new(checkpoint.trusted_from.0),
+        has_distrusted: AtomicBool::new(checkpoint.vnodes.has_distrusted()),
+        vnodes: Mutex::new(checkpoint.vnodes.clone()),
         unreadable: AtomicU64::new(0),
         damage: Mutex::new(None),
         flush_failure: Mutex::new(None),
@@ -107,8 +126,7 @@ pub fn open(
         shared: shared.clone(),
         options,
         lease: checkpoint.lease,
-        era: checkpoint.era,
-        trusted_from: checkpoint.trusted_from,
+        vnodes: checkpoint.vnodes,
         digests: checkpoint.digests,
         recount_due: false,
         batch: Batch::default(),

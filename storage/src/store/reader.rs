@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use quoit_ring::TableId;
+use quoit_ring::{TableId, VnodeIndex};
 
 use super::{CHECKPOINT_FILE, Shared, lock};
 use crate::codec;
@@ -80,16 +80,17 @@ pub struct StoreFigures {
     /// Why the last flush failed; `None` if it did not. Nothing is lost by it, but memory and log
     /// grow until no more writes are taken.
     pub flush_failure: Option<String>,
-    /// Whether every record of the store is distrusted until its peers are merged in.
-    pub distrusted: bool,
+    /// Virtual nodes that are distrusted until enough of their peers are merged in.
+    pub distrusted: u32,
 }
 
 impl Reader {
     /// Reads one key.
     pub fn read(&self, key: &StoredKey) -> Found {
         let found = match self.engine.get(key.bytes()) {
-            Ok(Some(sealed)) => self.judge(key.bytes(), &sealed),
-            Ok(None) => self.absent(),
+            Ok(Some(sealed)) => self.judge(key, &sealed),
+            Ok(None) if self.trusted_from(key) > Era(0) => Found::Unreadable,
+            Ok(None) => Found::Set(Bytes::new()),
             Err(_) if is_planted(PlantedBug::CorruptIsAbsent) => Found::Set(Bytes::new()),
             Err(error) => {
                 self.note_damage(&error);
@@ -146,7 +147,7 @@ impl Reader {
     /// last row.
     ///
     /// `None` if part of the range is unreadable in a way that hides which keys it holds, or if
-    /// the store cannot vouch for keys that it does not hold.
+    /// it touches a virtual node that is distrusted: what is absent there is unknown.
     pub fn page(
         &self,
         table: TableId,
@@ -156,7 +157,7 @@ impl Reader {
         bytes_max: usize,
         whole: bool,
     ) -> Option<(Vec<PageRow>, bool)> {
-        if self.trusted_from() > Era(0) {
+        if self.shared.has_distrusted() && lock(&self.shared.vnodes).distrusts_range(from, to) {
             return None;
         }
         let (mut rows, mut bytes, mut more, mut broken) = (Vec::new(), 0, false, false);
@@ -169,7 +170,7 @@ impl Reader {
                 if key.table() != table {
                     return true;
                 }
-                let found = self.judge(key.bytes(), &sealed);
+                let found = self.judge(&key, &sealed);
                 let row_bytes = match &found {
                     Found::Set(set) if whole => key.bytes().len() + whole_bytes(set),
                     Found::Set(_) | Found::Unreadable => key.bytes().len() + sealed.len(),
@@ -213,28 +214,34 @@ impl Reader {
             unreadable: self.shared.unreadable.load(Ordering::Relaxed),
             damage: lock(&self.shared.damage).clone(),
             flush_failure: lock(&self.shared.flush_failure).clone(),
-            distrusted: self.trusted_from() > Era(0),
+            distrusted: lock(&self.shared.vnodes).distrusted_count(),
         }
     }
 
-    fn trusted_from(&self) -> Era {
-        Era(self.shared.trusted_from.load(Ordering::Relaxed))
+    /// The virtual nodes that are distrusted until enough of their peers are merged in, ascending.
+    pub fn distrusted(&self) -> Vec<VnodeIndex> {
+        lock(&self.shared.vnodes).distrusted().collect()
     }
 
-    fn judge(&self, key: &[u8], sealed: &Bytes) -> Found {
-        match Stored::open(key, sealed) {
+    /// Records of the key of earlier eras are incomplete.
+    fn trusted_from(&self, key: &StoredKey) -> Era {
+        if self.shared.has_distrusted() {
+            lock(&self.shared.vnodes).trusted_from(key.token())
+        } else {
+            Era(0)
+        }
+    }
+
+    fn judge(&self, key: &StoredKey, sealed: &Bytes) -> Found {
+        match Stored::open(key.bytes(), sealed) {
             Ok(Stored { standing, set })
-                if !standing.incomplete && standing.era >= self.trusted_from() =>
+                if !standing.incomplete && standing.era >= self.trusted_from(key) =>
             {
                 Found::Set(set)
             }
             Err(_) if is_planted(PlantedBug::CorruptIsAbsent) => Found::Set(Bytes::new()),
             Ok(_) | Err(_) => Found::Unreadable,
         }
-    }
-
-    fn absent(&self) -> Found {
-        if self.trusted_from() > Era(0) { Found::Unreadable } else { Found::Set(Bytes::new()) }
     }
 
     /// Keeps what is new of what the tables say, for people.

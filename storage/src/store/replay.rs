@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::mutation::{About, Record};
 use super::open::{OpenError, StoreReport};
-use super::scan::scan;
-use super::{CHECKPOINT_FILE, Checkpoint, CheckpointError, StoreOptions};
+use super::scan::{ERAS_BEHIND_DAMAGE, scan};
+use super::{CHECKPOINT_FILE, CHECKPOINT_FORMAT, Checkpoint, CheckpointError, StoreOptions};
 use crate::codec;
 use crate::disk::Disk;
 use crate::engine::{Change, Engine, EngineError, Sequence};
@@ -65,7 +65,7 @@ impl<'a> Replay<'a> {
             tables_persisted: engine.persisted_sequence(),
             tables_lost: tables_lost.is_some(),
             had_checkpoint: true,
-            checkpoint: Checkpoint::new(),
+            checkpoint: Checkpoint::new(options.vnodes),
             incomplete: BTreeMap::new(),
             lost_values: BTreeMap::new(),
             lost: tables_lost.is_some(),
@@ -77,9 +77,12 @@ impl<'a> Replay<'a> {
             Ok(Some(loaded)) => {
                 replay.report.notes.extend(loaded.repaired);
                 match Checkpoint::decode(&loaded.bytes) {
-                    Ok(checkpoint) => replay.checkpoint = checkpoint,
-                    Err(CheckpointError::Newer(format)) => {
-                        return Err(OpenError::NewerCheckpoint { format });
+                    Ok(checkpoint) => replay.take_checkpoint(checkpoint, options)?,
+                    Err(CheckpointError::Format(format)) => {
+                        return Err(OpenError::CheckpointFormat {
+                            format,
+                            known: CHECKPOINT_FORMAT,
+                        });
                     }
                     Err(CheckpointError::Damaged) => replay.distrust("the checkpoint is damaged"),
                 }
@@ -101,6 +104,20 @@ impl<'a> Replay<'a> {
         Ok(replay)
     }
 
+    fn take_checkpoint(
+        &mut self,
+        checkpoint: Checkpoint,
+        options: &StoreOptions,
+    ) -> Result<(), OpenError> {
+        let given = options.vnodes;
+        let vnodes = checkpoint
+            .vnodes
+            .with_count(given)
+            .map_err(|stored| OpenError::Vnodes { stored: stored.get(), given: given.get() })?;
+        self.checkpoint = Checkpoint { vnodes, ..checkpoint };
+        Ok(())
+    }
+
     /// The tables are not those that the checkpoint was written for. That is written down at once:
     /// what is replayed into them will make it look as if they were.
     fn distrust_other_tables(&mut self, disk: &Arc<dyn Disk>) -> Result<(), OpenError> {
@@ -110,7 +127,9 @@ impl<'a> Replay<'a> {
             "the tables hold records up to {now} and had {before} when the checkpoint was written: \
              others were put in their place"
         ));
-        self.begin_era(self.checkpoint.era);
+        // The log may tell of later eras: none of them is this one.
+        let era = self.checkpoint.vnodes.era();
+        self.begin_era(Era(era.0 + ERAS_BEHIND_DAMAGE));
         self.checkpoint.tables = self.tables_persisted;
         self.checkpoint.recount_due = true;
         Ok(SmallFile::new(disk.clone(), CHECKPOINT_FILE).save(&self.checkpoint.encode())?)
@@ -118,8 +137,8 @@ impl<'a> Replay<'a> {
 
     /// Begins an era after all that there may have been.
     fn begin_era(&mut self, last: Era) {
-        self.checkpoint.era = Era(self.checkpoint.era.max(last).0 + 1);
-        self.checkpoint.trusted_from = self.checkpoint.era;
+        let last = self.checkpoint.vnodes.era().max(last);
+        self.checkpoint.vnodes.begin_era(Era(last.0 + 1));
     }
 
     /// How the log has to be opened.
@@ -160,6 +179,16 @@ impl<'a> Replay<'a> {
             Record::Value { at, bytes } => {
                 self.lost_values.remove(&at);
                 self.insert(&at, bytes, sequence);
+            }
+            Record::Era(era) => {
+                if sequence > self.checkpoint.sequence {
+                    self.checkpoint.vnodes.begin_era(era);
+                }
+            }
+            Record::Trust(era, vnode) => {
+                if sequence > self.checkpoint.sequence && era == self.checkpoint.vnodes.era() {
+                    self.checkpoint.vnodes.trust(vnode);
+                }
             }
             Record::Lease(lease) => self.checkpoint.lease = self.checkpoint.lease.max(lease),
         }
@@ -205,6 +234,10 @@ impl<'a> Replay<'a> {
             About::Lease => self.report.damage.push(format!(
                 "{damaged}: it leased hybrid time; the clock goes on above all that is stored"
             )),
+            About::Trust => self.report.damage.push(format!(
+                "{damaged}: it ended the distrust of a virtual node, which goes on until its peers \
+                 are merged in once more"
+            )),
             About::Unknown => self.distrust(&format!("{damaged} and its key cannot be told")),
         }
     }
@@ -236,7 +269,7 @@ impl<'a> Replay<'a> {
             }
         }
         self.report.incomplete_keys = self.incomplete.len() as u64;
-        self.report.distrusted = self.checkpoint.trusted_from > Era(0);
+        self.report.distrusted = self.checkpoint.vnodes.distrusted_count();
         Ok(Found {
             checkpoint: self.checkpoint,
             incomplete: self.incomplete,

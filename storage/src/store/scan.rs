@@ -11,7 +11,7 @@ use crate::stored::{Era, Stored};
 use crate::version::SiblingSet;
 
 /// What cannot be read may be of a later era than all that can, but hardly by so many.
-const ERAS_BEHIND_DAMAGE: u32 = 1 << 16;
+pub(super) const ERAS_BEHIND_DAMAGE: u32 = 1 << 16;
 
 /// What all that can be read comes to.
 pub(super) struct Scanned {

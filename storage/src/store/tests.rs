@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quoit_ring::{ConflictPolicy, HybridTime, TableId, Token};
+use quoit_ring::{ConflictPolicy, HybridTime, TableId, Token, VnodeCount, VnodeIndex};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::*;
@@ -41,6 +41,7 @@ fn replication(key: &StoredKey) -> u8 {
 
 fn options() -> StoreOptions {
     StoreOptions {
+        vnodes: VnodeCount::new(8).unwrap(),
         memory_bytes_max: 4 << 10,
         segment_bytes: 4 << 10,
         siblings_max: 4,
@@ -154,7 +155,7 @@ impl Rig {
     }
 
     fn is_clean(&self) -> bool {
-        self.report.damage.is_empty() && !self.report.distrusted
+        self.report.damage.is_empty() && self.report.distrusted == 0
     }
 
     /// The digests must be the fold of all that can be read, marks or not.

@@ -209,7 +209,7 @@ impl World {
         let mut config = CoreConfig::new(id, self.genesis.clone(), seed);
         config.boot_count = machine.starts;
         (machine.configure)(&mut config);
-        let (worker, recovered) = Worker::open(machine, seed);
+        let (worker, recovered) = Worker::open(machine, self.genesis.vnodes, seed);
         let core = NodeCore::new(config, Recovered { ..recovered }, self.now(id));
         let process = Process { core, worker, life, tick_at: None };
         self.machines.get_mut(&id).expect("it is there").process = Some(process);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
 use quoit_core::{Event, Instant, Recovered};
-use quoit_ring::NodeId;
+use quoit_ring::{NodeId, VnodeCount};
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::SmallFile;
 use quoit_storage::store::{self, Maintainer, Reader, StoreOptions, Writer};
@@ -24,9 +24,9 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn open(machine: &Machine, identity: u64) -> (Self, Recovered) {
+    pub(super) fn open(machine: &Machine, vnodes: VnodeCount, identity: u64) -> (Self, Recovered) {
         let disk: Arc<dyn Disk> = Arc::new(machine.disk.clone());
-        let options = StoreOptions { segment_bytes: 256 << 10, ..StoreOptions::default() };
+        let options = StoreOptions { vnodes, segment_bytes: 256 << 10, ..StoreOptions::default() };
         let engine = Arc::new(machine.tables.open());
         let opened = store::open(disk.clone(), engine, options, None, identity).expect("opens");
         let load = |name| SmallFile::new(disk.clone(), name).load().expect("loads");

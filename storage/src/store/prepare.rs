@@ -1,0 +1,306 @@
+//! Merging a mutation with what its key holds.
+
+use bytes::Bytes;
+use quoit_ring::ConflictPolicy;
+
+use super::mutation::{Counted, KeyRecord, value_record};
+use super::writer::{Outcome, Prepared, Writer};
+use super::{Change, Mutation};
+use crate::codec;
+use crate::digest;
+use crate::engine::{EngineError, Pressure};
+use crate::layout::StoredKey;
+use crate::planted::{PlantedBug, is_planted};
+use crate::stored::{Era, Standing, Stored};
+use crate::version::{ApartValue, Dot, Older, SiblingSet, Version, VersionVector};
+
+/// No set is ever longer, not even by a merge: a record of the log must hold it.
+const MERGED_BYTES_MAX: usize = 512 << 20;
+
+/// What a mutation comes to.
+struct Merged {
+    set: SiblingSet,
+    /// The key holds all that it ever did, or (with `false`) as little of it as before.
+    completes: bool,
+    /// Values that lie apart, and are not here yet.
+    new_values: Vec<ApartValue>,
+}
+
+/// What a key holds, as the writer sees it.
+#[derive(Clone)]
+pub(super) struct Held {
+    set: SiblingSet,
+    encoded: Bytes,
+    /// Writes may have been lost under the key itself.
+    is_marked: bool,
+    /// The key is as complete as its virtual node was then.
+    era: Era,
+    /// One or the other makes it incomplete.
+    incomplete: bool,
+    /// There may be something that cannot be read.
+    is_damaged: bool,
+}
+
+impl Held {
+    /// Under a mark of the key's own, if `is_marked`.
+    fn nothing(is_marked: bool, era: Era) -> Self {
+        let (set, encoded) = (SiblingSet::default(), Bytes::new());
+        Self { set, encoded, is_marked, era, incomplete: is_marked, is_damaged: false }
+    }
+
+    fn damaged(era: Era) -> Self {
+        Self { is_damaged: true, ..Self::nothing(true, era) }
+    }
+}
+
+impl Writer {
+    /// Merges one mutation with what its key holds, after all mutations before it. Nothing may be
+    /// acknowledged before [`Writer::commit`] has returned, not even what changed nothing: it may
+    /// rest on what the same batch changed.
+    pub fn prepare(&mut self, mutation: Mutation) -> Outcome {
+        if self.poisoned.is_some() {
+            return Outcome::Refused("the disk failed: nothing is acknowledged before a restart");
+        }
+        if self.engine.pressure() == Pressure::Halt {
+            return Outcome::Refused("the tables do not keep up with the writes");
+        }
+        let Mutation { key, replication, policy, change, values } = mutation;
+        let Ok(held) = self.held(&key) else {
+            return Outcome::Refused("the tables cannot be read");
+        };
+        let merged = match change {
+            Change::Write { .. } if held.incomplete => return Outcome::Incomplete,
+            Change::Write { context, version } => {
+                let dot = version.dot;
+                self.write(&key, policy, &held, &context, version).and_then(|set| {
+                    let new_values = new_values(&key, &held, &set, &[dot], values, false)?;
+                    Ok(Merged { set, completes: true, new_values })
+                })
+            }
+            Change::Merge { set, rebuild } => {
+                self.merge(&key, policy, &held, &set, values, rebuild)
+            }
+        };
+        let merged = match merged {
+            Ok(merged) => merged,
+            Err(outcome) => return outcome,
+        };
+        // Nobody knows whether what an incomplete key holds is the greatest.
+        let counts = policy != ConflictPolicy::Latest || !held.incomplete || merged.completes;
+        // An empty set under a mark still says that nothing is known, and one without it that
+        // nothing is there, where absent keys are distrusted: both are written down.
+        let changes = held.incomplete && merged.completes
+            || !held.set.has_same_dots(&merged.set)
+            || !merged.new_values.is_empty();
+        let encoded =
+            if changes { self.put(key, replication, &held, merged) } else { held.encoded };
+        if counts { Outcome::Merged(encoded) } else { Outcome::Incomplete }
+    }
+
+    /// What a merge comes to, or why it comes to nothing.
+    fn merge(
+        &self,
+        key: &StoredKey,
+        policy: ConflictPolicy,
+        held: &Held,
+        set: &SiblingSet,
+        values: Vec<ApartValue>,
+        rebuild: bool,
+    ) -> Result<Merged, Outcome> {
+        let brings = |merged: &SiblingSet| -> Vec<Dot> {
+            set.apart().map(|version| version.dot).filter(|dot| merged.holds(*dot)).collect()
+        };
+        let merged = merge(key, held, set, policy)?;
+        let brought = brings(&merged);
+        if rebuild && !self.has_values(key, &merged, |dot| !brought.contains(&dot)) {
+            // A value was lost that nobody else has: all is forgotten, as where a set is damaged.
+            // To drop its dot alone would claim it, and so erase it where it may be under way to.
+            let nothing = Held::nothing(true, held.era);
+            let merged = merge(key, &nothing, set, policy)?;
+            let new_values = new_values(key, &nothing, &merged, &brings(&merged), values, true)?;
+            return Ok(Merged { set: merged, completes: true, new_values });
+        }
+        let new_values = new_values(key, held, &merged, &brought, values, rebuild)?;
+        Ok(Merged { set: merged, completes: !held.incomplete || rebuild, new_values })
+    }
+
+    /// Whether the values that lie apart, of those dots, are here and intact.
+    fn has_values(&self, key: &StoredKey, set: &SiblingSet, of: impl Fn(Dot) -> bool) -> bool {
+        set.apart().filter(|version| of(version.dot)).all(|version| {
+            let found = self.engine.get(key.apart(version.dot).bytes());
+            matches!(found, Ok(Some(bytes)) if version.is_value(&bytes, key.token()))
+        })
+    }
+
+    /// The set after a coordinator's write, or why there is none.
+    fn write(
+        &mut self,
+        key: &StoredKey,
+        policy: ConflictPolicy,
+        held: &Held,
+        context: &VersionVector,
+        version: Version,
+    ) -> Result<SiblingSet, Outcome> {
+        if !version.is_intact(key.token()) {
+            return Err(Outcome::Corrupt);
+        }
+        let actor = version.dot.actor;
+        // In a `latest` table a dot claims no other.
+        let claims = policy == ConflictPolicy::Siblings;
+        if claims && self.lost_actors.contains(&actor) {
+            return Err(Outcome::Refused("an earlier write was not committed: try again"));
+        }
+        let written = held.set.write(policy, context, version);
+        let set = written.map_err(|Older(time)| Outcome::Older(time))?;
+        let set = self.check_limits(held, set)?;
+        if claims {
+            self.batch.actors.insert(actor);
+        }
+        Ok(set)
+    }
+
+    /// What a key holds after all that was prepared. What cannot be read is held as an incomplete
+    /// set of which nothing is known; an error says nothing of what is held.
+    fn held(&self, key: &StoredKey) -> Result<Held, EngineError> {
+        let vnodes = self.batch.vnodes.as_ref().unwrap_or(&self.vnodes);
+        let held = match self.batch.overlay.get(key) {
+            Some(held) => Ok(held.clone()),
+            None => match self.engine.get(key.bytes()) {
+                Ok(None) => Ok(Held::nothing(false, vnodes.absent_era(key.token()))),
+                Ok(Some(sealed)) => {
+                    Ok(open_held(key, &sealed).unwrap_or_else(|| Held::damaged(vnodes.era())))
+                }
+                Err(EngineError::Damaged(_)) => Ok(Held::damaged(vnodes.era())),
+                Err(error @ EngineError::Io(_)) => Err(error),
+            },
+        };
+        held.map(|held| {
+            let incomplete = held.is_marked || held.era < vnodes.trusted_from(key.token());
+            Held { incomplete, ..held }
+        })
+    }
+
+    fn check_limits(&self, before: &Held, after: SiblingSet) -> Result<SiblingSet, Outcome> {
+        let (count, before_count) = (after.versions().len(), before.set.versions().len());
+        if count > self.options.siblings_max && count > before_count {
+            return Err(Outcome::TooManySiblings);
+        }
+        if after.vector().entries().len() > codec::ENTRIES_MAX {
+            return Err(Outcome::TooLarge);
+        }
+        let bytes = codec::whole_bytes(&after);
+        if bytes > self.options.set_bytes_max && bytes > codec::whole_bytes(&before.set) {
+            return Err(Outcome::TooLarge);
+        }
+        Ok(after)
+    }
+
+    /// Adds the key's new state to the batch; returns the encoded set.
+    fn put(&mut self, key: StoredKey, replication: u8, before: &Held, merged: Merged) -> Bytes {
+        let Merged { set, completes, new_values } = merged;
+        for ApartValue { dot, bytes } in new_values {
+            self.put_value(key.apart(dot), replication, Some(bytes));
+        }
+        let delta = digest::delta(&key, &before.set, &set);
+        let change = Counted { delta, over_damage: before.is_damaged };
+        let is_marked = before.is_marked && !completes;
+        // What is not complete stays as far behind as it was: it counts when its virtual node does.
+        let current = self.batch.vnodes.as_ref().unwrap_or(&self.vnodes).era();
+        let era = if completes { current } else { before.era };
+        let standing = Standing { incomplete: is_marked, replication, era };
+        let record = KeyRecord::new(&key, change, standing, &set);
+        let encoded = record.set();
+        self.batch.prepared.push(Prepared {
+            key: key.clone(),
+            value: Some(record.sealed()),
+            record: record.bytes,
+            counted: Some((replication, change)),
+        });
+        for version in before.set.apart().filter(|version| !set.holds(version.dot)) {
+            self.put_value(key.apart(version.dot), replication, None);
+        }
+        let (encoded_set, incomplete) = (encoded.clone(), !completes);
+        let held =
+            Held { set, encoded: encoded_set, is_marked, era, incomplete, is_damaged: false };
+        self.batch.overlay.insert(key, held);
+        encoded
+    }
+
+    fn put_value(&mut self, at: StoredKey, replication: u8, value: Option<Bytes>) {
+        let record = value_record(&at, replication, value.as_ref());
+        // The tables share the record's memory.
+        let value = value.map(|value| record.slice(record.len() - value.len()..));
+        self.batch.prepared.push(Prepared { key: at, record, value, counted: None });
+    }
+
+    /// Marks a key as incomplete: writes under it may have been lost.
+    pub(super) fn mark_incomplete(
+        &mut self,
+        key: StoredKey,
+        replication: u8,
+    ) -> Result<(), EngineError> {
+        let held = Held { is_marked: true, incomplete: true, ..self.held(&key)? };
+        // Whatever the mark was: a key that was never heard of differs from one that was lost.
+        let merged = Merged { set: held.set.clone(), completes: false, new_values: Vec::new() };
+        self.put(key, replication, &held, merged);
+        Ok(())
+    }
+}
+
+fn open_held(key: &StoredKey, sealed: &Bytes) -> Option<Held> {
+    let Stored { standing, set: encoded } = Stored::open(key.bytes(), sealed).ok()?;
+    let set = codec::decode(&encoded).ok()?;
+    let Standing { incomplete: is_marked, era, .. } = standing;
+    Some(Held { set, encoded, is_marked, era, incomplete: is_marked, is_damaged: false })
+}
+
+/// Those of the values that lie apart, of the dots that a mutation has brought into the set, which
+/// are to be written down: what is held already is not written again, but in a rebuild.
+fn new_values(
+    key: &StoredKey,
+    held: &Held,
+    set: &SiblingSet,
+    brought: &[Dot],
+    mut values: Vec<ApartValue>,
+    rebuild: bool,
+) -> Result<Vec<ApartValue>, Outcome> {
+    let is_held = |dot: Dot| !held.incomplete && held.set.holds(dot);
+    let mut new = Vec::new();
+    for version in set.apart().filter(|version| brought.contains(&version.dot)) {
+        let came = values.iter().position(|value| value.dot == version.dot);
+        match came.map(|at| values.swap_remove(at)) {
+            Some(_) if is_held(version.dot) && !rebuild => {}
+            Some(value) if version.is_value(&value.bytes, key.token()) => new.push(value),
+            Some(_) => return Err(Outcome::Corrupt),
+            None if is_held(version.dot) => {}
+            None => return Err(Outcome::Lacks),
+        }
+    }
+    Ok(new)
+}
+
+/// The set after a merge, or why there is none.
+fn merge(
+    key: &StoredKey,
+    held: &Held,
+    set: &SiblingSet,
+    policy: ConflictPolicy,
+) -> Result<SiblingSet, Outcome> {
+    if !set.versions().iter().all(|version| version.is_intact(key.token())) {
+        return Err(Outcome::Corrupt);
+    }
+    if policy == ConflictPolicy::Latest
+        && let (Some(greatest), Some(new)) = (held.set.greatest_dot(), set.greatest_dot())
+        && greatest > new
+        && !held.incomplete
+        && !is_planted(PlantedBug::SkipOlder)
+    {
+        return Err(Outcome::Older(greatest.time));
+    }
+    let merged = held.set.merge(set, policy);
+    let counts = merged.vector().entries().len().max(merged.versions().len());
+    if counts > codec::ENTRIES_MAX || codec::encoded_bytes(&merged) > MERGED_BYTES_MAX {
+        return Err(Outcome::TooLarge);
+    }
+    Ok(merged)
+}
