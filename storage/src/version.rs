@@ -11,7 +11,7 @@
 //! just that dot.
 
 use bytes::Bytes;
-use quoit_ring::{ConflictPolicy, HybridTime, Token};
+use quoit_ring::{ConflictPolicy, HybridTime, Token, WallTime};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::planted::{PlantedBug, is_planted};
@@ -87,6 +87,9 @@ impl VersionVector {
 /// A longer value lies apart from its set, under (key, dot).
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 
+/// The shortest bucket of [`Version::goes_at`] has two to the power of this many milliseconds.
+pub const BUCKET_MS_BITS: u32 = 20;
+
 /// What a write left: a value, or the mark that the key was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
@@ -146,6 +149,27 @@ impl Version {
     /// Whether a reader at that time gets a value.
     pub fn is_live(&self, at: HybridTime) -> bool {
         self.content != Content::Tombstone && self.expires.is_none_or(|end| at < end)
+    }
+
+    /// When the pair may be collected: under a floor at or above this time. `None` for a value that
+    /// does not expire.
+    ///
+    /// It is a function of the pair alone, so that all replicas agree, and times are rounded up to
+    /// the ends of buckets, so that digests need to keep few of them apart: 2^20 ms (17 minutes) for
+    /// a tombstone, and for a value about a sixteenth of its time to live, if that is more.
+    pub fn goes_at(&self) -> Option<HybridTime> {
+        let written = self.dot.time;
+        let (last, lives_ms) = match (&self.content, self.expires) {
+            (Content::Tombstone, _) => (written, 0),
+            (Content::Value { .. } | Content::Apart { .. }, None) => return None,
+            (Content::Value { .. } | Content::Apart { .. }, Some(expires)) => {
+                (written.max(expires), expires.wall().0.saturating_sub(written.wall().0))
+            }
+        };
+        let width_ms = lives_ms.div_ceil(16).next_power_of_two().max(1 << BUCKET_MS_BITS);
+        let last_ms = last.wall().0 | (width_ms - 1);
+        // The last bucket of time has no end: what is in it stays.
+        Some(HybridTime::at(WallTime(last_ms)).plus_ms(1).max(last))
     }
 
     /// Whether the value is what its writer sent, so far as it lies here.

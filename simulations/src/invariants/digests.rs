@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use quoit_ring::HybridTime;
 use quoit_storage::codec;
-use quoit_storage::digest::{item_digest, leaf_of};
+use quoit_storage::digest::{LEAVES, item_digest, leaf_of};
 use quoit_storage::store::Found;
 
 use super::Verdict;
@@ -26,7 +27,7 @@ impl DigestCheck {
             for row in &rows {
                 let Found::Set(bytes) = &row.whole.found else { return };
                 let set = codec::decode(bytes).expect("the store checked it");
-                live += u64::from(set.is_live(quoit_ring::HybridTime::ZERO));
+                live += u64::from(set.is_live(HybridTime::ZERO));
             }
             self.verdict.expect(live == figures.live, || {
                 format!("n{} counts {} live keys, and holds {live}", node + 1, figures.live)
@@ -39,11 +40,13 @@ impl DigestCheck {
             for row in page.map(|(rows, _)| rows).unwrap_or_default() {
                 let Found::Set(bytes) = &row.whole.found else { return };
                 let set = codec::decode(bytes).expect("the store checked it");
-                *folded.entry(leaf_of(row.key.token())).or_default() ^= item_digest(&row.key, &set);
+                *folded.entry(leaf_of(row.key.token())).or_default() ^=
+                    item_digest(&row.key, &set, HybridTime::ZERO);
             }
         }
         let mut held: BTreeMap<usize, u64> = BTreeMap::new();
-        for leaves in (1..=5).filter_map(|replication| digests.leaves(replication)) {
+        for replication in digests.replications() {
+            let leaves = digests.leaves(replication, 0..LEAVES, HybridTime::ZERO);
             for (at, leaf) in leaves.iter().enumerate().filter(|(_, leaf)| **leaf != 0) {
                 *held.entry(at).or_default() ^= leaf;
             }

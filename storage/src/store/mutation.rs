@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! record: u8 kind
-//!   1 or 3, a key: u16 length | key | u8 N | u32 CRC-32C of all before
-//!             | u64 leaf | i8 live | i8 tombstones | i64 bytes | envelope
+//!   8 or 9, a key: u16 length | key | u8 N | u32 CRC-32C of all before
+//!             | u64 what stays in the leaf | i8 live | i8 tombstones | i64 bytes
+//!             | u32 buckets, for each: u64 end, u64 digest, i32 pairs | envelope
 //!   2, a lease: u64 hybrid time
 //!   4, a value that lies apart: u16 length | where it lies | u8 N | u32 CRC-32C of all before
 //!             | the value
@@ -16,29 +17,31 @@
 //!
 //! The key has a checksum of its own, so that a record with damage elsewhere still tells which key
 //! it was about. Of a damaged record without a key its length tells what it was: nine bytes are a
-//! lease, five an era, thirteen trust; records with a key are longer. Kind 3 is a record of a key
-//! that could not be read when it was made: what it took out of the digests is not known.
+//! lease, five an era, thirteen trust; records with a key are longer. Kind 9 is a record of a key
+//! that could not be read when it was made: what it took out of the digests is not known. (Kinds 1
+//! and 3 were keys with digests of another kind.)
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoit_ring::{ConflictPolicy, HybridTime, VnodeIndex};
 
 use crate::codec;
-use crate::digest::Delta;
+use crate::digest::{BUCKET_BYTES, BucketDelta, Delta};
 use crate::layout::StoredKey;
 use crate::stored::{ENVELOPE_BYTES, Era, Standing};
 use crate::version::{ApartValue, SiblingSet, Version, VersionVector};
 
-const KIND_KEY: u8 = 1;
 const KIND_LEASE: u8 = 2;
-const KIND_KEY_OVER_DAMAGE: u8 = 3;
 const KIND_VALUE: u8 = 4;
 const KIND_VALUE_END: u8 = 5;
 const KIND_ERA: u8 = 6;
 const KIND_TRUST: u8 = 7;
+const KIND_KEY: u8 = 8;
+const KIND_KEY_OVER_DAMAGE: u8 = 9;
 const LEASE_BYTES: usize = 9;
 const ERA_BYTES: usize = 5;
 const TRUST_BYTES: usize = 13;
-const DELTA_BYTES: usize = 18;
+/// Of a change in the digests without its buckets.
+const DELTA_BYTES: usize = 22;
 
 /// One atomic read-merge-write of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +100,7 @@ pub(super) enum Record {
 }
 
 /// What a record changes in the digests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Counted {
     pub(super) delta: Delta,
     /// What the key held before could not be read, so `delta` leaves it in.
@@ -129,21 +132,19 @@ impl KeyRecord {
     /// Lays out the record in one buffer.
     pub(super) fn new(
         key: &StoredKey,
-        change: Counted,
+        change: &Counted,
         standing: Standing,
         set: &SiblingSet,
     ) -> Self {
         let key = key.bytes();
         let Counted { delta, over_damage } = change;
-        let envelope_at = 3 + key.len() + 1 + 4 + DELTA_BYTES;
+        let delta_bytes = DELTA_BYTES + delta.going.len() * BUCKET_BYTES;
+        let envelope_at = 3 + key.len() + 1 + 4 + delta_bytes;
         let bytes = envelope_at + ENVELOPE_BYTES + codec::encoded_bytes(set);
         let mut out = BytesMut::with_capacity(bytes);
-        let kind = if over_damage { KIND_KEY_OVER_DAMAGE } else { KIND_KEY };
+        let kind = if *over_damage { KIND_KEY_OVER_DAMAGE } else { KIND_KEY };
         put_head(kind, key, standing.replication, &mut out);
-        out.put_u64_le(delta.leaf);
-        out.put_i8(delta.live);
-        out.put_i8(delta.tombstones);
-        out.put_i64_le(delta.bytes);
+        put_delta(delta, &mut out);
         assert_eq!(out.len(), envelope_at, "the record is laid out as it was counted");
         standing.seal_into(key, set, &mut out);
         Self { bytes: out.freeze(), envelope_at }
@@ -158,6 +159,40 @@ impl KeyRecord {
     pub(super) fn set(&self) -> Bytes {
         self.bytes.slice(self.envelope_at + ENVELOPE_BYTES..)
     }
+}
+
+fn put_delta(delta: &Delta, out: &mut BytesMut) {
+    out.put_u64_le(delta.stays);
+    out.put_i8(delta.live);
+    out.put_i8(delta.tombstones);
+    out.put_i64_le(delta.bytes);
+    out.put_u32_le(u32::try_from(delta.going.len()).expect("sets are bounded"));
+    for change in &delta.going {
+        out.put_u64_le(change.end.0);
+        out.put_u64_le(change.digest);
+        out.put_i32_le(change.pairs);
+    }
+}
+
+fn take_delta(input: &mut Bytes) -> Option<Delta> {
+    let mut delta = Delta {
+        stays: input.try_get_u64_le().ok()?,
+        live: input.try_get_i8().ok()?,
+        tombstones: input.try_get_i8().ok()?,
+        bytes: input.try_get_i64_le().ok()?,
+        going: Vec::new(),
+    };
+    let count = input.try_get_u32_le().ok()? as usize;
+    if input.len() / BUCKET_BYTES < count {
+        return None;
+    }
+    let change = |_| BucketDelta {
+        end: HybridTime(input.get_u64_le()),
+        digest: input.get_u64_le(),
+        pairs: input.get_i32_le(),
+    };
+    delta.going = (0..count).map(change).collect();
+    Some(delta)
 }
 
 /// What records about a key begin with.
@@ -230,15 +265,7 @@ impl Record {
             kind @ (KIND_KEY | KIND_KEY_OVER_DAMAGE) => {
                 let (key, replication, length) = record_key(payload)?;
                 let mut input = payload.slice(length..);
-                if input.len() < DELTA_BYTES {
-                    return None;
-                }
-                let delta = Delta {
-                    leaf: input.get_u64_le(),
-                    live: input.get_i8(),
-                    tombstones: input.get_i8(),
-                    bytes: input.get_i64_le(),
-                };
+                let delta = take_delta(&mut input)?;
                 let change = Counted { delta, over_damage: kind == KIND_KEY_OVER_DAMAGE };
                 Some(Self::Key { key, replication, change, sealed: input })
             }
@@ -290,17 +317,19 @@ mod tests {
         StoredKey::new(Token(9), TableId(1), b"p", b"s").expect("short")
     }
 
-    fn record(change: Counted) -> KeyRecord {
+    fn record(change: &Counted) -> KeyRecord {
         let standing = Standing { incomplete: false, replication: 3, era: Era(1) };
         KeyRecord::new(&key(), change, standing, &SiblingSet::default())
     }
 
     #[test]
     fn a_record_reads_back_as_it_was_laid_out() {
-        let delta = Delta { leaf: 5, live: 1, tombstones: -1, bytes: -70 };
+        let bucket = |end, digest, pairs| BucketDelta { end: HybridTime(end), digest, pairs };
+        let going = vec![bucket(1 << 36, 6, -2), bucket(2 << 36, 7, 1)];
+        let delta = Delta { stays: 5, going, live: 1, tombstones: -1, bytes: -70 };
         for over_damage in [false, true] {
-            let change = Counted { delta, over_damage };
-            let record = record(change);
+            let change = Counted { delta: delta.clone(), over_damage };
+            let record = record(&change);
             let sealed = record.sealed();
             assert_eq!(
                 Record::read(&record.bytes),
@@ -364,7 +393,7 @@ mod tests {
 
     #[test]
     fn the_key_of_a_record_damaged_elsewhere_is_still_told() {
-        let record = record(Counted::default());
+        let record = record(&Counted::default());
         let head = record.envelope_at - DELTA_BYTES;
         for byte in 0..record.bytes.len() {
             let mut damaged = record.bytes.to_vec();
@@ -380,7 +409,7 @@ mod tests {
 
     #[test]
     fn cut_records_are_refused_without_a_panic() {
-        let record = record(Counted::default()).bytes;
+        let record = record(&Counted::default()).bytes;
         let head = record.len() - ENVELOPE_BYTES;
         for length in 0..head {
             assert_eq!(Record::read(&record.slice(..length)), None);

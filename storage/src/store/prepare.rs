@@ -208,7 +208,7 @@ impl Writer {
         let current = self.batch.vnodes.as_ref().unwrap_or(&self.vnodes).era();
         let era = if completes { current } else { before.era };
         let standing = Standing { incomplete: is_marked, replication, era };
-        let record = KeyRecord::new(&key, change, standing, &set);
+        let record = KeyRecord::new(&key, &change, standing, &set);
         let encoded = record.set();
         self.batch.prepared.push(Prepared {
             key: key.clone(),

@@ -169,7 +169,7 @@ impl<'a> Replay<'a> {
         match record {
             Record::Key { key, replication, change, sealed } => {
                 if sequence > self.checkpoint.sequence {
-                    self.checkpoint.digests.apply(&key, replication, change.delta);
+                    self.checkpoint.digests.apply(&key, replication, &change.delta);
                     self.checkpoint.recount_due |= change.over_damage;
                 }
                 // A record holds all that the key held.

@@ -65,7 +65,7 @@ impl Scanned {
         self.greatest_era = self.greatest_era.max(standing.era);
         self.greatest_time = self.greatest_time.max(set.vector().greatest());
         let delta = digest::delta(&key, &SiblingSet::default(), &set);
-        self.digests.apply(&key, standing.replication, delta);
+        self.digests.apply(&key, standing.replication, &delta);
         Some(())
     }
 }

@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::*;
 use crate::codec;
-use crate::digest::{self, Digests};
+use crate::digest::{self, Digests, LEAVES};
 use crate::layout::StoredKey;
 use crate::twin::disk::TwinDisk;
 use crate::twin::engine::TwinTables;
@@ -170,7 +170,7 @@ fn fold(held: &BTreeMap<StoredKey, SiblingSet>) -> Digests {
     let mut digests = Digests::default();
     for (key, set) in held {
         let delta = digest::delta(key, &SiblingSet::default(), set);
-        digests.apply(key, replication(key), delta);
+        digests.apply(key, replication(key), &delta);
     }
     digests
 }
@@ -180,7 +180,8 @@ type Counted = (Vec<(TableId, TableFigures)>, Vec<(u8, usize, u64)>);
 
 fn figures_and_leaves(digests: &Digests) -> Counted {
     let leaves = [1, 3].into_iter().flat_map(|replication| {
-        let leaves = digests.leaves(replication).unwrap_or_default().iter().copied().enumerate();
+        let leaves =
+            digests.leaves(replication, 0..LEAVES, HybridTime::ZERO).into_iter().enumerate();
         leaves.map(move |(index, leaf)| (replication, index, leaf))
     });
     let figures = digests.tables().iter().map(|(id, figures)| (*id, *figures));

@@ -277,8 +277,8 @@ impl Writer {
             return Err(self.poison(&error));
         }
         for prepared in &batch.prepared {
-            if let Some((replication, change)) = prepared.counted {
-                self.digests.apply(&prepared.key, replication, change.delta);
+            if let Some((replication, change)) = &prepared.counted {
+                self.digests.apply(&prepared.key, *replication, &change.delta);
                 self.recount_due |= change.over_damage;
             }
         }

@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use quoit_ring::WallTime;
 
 /// A history of one key on a few replicas: writes under contexts, and merges between replicas.
 #[derive(Debug, Clone)]
@@ -140,4 +141,46 @@ fn an_expired_value_is_gone_for_readers_from_its_end_on() {
     expiring.expires = Some(HybridTime(100));
     assert!(expiring.is_live(HybridTime(99)));
     assert!(!expiring.is_live(HybridTime(100)));
+}
+
+#[test]
+fn what_does_not_expire_stays_and_tombstones_go_with_their_bucket() {
+    assert_eq!(version(1, 1, false).goes_at(), None);
+    let at_ms = |ms: u64| HybridTime::at(WallTime(ms));
+    let tombstone = |ms: u64, counter: u64| version(at_ms(ms).0 + counter, 1, true).goes_at();
+    assert_eq!(tombstone(0, 0), Some(at_ms(1 << 20)));
+    assert_eq!(tombstone((1 << 20) - 1, 65_535), Some(at_ms(1 << 20)));
+    assert_eq!(tombstone(1 << 20, 0), Some(at_ms(2 << 20)));
+}
+
+#[test]
+fn an_expiring_value_goes_after_its_end_with_a_bucket_of_its_time_to_live() {
+    let at_ms = |ms: u64| HybridTime::at(WallTime(ms));
+    let value = |written_ms: u64, expires_ms: u64| {
+        let mut value = version(at_ms(written_ms).0, 1, false);
+        value.expires = Some(at_ms(expires_ms));
+        value.goes_at()
+    };
+    assert_eq!(value(5, 3), Some(at_ms(1 << 20)), "it had expired when it was written");
+    assert_eq!(value(0, 16 << 20), Some(at_ms(17 << 20)));
+    assert_eq!(value(0, (16 << 20) + 1), Some(at_ms(18 << 20)), "buckets of 2^21 ms");
+    // A year: the next power of two above a sixteenth of it is 2^31 ms.
+    let year_ms = 365 * 86_400_000;
+    assert_eq!(value(0, year_ms), Some(at_ms((year_ms >> 31 << 31) + (1 << 31))));
+}
+
+proptest! {
+    #[test]
+    fn a_pair_goes_after_it_was_written_and_has_expired(
+        time: u64, expires in prop::option::of(any::<u64>()), delete: bool,
+    ) {
+        let mut pair = version(time, 1, delete);
+        pair.expires = expires.map(HybridTime);
+        let Some(end) = pair.goes_at() else {
+            prop_assert!(!delete && expires.is_none());
+            return Ok(());
+        };
+        prop_assert!(end > pair.dot.time || end.wall().0 == u64::MAX >> 16);
+        prop_assert!(delete || end > pair.expires.unwrap() || end.wall().0 == u64::MAX >> 16);
+    }
 }
