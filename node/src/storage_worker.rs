@@ -314,6 +314,7 @@ fn bytes_of(batch: &Requests) -> usize {
                     Content::Apart { .. } | Content::Tombstone => 0,
                 },
                 Change::Merge { set, .. } => codec::encoded_bytes(set),
+                Change::Collect => 0,
             };
             inline + apart
         }

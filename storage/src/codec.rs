@@ -6,7 +6,8 @@
 //! little endian:
 //!
 //! ```text
-//! u8  format: 1, or 2 where a value lies apart
+//! u8  format: 1, or 2 where a value lies apart; with a base 3, or 4 where a value lies apart
+//! u64 the vector's base                      in formats 3 and 4
 //! u16 number of vector entries, then for each, ascending: u64 actor, u64 time
 //! u16 number of versions, then for each, ascending by dot:
 //!     u64 time, u64 actor, u8 flags (1: has a value, 2: expires, 4: has a value that lies apart)
@@ -24,6 +25,8 @@ use crate::version::{Actor, Content, Dot, INLINE_BYTES_MAX, SiblingSet, Version,
 
 const FORMAT_INLINE: u8 = 1;
 const FORMAT_APART: u8 = 2;
+const FORMAT_BASE: u8 = 3;
+const FORMAT_BASE_APART: u8 = 4;
 const HAS_VALUE: u8 = 1;
 const EXPIRES: u8 = 2;
 const LIES_APART: u8 = 4;
@@ -54,7 +57,9 @@ pub fn encoded_bytes(set: &SiblingSet) -> usize {
     if set.is_empty() {
         return 0;
     }
-    5 + 16 * set.vector().entries().len() + set.versions().iter().map(version_bytes).sum::<usize>()
+    let base_bytes = if set.vector().base() > HybridTime::ZERO { 8 } else { 0 };
+    let vector_bytes = 16 * set.vector().entries().len();
+    5 + base_bytes + vector_bytes + set.versions().iter().map(version_bytes).sum::<usize>()
 }
 
 /// The number of bytes of a set's encoding and of the values that lie apart.
@@ -68,7 +73,26 @@ pub fn whole_bytes(set: &SiblingSet) -> usize {
 
 /// Whether values of an encoded set lie apart.
 pub fn has_apart(encoded: &[u8]) -> bool {
-    encoded.first() == Some(&FORMAT_APART)
+    matches!(encoded.first(), Some(&(FORMAT_APART | FORMAT_BASE_APART)))
+}
+
+/// Whether the same is live in two encoded sets, whatever their vectors: values are compared too.
+/// Bytes that are no set are the same as their equals only.
+pub fn has_same_pairs(one: &[u8], two: &[u8]) -> bool {
+    one == two || versions_part(one).is_some_and(|pairs| versions_part(two) == Some(pairs))
+}
+
+/// What comes after the vector of an encoded set.
+fn versions_part(encoded: &[u8]) -> Option<&[u8]> {
+    let before = match encoded.first() {
+        None => return Some(&[0; 2]),
+        Some(&(FORMAT_INLINE | FORMAT_APART)) => 1,
+        Some(&(FORMAT_BASE | FORMAT_BASE_APART)) => 9,
+        Some(_) => return None,
+    };
+    let mut rest = encoded.get(before..)?;
+    let entries = usize::from(rest.try_get_u16_le().ok()?);
+    rest.get(16 * entries..)
 }
 
 /// Appends a set's encoding.
@@ -81,7 +105,16 @@ pub fn encode_into(set: &SiblingSet, out: &mut BytesMut) {
     }
     let count = |length: usize| u16::try_from(length).expect("sets are bounded far below");
     out.reserve(encoded_bytes(set));
-    out.put_u8(if set.apart().next().is_some() { FORMAT_APART } else { FORMAT_INLINE });
+    let (has_apart, base) = (set.apart().next().is_some(), set.vector().base());
+    out.put_u8(match (base > HybridTime::ZERO, has_apart) {
+        (false, false) => FORMAT_INLINE,
+        (false, true) => FORMAT_APART,
+        (true, false) => FORMAT_BASE,
+        (true, true) => FORMAT_BASE_APART,
+    });
+    if base > HybridTime::ZERO {
+        out.put_u64_le(base.0);
+    }
     out.put_u16_le(count(set.vector().entries().len()));
     for (actor, time) in set.vector().entries() {
         out.put_u64_le(actor.0);
@@ -129,18 +162,24 @@ pub fn decode(bytes: &Bytes) -> Result<SiblingSet, CodecError> {
         return Ok(SiblingSet::default());
     }
     let mut input = bytes.clone();
-    let has_apart = match input.try_get_u8().map_err(|_| CodecError::Damaged)? {
-        FORMAT_INLINE => false,
-        FORMAT_APART => true,
+    let (has_base, has_apart) = match input.try_get_u8().map_err(|_| CodecError::Damaged)? {
+        FORMAT_INLINE => (false, false),
+        FORMAT_APART => (false, true),
+        FORMAT_BASE => (true, false),
+        FORMAT_BASE_APART => (true, true),
         newer => return Err(CodecError::Format(newer)),
     };
     let is_canonical = |set: &SiblingSet| set.apart().next().is_some() == has_apart;
-    decode_parts(&mut input)
+    decode_parts(&mut input, has_base)
         .filter(|set| input.is_empty() && !set.is_empty() && is_canonical(set))
         .ok_or(CodecError::Damaged)
 }
 
-fn decode_parts(input: &mut Bytes) -> Option<SiblingSet> {
+fn decode_parts(input: &mut Bytes, has_base: bool) -> Option<SiblingSet> {
+    let base = HybridTime(if has_base { input.try_get_u64_le().ok()? } else { 0 });
+    if has_base != (base > HybridTime::ZERO) {
+        return None;
+    }
     let entry_count = usize::from(input.try_get_u16_le().ok()?);
     if input.len() < entry_count * 16 {
         return None;
@@ -149,9 +188,11 @@ fn decode_parts(input: &mut Bytes) -> Option<SiblingSet> {
     for _ in 0..entry_count {
         entries.push((Actor(input.get_u64_le()), HybridTime(input.get_u64_le())));
     }
-    if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+    if !entries.is_sorted_by(|a, b| a.0 < b.0) || entries.iter().any(|(_, time)| *time <= base) {
         return None;
     }
+    let mut vector = VersionVector::new(entries);
+    vector.raise_base(base);
     let version_count = usize::from(input.try_get_u16_le().ok()?);
     if input.len() < version_count * 17 {
         return None;
@@ -163,7 +204,7 @@ fn decode_parts(input: &mut Bytes) -> Option<SiblingSet> {
     if !versions.is_sorted_by(|a, b| a.dot < b.dot) {
         return None;
     }
-    SiblingSet::new(VersionVector::new(entries), versions)
+    SiblingSet::new(vector, versions)
 }
 
 fn decode_version(input: &mut Bytes) -> Option<Version> {
@@ -213,8 +254,9 @@ mod tests {
         (
             prop::collection::btree_map(1u64..8, 50u64..90, 0..6),
             prop::collection::vec(version, 0..5),
+            prop_oneof![Just(0u64), 1u64..70],
         )
-            .prop_map(|(vector, versions)| {
+            .prop_map(|(vector, versions, base)| {
                 let mut vector = VersionVector::new(
                     vector.into_iter().map(|(actor, time)| (Actor(actor), HybridTime(time))),
                 );
@@ -232,6 +274,7 @@ mod tests {
                     distinct
                         .insert(dot, Version { dot, content, expires: expires.map(HybridTime) });
                 }
+                vector.raise_base(HybridTime(base));
                 SiblingSet::new(vector, distinct.into_values().collect()).expect("made to fit")
             })
     }
@@ -251,9 +294,40 @@ mod tests {
             0x0b, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'v',
         ];
         assert_eq!(&encode(&set)[..], golden);
+        let with_base = set.with_base(HybridTime(0x0101));
+        #[rustfmt::skip]
+        let head = [3, 1, 1, 0, 0, 0, 0, 0, 0];
+        assert_eq!(encode(&with_base)[..], [&head[..], &golden[1..]].concat());
+    }
+
+    #[test]
+    fn a_base_above_an_entry_or_of_nothing_is_not_canonical() {
+        let dot = Dot { time: HybridTime(9), actor: Actor(1) };
+        let set = SiblingSet::of(Version { dot, content: Content::Tombstone, expires: None });
+        let mut vector = set.vector().clone();
+        vector.raise_base(HybridTime(8));
+        let bytes = encode(&SiblingSet::new(vector, set.versions().to_vec()).expect("claimed"));
+        assert!(decode(&bytes).is_ok());
+        for base in [0, 9] {
+            let mut other = bytes.to_vec();
+            other[1] = base;
+            assert_eq!(decode(&other.into()), Err(CodecError::Damaged));
+        }
     }
 
     proptest! {
+        #[test]
+        fn pairs_are_compared_without_vectors(one in set(), two in set(), base in 0u64..90) {
+            let same = |one: &SiblingSet, two: &SiblingSet| has_same_pairs(&encode(one), &encode(two));
+            prop_assert!(same(&one, &one.clone().with_base(HybridTime(base))));
+            prop_assert_eq!(same(&one, &two), one.versions() == two.versions());
+        }
+
+        #[test]
+        fn comparing_any_bytes_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = has_same_pairs(&bytes, &[1, 0, 0, 0, 0]);
+        }
+
         #[test]
         fn decoding_undoes_encoding(set in set()) {
             let bytes = encode(&set);

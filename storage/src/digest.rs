@@ -21,8 +21,8 @@
 //! - Whoever holds the pair at the chain's end got it in a set, and a set travels whole: its vector
 //!   claims what the write's context had seen, hence the chain down to the dot. So equal pairs come
 //!   with equal claims of all dots that a replica may still hold or be sent.
-//! - The exception are claims that were collected under a floor. A pair that only they would refuse
-//!   is at or below the floor, and not held: the floor refuses it.
+//! - Claims that were collected under a floor are stood for by the vector's base, or where nothing is
+//!   left of the key by the floor itself (see `version::floor`).
 //!
 //! Were a claim missing against all this, the dot that it should refuse would come in as a pair: the
 //! replicas then differ in their pairs, are found to, and are merged, vectors and all. A claim only

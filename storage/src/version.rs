@@ -7,6 +7,10 @@
 //! makes a dot for a key only while it has kept every dot that it ever made for that key.** So an
 //! actor is drawn anew for each tenure and never stored.
 //!
+//! A vector may have a **base**: every dot at or before it was seen, whoever made it. It stands for
+//! the entries that were collected under a virtual node's floor, when no replica can make or bring a
+//! dot that old any more (`floor` says more).
+//!
 //! In a `latest` table a set is one pair, the one with the greatest dot, and a vector that holds
 //! just that dot.
 
@@ -32,7 +36,9 @@ pub struct Dot {
 /// For each actor the greatest time seen: all its earlier dots for the key are claimed too.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VersionVector {
-    /// Ascending by actor, each once.
+    /// Every dot up to here is claimed, whoever made it.
+    base: HybridTime,
+    /// Ascending by actor, each once, all above the base.
     entries: Vec<(Actor, HybridTime)>,
 }
 
@@ -46,6 +52,25 @@ impl VersionVector {
         vector
     }
 
+    /// Every dot at or before this is claimed, whoever made it.
+    pub fn base(&self) -> HybridTime {
+        self.base
+    }
+
+    /// Claims every dot at or before `base`; a lower one than before changes nothing.
+    pub fn raise_base(&mut self, base: HybridTime) {
+        if base > self.base {
+            self.base = base;
+            self.entries.retain(|(_, time)| *time > base);
+        }
+    }
+
+    /// Whether all that the other claims is claimed.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut entries = other.entries.iter();
+        other.base <= self.base && entries.all(|&(actor, time)| self.has_seen(Dot { time, actor }))
+    }
+
     /// The entries, ascending by actor.
     pub fn entries(&self) -> &[(Actor, HybridTime)] {
         &self.entries
@@ -53,11 +78,16 @@ impl VersionVector {
 
     /// Whether nothing was ever seen.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.base == HybridTime::ZERO && self.entries.is_empty()
     }
 
     /// Whether the dot is claimed.
     pub fn has_seen(&self, dot: Dot) -> bool {
+        dot.time <= self.base || self.has_entry_for(dot)
+    }
+
+    /// Whether the dot is claimed by an entry of its actor.
+    pub fn has_entry_for(&self, dot: Dot) -> bool {
         self.entries
             .binary_search_by_key(&dot.actor, |&(actor, _)| actor)
             .is_ok_and(|at| self.entries[at].1 >= dot.time)
@@ -65,6 +95,9 @@ impl VersionVector {
 
     /// Claims a dot.
     pub fn add(&mut self, dot: Dot) {
+        if dot.time <= self.base {
+            return;
+        }
         match self.entries.binary_search_by_key(&dot.actor, |&(actor, _)| actor) {
             Ok(at) => self.entries[at].1 = self.entries[at].1.max(dot.time),
             Err(at) => self.entries.insert(at, (dot.actor, dot.time)),
@@ -73,6 +106,7 @@ impl VersionVector {
 
     /// Claims all that another vector claims.
     pub fn join(&mut self, other: &Self) {
+        self.raise_base(other.base);
         for &(actor, time) in &other.entries {
             self.add(Dot { time, actor });
         }
@@ -80,7 +114,7 @@ impl VersionVector {
 
     /// The greatest time of any actor; zero where nothing was seen.
     pub fn greatest(&self) -> HybridTime {
-        self.entries.iter().map(|&(_, time)| time).max().unwrap_or_default()
+        self.entries.iter().map(|&(_, time)| time).max().unwrap_or_default().max(self.base)
     }
 }
 
@@ -217,7 +251,8 @@ impl SiblingSet {
     pub fn new(vector: VersionVector, mut versions: Vec<Version>) -> Option<Self> {
         versions.sort_by_key(|version| version.dot);
         let distinct = versions.windows(2).all(|pair| pair[0].dot != pair[1].dot);
-        let claimed = versions.iter().all(|version| vector.has_seen(version.dot));
+        let is_claimed = |dot: Dot| dot.time > HybridTime::ZERO && vector.has_seen(dot);
+        let claimed = versions.iter().all(|version| is_claimed(version.dot));
         (distinct && claimed).then_some(Self { vector, versions })
     }
 
@@ -242,10 +277,16 @@ impl SiblingSet {
         self.vector.is_empty()
     }
 
+    /// Whether the same is live for both. Then they differ, if at all, in what they have collected
+    /// under a floor.
+    pub fn has_same_pairs(&self, other: &Self) -> bool {
+        let dots = self.versions.iter().map(|version| version.dot);
+        dots.eq(other.versions.iter().map(|version| version.dot))
+    }
+
     /// Whether both know the same: one dot never names two values.
     pub fn has_same_dots(&self, other: &Self) -> bool {
-        let dots = self.versions.iter().map(|version| version.dot);
-        self.vector == other.vector && dots.eq(other.versions.iter().map(|version| version.dot))
+        self.vector == other.vector && self.has_same_pairs(other)
     }
 
     /// The greatest dot; `None` where nothing is live.
@@ -283,15 +324,25 @@ impl SiblingSet {
     /// A pair of one side stays if the other side holds it too or has not seen its dot.
     pub fn merge(&self, other: &Self, policy: ConflictPolicy) -> Self {
         match policy {
-            ConflictPolicy::Latest => {
-                if other.greatest_dot() > self.greatest_dot() {
-                    other.clone()
-                } else {
-                    self.clone()
-                }
-            }
+            ConflictPolicy::Latest => self.merge_latest(other),
             ConflictPolicy::Siblings => self.merge_siblings(other),
         }
+    }
+
+    /// The greater pair of those that the other side does not know to be gone.
+    fn merge_latest(&self, other: &Self) -> Self {
+        let stays = |version: &&Version, other: &Self| {
+            version.dot.time > other.vector.base || other.holds(version.dot)
+        };
+        let own = self.versions.last().filter(|version| stays(version, other));
+        let theirs = other.versions.last().filter(|version| stays(version, self));
+        let greater = match (own, theirs) {
+            (Some(own), Some(theirs)) if theirs.dot > own.dot => Some(theirs),
+            (own, theirs) => own.or(theirs),
+        };
+        let mut merged = greater.map_or_else(Self::default, |version| Self::of(version.clone()));
+        merged.vector.raise_base(self.vector.base.max(other.vector.base));
+        merged
     }
 
     fn merge_siblings(&self, other: &Self) -> Self {
@@ -346,6 +397,8 @@ impl SiblingSet {
         Ok(Self { vector, versions })
     }
 }
+
+mod floor;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Contexts: what a reader saw, sealed for its next write.
 //!
 //! ```text
-//! u8 format, 1 | u16 entries, then for each: u64 actor, u64 time | u64 SipHash-1-3
+//! u8 format: 1, or 2 with a base | u64 the vector's base, in format 2 | u16 entries, then for each: u64 actor, u64 time | u64 SipHash-1-3
 //! ```
 //! The hash is keyed with the cluster's ring key and covers the cluster, the table, the key and the
 //! entries: a context that was damaged, or is handed in for another key, is refused rather than
@@ -17,6 +17,7 @@ use quoit_storage::version::{Actor, VersionVector};
 use siphasher::sip::SipHasher13;
 
 const FORMAT: u8 = 1;
+const FORMAT_BASE: u8 = 2;
 
 /// A context that was not made for this key, or is damaged. Read the key and use what that gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,8 +31,13 @@ pub fn seal(cluster: ClusterId, ring_key: RingKey, key: &StoredKey, seen: &Versi
     if seen.is_empty() {
         return Bytes::new();
     }
-    let mut out = BytesMut::with_capacity(11 + 16 * seen.entries().len());
-    out.put_u8(FORMAT);
+    let mut out = BytesMut::with_capacity(19 + 16 * seen.entries().len());
+    if seen.base() > HybridTime::ZERO {
+        out.put_u8(FORMAT_BASE);
+        out.put_u64_le(seen.base().0);
+    } else {
+        out.put_u8(FORMAT);
+    }
     out.put_u16_le(u16::try_from(seen.entries().len()).expect("sets are bounded far below"));
     for (actor, time) in seen.entries() {
         out.put_u64_le(actor.0);
@@ -60,12 +66,19 @@ pub fn open(
         return Err(ContextError);
     }
     let mut input = &context[1..end];
-    let count = usize::from(input.get_u16_le());
-    if context[0] != FORMAT || input.len() != count * 16 {
+    let base = HybridTime(match context[0] {
+        FORMAT => 0,
+        FORMAT_BASE => input.try_get_u64_le().map_err(|_| ContextError)?,
+        _ => return Err(ContextError),
+    });
+    let count = usize::from(input.try_get_u16_le().map_err(|_| ContextError)?);
+    if input.len() != count * 16 {
         return Err(ContextError);
     }
     let entries = (0..count).map(|_| (Actor(input.get_u64_le()), HybridTime(input.get_u64_le())));
-    Ok(VersionVector::new(entries))
+    let mut seen = VersionVector::new(entries);
+    seen.raise_base(base);
+    Ok(seen)
 }
 
 fn hash(cluster: ClusterId, ring_key: RingKey, key: &StoredKey, sealed: &[u8]) -> u64 {
@@ -93,25 +106,35 @@ mod tests {
         VersionVector::new([(Actor(1), HybridTime(10)), (Actor(9), HybridTime(4))])
     }
 
+    fn seen_with_base() -> VersionVector {
+        let mut seen = seen();
+        seen.raise_base(HybridTime(5));
+        seen
+    }
+
     #[test]
     fn a_context_opens_for_its_own_key_only() {
-        let context = seal(CLUSTER, RING_KEY, &key(1, b"s"), &seen());
-        assert_eq!(open(CLUSTER, RING_KEY, &key(1, b"s"), &context), Ok(seen()));
-        assert_eq!(open(CLUSTER, RING_KEY, &key(1, b"t"), &context), Err(ContextError));
-        assert_eq!(open(CLUSTER, RING_KEY, &key(2, b"s"), &context), Err(ContextError));
-        assert_eq!(open(ClusterId(8), RING_KEY, &key(1, b"s"), &context), Err(ContextError));
+        for seen in [seen(), seen_with_base()] {
+            let context = seal(CLUSTER, RING_KEY, &key(1, b"s"), &seen);
+            assert_eq!(open(CLUSTER, RING_KEY, &key(1, b"s"), &context), Ok(seen));
+            assert_eq!(open(CLUSTER, RING_KEY, &key(1, b"t"), &context), Err(ContextError));
+            assert_eq!(open(CLUSTER, RING_KEY, &key(2, b"s"), &context), Err(ContextError));
+            assert_eq!(open(ClusterId(8), RING_KEY, &key(1, b"s"), &context), Err(ContextError));
+        }
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_refused() {
-        let context = seal(CLUSTER, RING_KEY, &key(1, b"s"), &seen());
-        for bit in 0..context.len() * 8 {
-            let mut damaged = context.to_vec();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(open(CLUSTER, RING_KEY, &key(1, b"s"), &damaged.into()).is_err());
-        }
-        for length in 1..context.len() {
-            assert!(open(CLUSTER, RING_KEY, &key(1, b"s"), &context.slice(..length)).is_err());
+        for seen in [seen(), seen_with_base()] {
+            let context = seal(CLUSTER, RING_KEY, &key(1, b"s"), &seen);
+            for bit in 0..context.len() * 8 {
+                let mut damaged = context.to_vec();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(open(CLUSTER, RING_KEY, &key(1, b"s"), &damaged.into()).is_err());
+            }
+            for length in 1..context.len() {
+                assert!(open(CLUSTER, RING_KEY, &key(1, b"s"), &context.slice(..length)).is_err());
+            }
         }
     }
 

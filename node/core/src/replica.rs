@@ -136,6 +136,7 @@ fn admit_merge(
         change: Change::Merge {
             set: codec::decode(&merge.set).map_err(|_| Refusal::Invalid)?,
             rebuild: merge.rebuild,
+            authority: None,
         },
         values: apart_values(merge.values.iter().cloned()),
     };

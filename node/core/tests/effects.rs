@@ -241,7 +241,7 @@ fn found(set: &SiblingSet) -> ReadAnswer {
 fn a_put_in_a_latest_table_goes_to_all_replicas_at_once() {
     let mut bench = Bench::new(ConflictPolicy::Latest);
     let set = bench.set(TIME);
-    let change = Change::Merge { set: set.clone(), rebuild: false };
+    let change = Change::Merge { set: set.clone(), rebuild: false, authority: None };
     let others = bench.others();
     let expected = [
         bench.apply(0, change, false),
@@ -299,7 +299,7 @@ fn a_write_that_is_not_the_latest_is_sent_again_above_what_is() {
     let older = MergeAnswer { time: HybridTime::ZERO, merged: Err(Refusal::Older(later)) };
     let above = later.next().expect("not the end of time");
     let set = bench.set(above);
-    let change = Change::Merge { set: set.clone(), rebuild: false };
+    let change = Change::Merge { set: set.clone(), rebuild: false, authority: None };
     let others = bench.others();
     let expected = [
         bench.apply(1, change, false),
@@ -335,7 +335,7 @@ fn a_write_that_must_go_beyond_the_lease_waits_for_a_longer_one() {
     let above = later.next().expect("not the end of time");
     let set = bench.set(above);
     let others = bench.others();
-    let change = Change::Merge { set: set.clone(), rebuild: false };
+    let change = Change::Merge { set: set.clone(), rebuild: false, authority: None };
     let expected = [
         bench.apply(1, change, false),
         bench.merge(1, others[0], above, &set),
@@ -391,6 +391,20 @@ fn a_get_asks_this_replica_and_one_more_and_answers_when_they_agree() {
 }
 
 #[test]
+fn a_get_repairs_nobody_for_what_one_replica_has_collected() {
+    let mut bench = Bench::new(ConflictPolicy::Siblings);
+    let set = bench.set(HybridTime(5));
+    let collected = set.clone().with_base(HybridTime(9));
+    let to = begin_get(&mut bench);
+    let tag = Tag::Own(bench.request(0, 1));
+    let here = StorageAnswer::Found(Whole::bare(Found::Set(codec::encode(&set))));
+    assert_eq!(bench.storage(tag, here), []);
+    let request = bench.request(0, to);
+    assert_eq!(bench.peer(to, request, found(&collected)), [bench.got(&set, false)]);
+    assert_eq!(bench.core.operation_count(), 0);
+}
+
+#[test]
 fn a_get_that_finds_a_stale_replica_repairs_it_before_it_answers() {
     let mut bench = Bench::new(ConflictPolicy::Latest);
     let set = bench.set(HybridTime(5));
@@ -427,7 +441,7 @@ fn a_get_asks_the_third_replica_when_one_cannot_vouch_for_the_key() {
         key: bench.stored_key(),
         replication: 3,
         policy: ConflictPolicy::Latest,
-        change: Change::Merge { set: set.clone(), rebuild: true },
+        change: Change::Merge { set: set.clone(), rebuild: true, authority: None },
         values: Vec::new(),
     };
     let rebuild = Effect::ToStorage {

@@ -30,9 +30,7 @@ impl Seen {
         if let Some((_, seen, greatest)) = before.checked_sub(1).map(|at| &self.ended[at]) {
             let holds = match policy {
                 ConflictPolicy::Latest => vector.greatest() >= *greatest,
-                ConflictPolicy::Siblings => seen.entries().iter().all(|&(actor, time)| {
-                    vector.has_seen(quoit_storage::version::Dot { time, actor })
-                }),
+                ConflictPolicy::Siblings => vector.covers(seen),
             };
             verdict.expect(holds, || {
                 format!("{}: {seen:?} was seen before, {vector:?} after", what())

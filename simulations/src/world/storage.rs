@@ -246,5 +246,6 @@ pub(crate) fn versions_of(change: &Change) -> &[quoit_storage::version::Version]
     match change {
         Change::Write { version, .. } => std::slice::from_ref(version),
         Change::Merge { set, .. } => set.versions(),
+        Change::Collect => &[],
     }
 }

@@ -148,7 +148,7 @@ fn mutation(item: u64, time: u64) -> Mutation {
     let dot = Dot { time: HybridTime(time), actor: Actor(1) };
     let content = Content::Value { bytes, checksum };
     let set = SiblingSet::of(Version { dot, content, expires: None });
-    let change = Change::Merge { set, rebuild: false };
+    let change = Change::Merge { set, rebuild: false, authority: None };
     Mutation { key, replication: 3, policy: ConflictPolicy::Latest, change, values: Vec::new() }
 }
 

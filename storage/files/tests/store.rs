@@ -52,7 +52,7 @@ fn set(number: u64, time: u64) -> SiblingSet {
 }
 
 fn merge(opened: &mut Opened, number: u64, time: u64, rebuild: bool) {
-    let change = Change::Merge { set: set(number, time), rebuild };
+    let change = Change::Merge { set: set(number, time), rebuild, authority: None };
     let policy = ConflictPolicy::Latest;
     let mutation =
         Mutation { key: key(number), replication: 3, policy, change, values: Vec::new() };

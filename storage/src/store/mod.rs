@@ -148,8 +148,8 @@ struct Checkpoint {
 /// The small file that holds the checkpoint.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 
-/// 1 knew one era for all virtual nodes, 2 digests that counted vectors.
-const CHECKPOINT_FORMAT: u8 = 3;
+/// 1 knew one era for all virtual nodes, 2 digests that counted vectors, 3 no floors.
+const CHECKPOINT_FORMAT: u8 = 4;
 /// Before the virtual nodes.
 const CHECKPOINT_FIXED_BYTES: usize = 26;
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! record: u8 kind
-//!   8 or 9, a key: u16 length | key | u8 N | u32 CRC-32C of all before
-//!             | u64 what stays in the leaf | i8 live | i8 tombstones | i64 bytes
+//!   8, a floor: u32 virtual node | u64 floor | u32 zero
+//!   9, a key: u16 length | key | u8 N | u32 CRC-32C of all before
+//!             | u8 flags (1: over damage, 2: gone) | u64 what stays in the leaf | i8 live | i8 tombstones | i64 bytes
 //!             | u32 buckets, for each: u64 end, u64 digest, i32 pairs | envelope
 //!   2, a lease: u64 hybrid time
 //!   4, a value that lies apart: u16 length | where it lies | u8 N | u32 CRC-32C of all before
@@ -17,9 +18,12 @@
 //!
 //! The key has a checksum of its own, so that a record with damage elsewhere still tells which key
 //! it was about. Of a damaged record without a key its length tells what it was: nine bytes are a
-//! lease, five an era, thirteen trust; records with a key are longer. Kind 9 is a record of a key
-//! that could not be read when it was made: what it took out of the digests is not known. (Kinds 1
-//! and 3 were keys with digests of another kind.)
+//! lease, five an era, thirteen trust, seventeen a floor; records with a key are longer. (Kinds 1 and
+//! 3 were keys with digests of another kind.)
+//!
+//! A record over damage is of a key that could not be read when it was made: what it took out of the
+//! digests is not known. One of a key that is gone takes it out of the tables: it says no more than
+//! an absent key does.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoit_ring::{ConflictPolicy, HybridTime, VnodeIndex};
@@ -35,13 +39,16 @@ const KIND_VALUE: u8 = 4;
 const KIND_VALUE_END: u8 = 5;
 const KIND_ERA: u8 = 6;
 const KIND_TRUST: u8 = 7;
-const KIND_KEY: u8 = 8;
-const KIND_KEY_OVER_DAMAGE: u8 = 9;
+const KIND_FLOOR: u8 = 8;
+const KIND_KEY: u8 = 9;
+const OVER_DAMAGE: u8 = 1;
+const GONE: u8 = 2;
 const LEASE_BYTES: usize = 9;
 const ERA_BYTES: usize = 5;
 const TRUST_BYTES: usize = 13;
-/// Of a change in the digests without its buckets.
-const DELTA_BYTES: usize = 22;
+const FLOOR_BYTES: usize = 17;
+/// The flags, and a change in the digests without its buckets.
+const DELTA_BYTES: usize = 23;
 
 /// One atomic read-merge-write of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +82,12 @@ pub enum Change {
         /// The set holds all that a read quorum of the other replicas knew: the key is complete
         /// again after this.
         rebuild: bool,
+        /// The set comes from a whole peer with this floor, which is above the receiver's own: what
+        /// is held at or before it, and is not in the set, was deleted there and collected.
+        authority: Option<HybridTime>,
     },
+    /// What may go under the virtual node's floor goes, if the key is complete.
+    Collect,
 }
 
 /// A record of the log.
@@ -85,13 +97,16 @@ pub(super) enum Record {
         key: StoredKey,
         replication: u8,
         change: Counted,
-        sealed: Bytes,
+        /// What the tables get; `None` where the key is gone.
+        sealed: Option<Bytes>,
     },
     Lease(HybridTime),
     /// Every virtual node is distrusted.
     Era(Era),
     /// One is trusted again, in that era.
     Trust(Era, VnodeIndex),
+    /// Its floor is raised.
+    Floor(VnodeIndex, HybridTime),
     /// A value lies there from now on, or (`None`) no more.
     Value {
         at: StoredKey,
@@ -117,6 +132,7 @@ pub(super) enum About {
     },
     Lease,
     Trust,
+    Floor,
     /// It may have been anything, the beginning of an era too.
     Unknown,
 }
@@ -126,6 +142,7 @@ pub(super) enum About {
 pub(super) struct KeyRecord {
     pub(super) bytes: Bytes,
     envelope_at: usize,
+    is_gone: bool,
 }
 
 impl KeyRecord {
@@ -135,6 +152,7 @@ impl KeyRecord {
         change: &Counted,
         standing: Standing,
         set: &SiblingSet,
+        is_gone: bool,
     ) -> Self {
         let key = key.bytes();
         let Counted { delta, over_damage } = change;
@@ -142,17 +160,17 @@ impl KeyRecord {
         let envelope_at = 3 + key.len() + 1 + 4 + delta_bytes;
         let bytes = envelope_at + ENVELOPE_BYTES + codec::encoded_bytes(set);
         let mut out = BytesMut::with_capacity(bytes);
-        let kind = if *over_damage { KIND_KEY_OVER_DAMAGE } else { KIND_KEY };
-        put_head(kind, key, standing.replication, &mut out);
+        put_head(KIND_KEY, key, standing.replication, &mut out);
+        out.put_u8(if *over_damage { OVER_DAMAGE } else { 0 } | if is_gone { GONE } else { 0 });
         put_delta(delta, &mut out);
         assert_eq!(out.len(), envelope_at, "the record is laid out as it was counted");
         standing.seal_into(key, set, &mut out);
-        Self { bytes: out.freeze(), envelope_at }
+        Self { bytes: out.freeze(), envelope_at, is_gone }
     }
 
-    /// The envelope, which goes to the tables.
-    pub(super) fn sealed(&self) -> Bytes {
-        self.bytes.slice(self.envelope_at..)
+    /// The envelope, which goes to the tables; `None` where the key is gone.
+    pub(super) fn sealed(&self) -> Option<Bytes> {
+        (!self.is_gone).then(|| self.bytes.slice(self.envelope_at..))
     }
 
     /// The encoded set.
@@ -243,6 +261,16 @@ pub(super) fn trust_record(era: Era, vnode: VnodeIndex) -> Bytes {
     out.freeze()
 }
 
+/// Lays out the record of a floor.
+pub(super) fn floor_record(vnode: VnodeIndex, floor: HybridTime) -> Bytes {
+    let mut out = BytesMut::with_capacity(FLOOR_BYTES);
+    out.put_u8(KIND_FLOOR);
+    out.put_u32_le(vnode.0);
+    out.put_u64_le(floor.0);
+    out.put_u32_le(0);
+    out.freeze()
+}
+
 impl Record {
     /// Reads an intact record; `None` if a newer program wrote it.
     pub(super) fn read(payload: &Bytes) -> Option<Self> {
@@ -262,12 +290,23 @@ impl Record {
                 let is_known = input.try_get_u32_le().ok()? == 0 && input.is_empty();
                 is_known.then_some(Self::Trust(era, vnode))
             }
-            kind @ (KIND_KEY | KIND_KEY_OVER_DAMAGE) => {
+            KIND_FLOOR => {
+                let vnode = VnodeIndex(input.try_get_u32_le().ok()?);
+                let floor = HybridTime(input.try_get_u64_le().ok()?);
+                let is_known = input.try_get_u32_le().ok()? == 0 && input.is_empty();
+                is_known.then_some(Self::Floor(vnode, floor))
+            }
+            KIND_KEY => {
                 let (key, replication, length) = record_key(payload)?;
                 let mut input = payload.slice(length..);
+                let flags = input.try_get_u8().ok()?;
+                if flags & !(OVER_DAMAGE | GONE) != 0 {
+                    return None;
+                }
                 let delta = take_delta(&mut input)?;
-                let change = Counted { delta, over_damage: kind == KIND_KEY_OVER_DAMAGE };
-                Some(Self::Key { key, replication, change, sealed: input })
+                let change = Counted { delta, over_damage: flags & OVER_DAMAGE != 0 };
+                let sealed = (flags & GONE == 0).then_some(input);
+                Some(Self::Key { key, replication, change, sealed })
             }
             kind @ (KIND_VALUE | KIND_VALUE_END) => {
                 let (at, _, length) = record_key(payload).filter(|(at, ..)| at.is_apart())?;
@@ -287,6 +326,7 @@ impl About {
         match payload.len() {
             LEASE_BYTES => Self::Lease,
             TRUST_BYTES => Self::Trust,
+            FLOOR_BYTES => Self::Floor,
             _ => match record_key(payload) {
                 Some((key, replication, _)) => Self::Key { key, replication },
                 None => Self::Unknown,
@@ -318,8 +358,12 @@ mod tests {
     }
 
     fn record(change: &Counted) -> KeyRecord {
+        record_of(change, false)
+    }
+
+    fn record_of(change: &Counted, is_gone: bool) -> KeyRecord {
         let standing = Standing { incomplete: false, replication: 3, era: Era(1) };
-        KeyRecord::new(&key(), change, standing, &SiblingSet::default())
+        KeyRecord::new(&key(), change, standing, &SiblingSet::default(), is_gone)
     }
 
     #[test]
@@ -327,10 +371,11 @@ mod tests {
         let bucket = |end, digest, pairs| BucketDelta { end: HybridTime(end), digest, pairs };
         let going = vec![bucket(1 << 36, 6, -2), bucket(2 << 36, 7, 1)];
         let delta = Delta { stays: 5, going, live: 1, tombstones: -1, bytes: -70 };
-        for over_damage in [false, true] {
+        for (over_damage, is_gone) in [(false, false), (true, false), (false, true), (true, true)] {
             let change = Counted { delta: delta.clone(), over_damage };
-            let record = record(&change);
+            let record = record_of(&change, is_gone);
             let sealed = record.sealed();
+            assert_eq!(sealed.is_none(), is_gone);
             assert_eq!(
                 Record::read(&record.bytes),
                 Some(Record::Key { key: key(), replication: 3, change, sealed })
@@ -341,7 +386,14 @@ mod tests {
     #[test]
     fn records_without_a_key_read_back_are_golden_and_are_told_by_their_length() {
         let trust = Record::Trust(Era(5), VnodeIndex(6));
-        let cases: [(Bytes, Record, About, &[u8]); 3] = [
+        let floor = Record::Floor(VnodeIndex(6), HybridTime(5));
+        let cases: [(Bytes, Record, About, &[u8]); 4] = [
+            (
+                floor_record(VnodeIndex(6), HybridTime(5)),
+                floor,
+                About::Floor,
+                &[8, 6, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            ),
             (
                 lease_record(HybridTime(4)),
                 Record::Lease(HybridTime(4)),

@@ -1,9 +1,10 @@
 //! Merging a mutation with what its key holds.
 
 use bytes::Bytes;
-use quoit_ring::ConflictPolicy;
+use quoit_ring::{ConflictPolicy, HybridTime};
 
 use super::mutation::{Counted, KeyRecord, value_record};
+use super::vnodes::Vnodes;
 use super::writer::{Outcome, Prepared, Writer};
 use super::{Change, Mutation};
 use crate::codec;
@@ -48,6 +49,15 @@ impl Held {
         Self { set, encoded, is_marked, era, incomplete: is_marked, is_damaged: false }
     }
 
+    /// What is known of a key under that floor.
+    fn knows(&self, floor: HybridTime) -> VersionVector {
+        let mut known = self.set.vector().clone();
+        if !self.incomplete {
+            known.raise_base(floor);
+        }
+        known
+    }
+
     fn damaged(era: Era) -> Self {
         Self { is_damaged: true, ..Self::nothing(true, era) }
     }
@@ -68,17 +78,28 @@ impl Writer {
         let Ok(held) = self.held(&key) else {
             return Outcome::Refused("the tables cannot be read");
         };
+        let floor = self.pending_vnodes().floor_of(key.token());
+        let mut is_late = false;
         let merged = match change {
-            Change::Write { .. } if held.incomplete => return Outcome::Incomplete,
+            Change::Write { .. } | Change::Collect if held.incomplete => {
+                return Outcome::Incomplete;
+            }
             Change::Write { context, version } => {
                 let dot = version.dot;
-                self.write(&key, policy, &held, &context, version).and_then(|set| {
+                self.write(&key, policy, &held, &context, version, floor).and_then(|set| {
                     let new_values = new_values(&key, &held, &set, &[dot], values, false)?;
                     Ok(Merged { set, completes: true, new_values })
                 })
             }
-            Change::Merge { set, rebuild } => {
-                self.merge(&key, policy, &held, &set, values, rebuild)
+            Change::Merge { set, rebuild, authority } => {
+                let authority = authority.unwrap_or_default();
+                let incoming = Incoming { set, policy, rebuild, authority, floor };
+                is_late = incoming.is_late_for(&held);
+                self.merge(&key, &held, &incoming, values)
+            }
+            Change::Collect => {
+                let set = held.set.clone().without_going(floor).packed(floor);
+                Ok(Merged { set, completes: true, new_values: Vec::new() })
             }
         };
         let merged = match merged {
@@ -87,10 +108,12 @@ impl Writer {
         };
         // Nobody knows whether what an incomplete key holds is the greatest.
         let counts = policy != ConflictPolicy::Latest || !held.incomplete || merged.completes;
+        let counts = counts && !is_late;
         // An empty set under a mark still says that nothing is known, and one without it that
         // nothing is there, where absent keys are distrusted: both are written down.
         let changes = held.incomplete && merged.completes
-            || !held.set.has_same_dots(&merged.set)
+            || !held.set.has_same_pairs(&merged.set)
+            || !held.knows(floor).covers(merged.set.vector())
             || !merged.new_values.is_empty();
         let encoded =
             if changes { self.put(key, replication, &held, merged) } else { held.encoded };
@@ -101,22 +124,22 @@ impl Writer {
     fn merge(
         &self,
         key: &StoredKey,
-        policy: ConflictPolicy,
         held: &Held,
-        set: &SiblingSet,
+        incoming: &Incoming,
         values: Vec<ApartValue>,
-        rebuild: bool,
     ) -> Result<Merged, Outcome> {
+        let rebuild = incoming.rebuild;
         let brings = |merged: &SiblingSet| -> Vec<Dot> {
-            set.apart().map(|version| version.dot).filter(|dot| merged.holds(*dot)).collect()
+            let apart = incoming.set.apart().map(|version| version.dot);
+            apart.filter(|dot| merged.holds(*dot)).collect()
         };
-        let merged = merge(key, held, set, policy)?;
+        let merged = merge(key, held, incoming)?;
         let brought = brings(&merged);
         if rebuild && !self.has_values(key, &merged, |dot| !brought.contains(&dot)) {
             // A value was lost that nobody else has: all is forgotten, as where a set is damaged.
             // To drop its dot alone would claim it, and so erase it where it may be under way to.
             let nothing = Held::nothing(true, held.era);
-            let merged = merge(key, &nothing, set, policy)?;
+            let merged = merge(key, &nothing, incoming)?;
             let new_values = new_values(key, &nothing, &merged, &brings(&merged), values, true)?;
             return Ok(Merged { set: merged, completes: true, new_values });
         }
@@ -140,6 +163,7 @@ impl Writer {
         held: &Held,
         context: &VersionVector,
         version: Version,
+        floor: HybridTime,
     ) -> Result<SiblingSet, Outcome> {
         if !version.is_intact(key.token()) {
             return Err(Outcome::Corrupt);
@@ -150,8 +174,12 @@ impl Writer {
         if claims && self.lost_actors.contains(&actor) {
             return Err(Outcome::Refused("an earlier write was not committed: try again"));
         }
+        if version.dot.time <= floor {
+            return Err(Outcome::Older(floor));
+        }
         let written = held.set.write(policy, context, version);
         let set = written.map_err(|Older(time)| Outcome::Older(time))?;
+        let set = set.without_going(floor).packed(floor);
         let set = self.check_limits(held, set)?;
         if claims {
             self.batch.actors.insert(actor);
@@ -159,10 +187,15 @@ impl Writer {
         Ok(set)
     }
 
+    /// What holds for virtual nodes after all that was prepared.
+    fn pending_vnodes(&self) -> &Vnodes {
+        self.batch.vnodes.as_ref().unwrap_or(&self.vnodes)
+    }
+
     /// What a key holds after all that was prepared. What cannot be read is held as an incomplete
     /// set of which nothing is known; an error says nothing of what is held.
     fn held(&self, key: &StoredKey) -> Result<Held, EngineError> {
-        let vnodes = self.batch.vnodes.as_ref().unwrap_or(&self.vnodes);
+        let vnodes = self.pending_vnodes();
         let held = match self.batch.overlay.get(key) {
             Some(held) => Ok(held.clone()),
             None => match self.engine.get(key.bytes()) {
@@ -205,14 +238,18 @@ impl Writer {
         let change = Counted { delta, over_damage: before.is_damaged };
         let is_marked = before.is_marked && !completes;
         // What is not complete stays as far behind as it was: it counts when its virtual node does.
-        let current = self.batch.vnodes.as_ref().unwrap_or(&self.vnodes).era();
+        let (current, token) = (self.pending_vnodes().era(), key.token());
         let era = if completes { current } else { before.era };
+        // It says no more than that there is nothing: absent keys say the same.
+        let is_gone = set.is_empty()
+            && !is_marked
+            && (!completes || self.pending_vnodes().trusted_from(token) == Era(0));
         let standing = Standing { incomplete: is_marked, replication, era };
-        let record = KeyRecord::new(&key, &change, standing, &set);
+        let record = KeyRecord::new(&key, &change, standing, &set, is_gone);
         let encoded = record.set();
         self.batch.prepared.push(Prepared {
             key: key.clone(),
-            value: Some(record.sealed()),
+            value: record.sealed(),
             record: record.bytes,
             counted: Some((replication, change)),
         });
@@ -279,25 +316,69 @@ fn new_values(
     Ok(new)
 }
 
-/// The set after a merge, or why there is none.
-fn merge(
-    key: &StoredKey,
-    held: &Held,
-    set: &SiblingSet,
+/// What a merge brings.
+struct Incoming {
+    set: SiblingSet,
     policy: ConflictPolicy,
-) -> Result<SiblingSet, Outcome> {
+    rebuild: bool,
+    /// The floor of the whole peer that it comes from, if it is above the floor here; or zero.
+    authority: HybridTime,
+    /// The floor here.
+    floor: HybridTime,
+}
+
+impl Incoming {
+    /// Up to where every dot that is not in the set is known to be covered: a whole peer says so of
+    /// its floor, and so do those who together rebuild the key, of the floor that they share.
+    fn known_there(&self) -> HybridTime {
+        self.authority.max(if self.rebuild { self.floor } else { HybridTime::ZERO })
+    }
+
+    /// The same, of what is held. An incomplete key may lack anything, and nothing is held against a
+    /// peer that knows more.
+    fn known_to(&self, held: &Held) -> HybridTime {
+        let is_behind = self.authority >= self.floor;
+        if held.incomplete || is_behind { HybridTime::ZERO } else { self.floor }
+    }
+
+    /// Whether the newest pair is at or before `time` and was never seen.
+    fn is_unseen_until(&self, time: HybridTime, held: &Held) -> bool {
+        self.set.greatest_dot().is_some_and(|new| {
+            new.time <= time && !held.set.holds(new) && !held.set.vector().has_entry_for(new)
+        })
+    }
+
+    /// Whether an incomplete key takes in what a complete one would refuse under the floor. Nobody
+    /// may count on that.
+    fn is_late_for(&self, held: &Held) -> bool {
+        held.incomplete && self.known_there() < self.floor && self.is_unseen_until(self.floor, held)
+    }
+}
+
+/// The set after a merge, or why there is none.
+fn merge(key: &StoredKey, held: &Held, incoming: &Incoming) -> Result<SiblingSet, Outcome> {
+    let Incoming { set, policy, floor, .. } = incoming;
     if !set.versions().iter().all(|version| version.is_intact(key.token())) {
         return Err(Outcome::Corrupt);
     }
-    if policy == ConflictPolicy::Latest
+    let (known_here, known_there) = (incoming.known_to(held), incoming.known_there());
+    if *policy == ConflictPolicy::Latest
         && let (Some(greatest), Some(new)) = (held.set.greatest_dot(), set.greatest_dot())
         && greatest > new
+        && greatest.time > known_there
         && !held.incomplete
         && !is_planted(PlantedBug::SkipOlder)
     {
-        return Err(Outcome::Older(greatest.time));
+        return Err(Outcome::Older(greatest.time.max(known_here)));
     }
-    let merged = held.set.merge(set, policy);
+    let known = known_here.max(held.set.vector().base());
+    if incoming.is_unseen_until(known, held) {
+        return Err(Outcome::Older(known));
+    }
+    let merged = held.set.merge_knowing(known_here, set, known_there, *policy);
+    let completes = !held.incomplete || incoming.rebuild;
+    let floor = if completes { *floor } else { HybridTime::ZERO };
+    let merged = merged.without_going(floor).packed(floor.max(incoming.authority));
     let counts = merged.vector().entries().len().max(merged.versions().len());
     if counts > codec::ENTRIES_MAX || codec::encoded_bytes(&merged) > MERGED_BYTES_MAX {
         return Err(Outcome::TooLarge);

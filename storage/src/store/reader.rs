@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use quoit_ring::{TableId, VnodeIndex};
+use quoit_ring::{HybridTime, TableId, VnodeIndex};
 
 use super::{CHECKPOINT_FILE, Shared, lock};
 use crate::codec;
@@ -221,6 +221,11 @@ impl Reader {
     /// The virtual nodes that are distrusted until enough of their peers are merged in, ascending.
     pub fn distrusted(&self) -> Vec<VnodeIndex> {
         lock(&self.shared.vnodes).distrusted().collect()
+    }
+
+    /// A virtual node's floor.
+    pub fn floor(&self, vnode: VnodeIndex) -> HybridTime {
+        lock(&self.shared.vnodes).floor(vnode)
     }
 
     /// Records of the key of earlier eras are incomplete.

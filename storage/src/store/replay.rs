@@ -174,7 +174,7 @@ impl<'a> Replay<'a> {
                 }
                 // A record holds all that the key held.
                 self.incomplete.remove(&key);
-                self.insert(&key, Some(sealed), sequence);
+                self.insert(&key, sealed, sequence);
             }
             Record::Value { at, bytes } => {
                 self.lost_values.remove(&at);
@@ -189,6 +189,9 @@ impl<'a> Replay<'a> {
                 if sequence > self.checkpoint.sequence && era == self.checkpoint.vnodes.era() {
                     self.checkpoint.vnodes.trust(vnode);
                 }
+            }
+            Record::Floor(vnode, floor) => {
+                self.checkpoint.vnodes.raise_floor(vnode, floor);
             }
             Record::Lease(lease) => self.checkpoint.lease = self.checkpoint.lease.max(lease),
         }
@@ -237,6 +240,10 @@ impl<'a> Replay<'a> {
             About::Trust => self.report.damage.push(format!(
                 "{damaged}: it ended the distrust of a virtual node, which goes on until its peers \
                  are merged in once more"
+            )),
+            About::Floor => self.report.damage.push(format!(
+                "{damaged}: it raised the floor of a virtual node, which is raised again when its \
+                 replicas agree the next time"
             )),
             About::Unknown => self.distrust(&format!("{damaged} and its key cannot be told")),
         }

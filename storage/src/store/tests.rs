@@ -4,6 +4,7 @@ mod apart;
 mod damage;
 mod distrust;
 mod faults;
+mod floors;
 mod model;
 mod rules;
 
@@ -77,11 +78,11 @@ fn write(key: &StoredKey, time: u64, value: &str) -> Mutation {
 }
 
 fn merge(key: &StoredKey, set: SiblingSet) -> Mutation {
-    mutation(key, Change::Merge { set, rebuild: false })
+    mutation(key, Change::Merge { set, rebuild: false, authority: None })
 }
 
 fn rebuild(key: &StoredKey, set: SiblingSet) -> Mutation {
-    mutation(key, Change::Merge { set, rebuild: true })
+    mutation(key, Change::Merge { set, rebuild: true, authority: None })
 }
 
 /// An open store over its twins.

@@ -1,4 +1,4 @@
-//! What holds for whole virtual nodes: whether the replica may vouch for their keys.
+//! What holds for whole virtual nodes: whether the replica may vouch for their keys, and their floors.
 //!
 //! Damage whose keys cannot be told, or a loss that peers tell of, begins a new **era**: from then on
 //! every virtual node is distrusted. Its absent keys are unknown, and so is what was written in an
@@ -6,9 +6,13 @@
 //! merged in; single keys are before that, when they are rebuilt: their records have the new era.
 //! What merges bring meanwhile keeps its key's older era, so that it counts with the whole. A mark of
 //! a key's own (see [`crate::stored`]) stands whatever is said of its virtual node.
+//!
+//! A **floor** T says that every replica of the virtual node has applied all dots at or before T, that
+//! none is made any more, and that their pairs were equal everywhere (see `version::floor`). It holds
+//! for complete keys: nobody knows what one that is incomplete may lack.
 
 use bytes::{Buf, BufMut, BytesMut};
-use quoit_ring::{Token, VnodeCount, VnodeIndex};
+use quoit_ring::{HybridTime, Token, VnodeCount, VnodeIndex};
 
 use crate::stored::Era;
 
@@ -21,12 +25,14 @@ pub(super) struct Vnodes {
     era: Era,
     /// A bit for each virtual node; empty where none is distrusted.
     distrusted: Vec<u64>,
+    /// One for each virtual node; empty where there are none.
+    floors: Vec<HybridTime>,
 }
 
 impl Vnodes {
     /// Nothing was ever lost.
     pub(super) fn new(count: VnodeCount) -> Self {
-        Self { count, era: Era(0), distrusted: Vec::new() }
+        Self { count, era: Era(0), distrusted: Vec::new(), floors: Vec::new() }
     }
 
     /// What is written now has this era.
@@ -107,6 +113,25 @@ impl Vnodes {
         }
     }
 
+    pub(super) fn floor(&self, vnode: VnodeIndex) -> HybridTime {
+        self.floors.get(vnode.0 as usize).copied().unwrap_or_default()
+    }
+
+    /// The floor of a key's virtual node.
+    pub(super) fn floor_of(&self, token: Token) -> HybridTime {
+        if self.floors.is_empty() { HybridTime::ZERO } else { self.floor(self.vnode_of(token)) }
+    }
+
+    /// Raises a floor; it never goes down. Returns whether it was lower.
+    pub(super) fn raise_floor(&mut self, vnode: VnodeIndex, floor: HybridTime) -> bool {
+        if vnode.0 >= self.count.get() || floor <= self.floor(vnode) {
+            return false;
+        }
+        self.floors.resize(self.count.get() as usize, HybridTime::ZERO);
+        self.floors[vnode.0 as usize] = floor;
+        true
+    }
+
     /// Whether the keys from `from` (included) up to `to` (excluded; to the end where `None`) may
     /// lie in a virtual node that is distrusted.
     pub(super) fn distrusts_range(&self, from: &[u8], to: Option<&[u8]>) -> bool {
@@ -126,6 +151,9 @@ impl Vnodes {
             return Ok(self);
         }
         let mut other = Self::new(count);
+        if !self.floors.is_empty() {
+            return Err(self.count);
+        }
         if self.distrusted_count() == self.count.get() {
             other.begin_era(self.era);
         } else if self.has_distrusted() {
@@ -137,6 +165,7 @@ impl Vnodes {
 
     /// ```text
     /// u32 Q | u32 era | u32 distrusted | a bit for each, where some and not all are: u64 each 64
+    /// u32 floors, for each, ascending: u32 virtual node, u64 floor
     /// ```
     pub(super) fn encode_into(&self, out: &mut BytesMut) {
         let distrusted = self.distrusted_count();
@@ -145,6 +174,13 @@ impl Vnodes {
         out.put_u32_le(distrusted);
         if distrusted < self.count.get() {
             self.distrusted.iter().for_each(|word| out.put_u64_le(*word));
+        }
+        let floors = self.count.all().map(|vnode| (vnode, self.floor(vnode)));
+        let floors: Vec<_> = floors.filter(|(_, floor)| *floor > HybridTime::ZERO).collect();
+        out.put_u32_le(u32::try_from(floors.len()).expect("at most Q"));
+        for (vnode, floor) in floors {
+            out.put_u32_le(vnode.0);
+            out.put_u64_le(floor.0);
         }
     }
 
@@ -166,7 +202,15 @@ impl Vnodes {
                 *word &= input.try_get_u64_le().ok()?;
             }
         }
-        (vnodes.distrusted_count() == distrusted).then_some(vnodes)
+        if vnodes.distrusted_count() != distrusted {
+            return None;
+        }
+        for _ in 0..input.try_get_u32_le().ok()? {
+            let vnode = VnodeIndex(input.try_get_u32_le().ok()?);
+            let floor = HybridTime(input.try_get_u64_le().ok()?);
+            vnodes.raise_floor(vnode, floor).then_some(())?;
+        }
+        Some(vnodes)
     }
 }
 
@@ -191,6 +235,12 @@ mod tests {
         vnodes
     }
 
+    fn with_floors(mut vnodes: Vnodes) -> Vnodes {
+        assert!(vnodes.raise_floor(VnodeIndex(3), HybridTime(7)));
+        assert!(vnodes.raise_floor(VnodeIndex(1), HybridTime(9)));
+        vnodes
+    }
+
     fn encode(vnodes: &Vnodes) -> BytesMut {
         let mut out = BytesMut::new();
         vnodes.encode_into(&mut out);
@@ -206,12 +256,14 @@ mod tests {
             vnodes(64, 7, &[63]),
             vnodes(256, 7, &[0, 64, 255]),
             vnodes(65_536, 1, &[]),
+            with_floors(vnodes(8, 0, &[])),
+            with_floors(vnodes(64, 1, &[5])),
         ] {
             let bytes = encode(&case);
             let mut input = &bytes[..];
             assert_eq!(Vnodes::decode(&mut input), Some(case));
             assert!(input.is_empty());
-            for length in 0..bytes.len() {
+            for length in (0..bytes.len()).take(400) {
                 assert_eq!(Vnodes::decode(&mut &bytes[..length]), None);
             }
         }
@@ -219,13 +271,20 @@ mod tests {
         let golden = [
             4, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0,
             0b1101, 0, 0, 0, 0, 0, 0, 0,
+            2, 0, 0, 0,
+            1, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0,
+            3, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0,
         ];
-        assert_eq!(&encode(&vnodes(4, 2, &[1]))[..], golden);
+        let partly = with_floors(vnodes(4, 2, &[1]));
+        assert_eq!(&encode(&partly)[..], golden);
         // All distrusted in the first era cannot be, nor can bits that are none.
-        assert_eq!(Vnodes::decode(&mut &[4, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0][..]), None);
+        assert_eq!(
+            Vnodes::decode(&mut &[4, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0][..]),
+            None
+        );
         let mut damaged = golden;
         damaged[12] = 0b11101;
-        assert_eq!(Vnodes::decode(&mut &damaged[..]), Some(vnodes(4, 2, &[1])));
+        assert_eq!(Vnodes::decode(&mut &damaged[..]), Some(partly));
         damaged[12] = 0b1001;
         assert_eq!(Vnodes::decode(&mut &damaged[..]), None);
     }
@@ -246,6 +305,20 @@ mod tests {
         (0..4).for_each(|vnode| assert!(vnodes.trust(VnodeIndex(vnode))));
         assert!(!vnodes.has_distrusted());
         assert_eq!((vnodes.era(), vnodes.trusted_from(Token(0))), (Era(2), Era(0)));
+    }
+
+    #[test]
+    fn a_floor_is_raised_and_never_lowered() {
+        let mut vnodes = with_floors(vnodes(4, 0, &[]));
+        assert_eq!(vnodes.floor_of(Token(1 << 62)), HybridTime(9));
+        assert_eq!(vnodes.floor_of(Token(2 << 62)), HybridTime::ZERO);
+        assert!(!vnodes.raise_floor(VnodeIndex(1), HybridTime(9)));
+        assert!(!vnodes.raise_floor(VnodeIndex(4), HybridTime(9)));
+        assert!(vnodes.raise_floor(VnodeIndex(1), HybridTime(10)));
+        vnodes.begin_era(Era(1));
+        assert_eq!(vnodes.floor(VnodeIndex(1)), HybridTime(10));
+        let other = VnodeCount::new(16).expect("a power of two");
+        assert!(vnodes.with_count(other).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use quoit_ring::{HybridTime, VnodeIndex};
 
-use super::mutation::{Counted, era_record, lease_record, trust_record};
+use super::mutation::{Counted, era_record, floor_record, lease_record, trust_record};
 use super::prepare::Held;
 use super::vnodes::Vnodes;
 use super::{Checkpoint, Shared, StoreOptions, lock};
@@ -159,6 +159,15 @@ impl Writer {
         let vnodes = self.batch.vnodes.get_or_insert_with(|| self.vnodes.clone());
         if vnodes.trust(vnode) {
             self.batch.vnode_records.push(trust_record(vnodes.era(), vnode));
+        }
+    }
+
+    /// Raises a virtual node's floor with the next commit; it never goes down. Every replica has
+    /// applied all dots at or before it, none is made any more, and their pairs are equal everywhere.
+    pub fn raise_floor(&mut self, vnode: VnodeIndex, floor: HybridTime) {
+        let vnodes = self.batch.vnodes.get_or_insert_with(|| self.vnodes.clone());
+        if vnodes.raise_floor(vnode, floor) {
+            self.batch.vnode_records.push(floor_record(vnode, floor));
         }
     }
 

@@ -77,6 +77,32 @@ proptest! {
         }
     }
 
+    /// A base is one more thing that was seen: in a `siblings` table the laws do not even ask whether
+    /// a floor was right.
+    #[test]
+    fn merges_with_bases_commute_associate_and_are_idempotent(
+        steps in prop::collection::vec(step(), 0..30),
+        bases in prop::array::uniform4(0u64..30),
+    ) {
+        let policy = ConflictPolicy::Siblings;
+        let (sets, _) = play(&steps, policy);
+        let with_bases = sets.into_iter().zip(bases);
+        let sets: Vec<SiblingSet> =
+            with_bases.map(|(set, base)| set.with_base(HybridTime(base))).collect();
+        for a in &sets {
+            prop_assert_eq!(&a.merge(a, policy), a);
+            for b in &sets {
+                prop_assert_eq!(a.merge(b, policy), b.merge(a, policy));
+                for c in &sets {
+                    prop_assert_eq!(
+                        a.merge(b, policy).merge(c, policy),
+                        a.merge(&b.merge(c, policy), policy)
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_merge_of_all_replicas_holds_exactly_what_no_write_covered(
         steps in prop::collection::vec(step(), 0..40),

@@ -298,7 +298,8 @@ impl ReadOperation {
         let Some(((_, first), others)) = self.answers.split_first() else {
             unreachable!("no level asks for nothing");
         };
-        let differ = others.iter().any(|(_, set)| set != first);
+        // Vectors may differ by what was collected: only pairs matter.
+        let differ = others.iter().any(|(_, set)| !codec::has_same_pairs(set, first));
         let merged = if differ { self.merge(&self.answers) } else { Ok(first.clone()) };
         let merged = match merged {
             Ok(merged) => merged,
@@ -316,7 +317,7 @@ impl ReadOperation {
             return self.answer(merged, false, turn);
         }
         let (holders, behind): (Vec<_>, Vec<_>) =
-            answers.iter().partition(|(_, set)| *set == merged);
+            answers.iter().partition(|(_, set)| codec::has_same_pairs(set, &merged));
         let holders: Vec<NodeId> = holders.into_iter().map(|(node, _)| *node).collect();
         let asked: Vec<NodeId> = behind.iter().map(|(node, _)| *node).collect();
         let required = u8::try_from(self.tally.required()).expect("R has 8 bits");
@@ -469,7 +470,7 @@ impl ReadOperation {
         let Phase::Lingering { merged } = &self.phase else {
             unreachable!("before the answer nobody is late");
         };
-        if *merged != set {
+        if !codec::has_same_pairs(merged, &set) {
             let before = merged.clone();
             let Ok(both) = self.merge(&[(node, before.clone()), (node, set.clone())]) else {
                 return;
@@ -478,8 +479,12 @@ impl ReadOperation {
                 // A value that only the late one has is not read again for this.
                 return;
             }
-            let behind = if both == before { Vec::new() } else { self.sources.clone() };
-            let late = (both != set).then_some(node);
+            let behind = if codec::has_same_pairs(&both, &before) {
+                Vec::new()
+            } else {
+                self.sources.clone()
+            };
+            let late = (!codec::has_same_pairs(&both, &set)).then_some(node);
             for (behind, has) in
                 behind.into_iter().map(|node| (node, &before)).chain(late.map(|node| (node, &set)))
             {

@@ -321,7 +321,7 @@ impl ScanOperation {
         let (mut tried, mut behind) = (Vec::new(), Vec::new());
         for &node in nodes {
             match sets.remove(&node).unwrap_or_default() {
-                other if other == set => tried.push(node),
+                other if other.has_same_pairs(&set) => tried.push(node),
                 other => behind.push((node, other)),
             }
         }

@@ -156,7 +156,11 @@ impl WriteOperation {
                 let set = SiblingSet::of(version);
                 self.seen = Some(set.vector().clone());
                 let encoded = codec::encode(&set);
-                self.merge_here(Change::Merge { set, rebuild: false }, false, turn);
+                self.merge_here(
+                    Change::Merge { set, rebuild: false, authority: None },
+                    false,
+                    turn,
+                );
                 self.replicate(&encoded, turn);
             }
             ConflictPolicy::Siblings => {

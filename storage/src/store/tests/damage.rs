@@ -96,7 +96,7 @@ fn judge(
 
 impl Rig {
     /// The digests are those of what the tables hold, whatever the readers may see of it.
-    fn check_digests_cover(&self, what: &str) {
+    pub(super) fn check_digests_cover(&self, what: &str) {
         let mut held = BTreeMap::new();
         self.writer.engine.scan(&[], None, &mut |entry| {
             let (key, sealed) = entry.unwrap();

@@ -254,6 +254,7 @@ fn expect(
             }
             Ok(held.merge(set, policy))
         }
+        Change::Collect => Ok(held.clone()),
     }
 }
 
