@@ -174,6 +174,7 @@ pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
         StorageAnswer::NotCommitted(reason) => ReplicaAnswer::Merge(Err(Refusal::Storage(reason))),
         StorageAnswer::Prepared(_)
         | StorageAnswer::Saved(_)
+        | StorageAnswer::Collectible(_)
         | StorageAnswer::TooLate
         | StorageAnswer::Figures(_) => {
             return None;

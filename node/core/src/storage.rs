@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use quoit_ring::{HybridTime, TableId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
-use quoit_storage::store::{Mutation, Outcome, PageRow, Reader, StoreFigures, Whole, Writer};
+use quoit_storage::store::{
+    Collectible, Mutation, Outcome, PageRow, Reader, StoreFigures, Whole, Writer,
+};
 
 use crate::event::Tag;
 
@@ -56,6 +58,24 @@ pub enum StorageRequest {
         /// The virtual node.
         vnode: VnodeIndex,
     },
+    /// Raise a virtual node's floor: every replica has applied all dots up to it, none is made any
+    /// more, and their pairs are equal everywhere. Answered by [`StorageAnswer::Saved`].
+    RaiseFloor {
+        /// The virtual node.
+        vnode: VnodeIndex,
+        /// The floor; a lower one than before changes nothing.
+        floor: HybridTime,
+    },
+    /// List keys that hold something which may be collected under their virtual node's floor, a
+    /// bounded step at a time. Answered by [`StorageAnswer::Collectible`].
+    Collectible {
+        /// The virtual node.
+        vnode: VnodeIndex,
+        /// Where the last step ended; nothing in the first.
+        from: Bytes,
+        /// At most so many keys.
+        keys_max: usize,
+    },
     /// Durably replace a small document. Answered by [`StorageAnswer::Saved`].
     Save {
         /// Its name.
@@ -84,6 +104,8 @@ pub enum StorageAnswer {
     NotCommitted(String),
     /// What was asked is durable (`Ok`), or why it is not.
     Saved(Result<(), String>),
+    /// Keys that hold something which may be collected, or why they cannot be told.
+    Collectible(Result<Collectible, String>),
     /// Nobody waits for it any more: it was not begun.
     TooLate,
     /// Figures for people.
@@ -111,6 +133,8 @@ impl StorageRequest {
             | Self::ExtendLease { .. }
             | Self::BeginEra
             | Self::Trust { .. }
+            | Self::RaiseFloor { .. }
+            | Self::Collectible { .. }
             | Self::Save { .. } => false,
         }
     }
@@ -134,6 +158,8 @@ impl StorageRequest {
             | Self::ExtendLease { .. }
             | Self::BeginEra
             | Self::Trust { .. }
+            | Self::RaiseFloor { .. }
+            | Self::Collectible { .. }
             | Self::Save { .. }) => {
                 unreachable!("no read was handed to a reader: {other:?}")
             }
@@ -169,6 +195,14 @@ impl StorageRequest {
             Self::Trust { vnode } => {
                 writer.trust(vnode);
                 (None, StorageAnswer::Saved(Ok(())))
+            }
+            Self::RaiseFloor { vnode, floor } => {
+                writer.raise_floor(vnode, floor);
+                (None, StorageAnswer::Saved(Ok(())))
+            }
+            Self::Collectible { vnode, from, keys_max } => {
+                let found = writer.collectible(vnode, &from, keys_max);
+                (None, StorageAnswer::Collectible(found.map_err(|error| error.to_string())))
             }
             Self::Save { name, bytes } => {
                 let saved = writer.save(name, &bytes).map_err(|error| error.to_string());

@@ -34,6 +34,7 @@
 //! preparing is the tables' point read, which a disk block behind the key makes dear, and of
 //! committing the log's write and the memtable's insert.
 
+mod collect;
 mod mutation;
 mod open;
 mod prepare;
@@ -58,6 +59,7 @@ use crate::engine::Sequence;
 use crate::log::SpareKeeper;
 use vnodes::Vnodes;
 
+pub use collect::Collectible;
 pub use mutation::{Change, Mutation};
 pub use open::{OpenError, Opened, StoreReport, open};
 pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures, Whole};

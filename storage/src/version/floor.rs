@@ -52,9 +52,10 @@ impl SiblingSet {
         Self { vector, ..merged }
     }
 
-    /// Whether some pair may be collected under a floor.
-    pub fn has_going(&self, floor: HybridTime) -> bool {
-        self.versions.iter().any(|version| version.goes_at().is_some_and(|end| end <= floor))
+    /// The number of pairs that may be collected under a floor.
+    pub fn count_going(&self, floor: HybridTime) -> u64 {
+        let going = |end: HybridTime| end <= floor;
+        self.versions.iter().filter(|version| version.goes_at().is_some_and(going)).count() as u64
     }
 
     /// Without the pairs that may be collected under a floor.

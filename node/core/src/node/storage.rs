@@ -54,6 +54,7 @@ impl NodeCore {
             | StorageAnswer::Page(_)
             | StorageAnswer::Prepared(_)
             | StorageAnswer::Saved(_)
+            | StorageAnswer::Collectible(_)
             | StorageAnswer::TooLate
             | StorageAnswer::Figures(_) => {}
         }

@@ -302,6 +302,98 @@ fn an_expired_value_goes_with_its_bytes_that_lie_apart() {
     assert_eq!((rig.read(&key), rig.entries()), (absent(), 0));
 }
 
+/// All keys that a virtual node's steps list, and the number of steps.
+fn list(rig: &Rig, vnode: VnodeIndex, keys_max: usize) -> (Vec<StoredKey>, usize) {
+    let (mut keys, mut steps, mut from) = (Vec::new(), 0, Bytes::new());
+    loop {
+        let found = rig.writer.collectible(vnode, &from, keys_max).unwrap();
+        assert!(found.keys.len() <= keys_max);
+        keys.extend(found.keys.into_iter().map(|(key, replication)| {
+            assert_eq!(replication, self::replication(&key));
+            key
+        }));
+        steps += 1;
+        match found.next {
+            Some(next) => from = next,
+            None => return (keys, steps),
+        }
+    }
+}
+
+fn many_options() -> StoreOptions {
+    StoreOptions { memory_bytes_max: 1 << 20, segment_bytes: 1 << 20, ..options() }
+}
+
+fn leaf_key(leaf: u64, number: u64) -> StoredKey {
+    let token = Token(leaf << 48 | number);
+    StoredKey::new(token, TableId(1), &number.to_be_bytes(), b"").unwrap()
+}
+
+#[test]
+fn what_may_be_collected_is_listed_in_steps_without_the_other_leaves() {
+    let mut rig = Rig::with(1, many_options());
+    for (leaf, number) in (0..40).flat_map(|leaf| (0..20).map(move |number| (leaf, number))) {
+        let key = leaf_key(leaf, number);
+        let deletes = leaf % 10 == 3 && number % 4 == 1;
+        let version = match deletes {
+            true => tombstone(5, 1),
+            false => version(&key, 5, 1, "value"),
+        };
+        rig.writer.prepare(merge(&key, SiblingSet::of(version)));
+    }
+    rig.writer.commit().unwrap();
+    let expected: Vec<StoredKey> = [3, 13, 23, 33]
+        .into_iter()
+        .flat_map(|leaf| [1, 5, 9, 13, 17].map(|number| leaf_key(leaf, number)))
+        .collect();
+    let vnode = VnodeIndex(0);
+    assert_eq!(list(&rig, vnode, 100), (Vec::new(), 1), "there is no floor");
+    rig.raise_floor(BUCKET - 1);
+    assert_eq!(list(&rig, vnode, 100), (Vec::new(), 1), "they may not go yet");
+    rig.raise_floor(BUCKET);
+    assert_eq!(list(&rig, vnode, 100), (expected.clone(), 1));
+    // A step that is full tells where the next one begins, even if nothing comes there.
+    let (keys, steps) = list(&rig, vnode, 3);
+    assert_eq!((keys, steps), (expected.clone(), 7));
+    assert_eq!(list(&rig, VnodeIndex(1), 3), (Vec::new(), 1));
+    assert_eq!(list(&rig, VnodeIndex(999), 3), (Vec::new(), 1));
+    // What has gone is listed no more, and the figures tell.
+    assert_eq!(rig.reader.figures().tables[0].1.tombstones, 20);
+    for key in &expected[..18] {
+        assert!(matches!(rig.apply(collect(key)), Outcome::Merged(_)));
+    }
+    assert_eq!(list(&rig, vnode, 100).0, expected[18..]);
+    assert_eq!(rig.reader.figures().tables[0].1.tombstones, 2);
+    assert_eq!(rig.reader.figures().tables[0].1.live, 780);
+    rig.check_digests_cover("collected");
+    let mut rig = rig.crash();
+    assert_eq!(list(&rig, vnode, 100).0, expected[18..]);
+    // Incomplete keys are not collected, nor anything where all is distrusted.
+    rig.writer.mark_incomplete(expected[18].clone(), 3).unwrap();
+    rig.writer.commit().unwrap();
+    assert_eq!(list(&rig, vnode, 100).0, expected[19..]);
+    rig.writer.begin_era();
+    rig.writer.commit().unwrap();
+    assert_eq!(list(&rig, vnode, 100), (Vec::new(), 1));
+}
+
+#[test]
+fn a_step_through_a_full_leaf_is_bounded() {
+    let mut rig = Rig::with(1, many_options());
+    for number in 0..1_300 {
+        let key = leaf_key(3, number);
+        let version = match number {
+            0 | 1_299 => tombstone(5, 1),
+            _ => version(&key, 5, 1, "value"),
+        };
+        rig.writer.prepare(merge(&key, SiblingSet::of(version)));
+    }
+    rig.writer.commit().unwrap();
+    rig.raise_floor(BUCKET);
+    let expected = vec![leaf_key(3, 0), leaf_key(3, 1_299)];
+    assert_eq!(list(&rig, VnodeIndex(0), 100), (expected, 3));
+}
+
 const REPLICAS: usize = 3;
 
 #[derive(Debug, Clone)]
@@ -394,8 +486,15 @@ impl Cluster {
             }
             Step::Raise { at } => self.rigs[at].raise_floor(self.settled),
             Step::Collect { at } => {
-                self.rigs[at].apply(collect(&latest_key()));
-                self.rigs[at].apply(collect(&siblings_key()));
+                let rig = &mut self.rigs[at];
+                let (keys, _) = list(rig, VnodeIndex(0), 1);
+                for key in &keys {
+                    rig.apply(collect(key));
+                }
+                let floor = rig.reader.floor(VnodeIndex(0));
+                for key in [latest_key(), siblings_key()] {
+                    assert_eq!(rig.set(&key).count_going(floor), 0, "all of {keys:?} have gone");
+                }
             }
             Step::Rest => {
                 self.time += 2 * BUCKET;

@@ -5,6 +5,16 @@ use proptest::test_runner::Config;
 
 use super::*;
 
+/// The shortest bucket of what goes, as a hybrid time.
+const BUCKET: u64 = 1 << 36;
+
+/// What a batch is made of.
+enum Given {
+    /// Key, kind and detail of a mutation.
+    Drawn(u64, u8, u16),
+    Whole(Mutation),
+}
+
 /// The store as it should be.
 struct Model {
     rig: Rig,
@@ -16,6 +26,8 @@ struct Model {
     /// What the batch that failed would have made of the keys, record by record.
     in_doubt: Vec<(StoredKey, SiblingSet)>,
     lease_in_doubt: HybridTime,
+    floor: HybridTime,
+    floor_in_doubt: HybridTime,
     has_failed: bool,
 }
 
@@ -23,6 +35,9 @@ struct Model {
 enum Step {
     Batch(Vec<(u64, u8, u16)>),
     Lease(u8),
+    /// The floor is raised to what was written last.
+    Floor,
+    Collect,
     Rotate,
     Flush,
     Compact,
@@ -37,6 +52,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         12 => batch.prop_map(Step::Batch),
         2 => any::<u8>().prop_map(Step::Lease),
+        2 => Just(Step::Floor),
+        2 => Just(Step::Collect),
         2 => Just(Step::Rotate),
         3 => Just(Step::Flush),
         1 => Just(Step::Compact),
@@ -50,13 +67,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 impl Model {
     fn new(seed: u64, durability: Durability) -> Self {
         Self {
-            rig: Rig::with(seed, StoreOptions { durability, ..options() }),
+            rig: Rig::with(
+                seed,
+                StoreOptions { durability, vnodes: VnodeCount::new(1).unwrap(), ..options() },
+            ),
             committed: BTreeMap::new(),
             lease: HybridTime::ZERO,
             remote: BTreeMap::new(),
             time: 0,
             in_doubt: Vec::new(),
             lease_in_doubt: HybridTime::ZERO,
+            floor: HybridTime::ZERO,
+            floor_in_doubt: HybridTime::ZERO,
             has_failed: false,
         }
     }
@@ -67,7 +89,16 @@ impl Model {
             Step::Lease(more) => {
                 let lease = HybridTime(self.lease.0 + u64::from(more));
                 self.rig.writer.extend_lease(lease);
-                self.finish_batch(Vec::new(), lease);
+                self.finish_batch(Vec::new(), lease, self.floor);
+            }
+            Step::Floor => {
+                let floor = HybridTime(self.time);
+                self.rig.writer.raise_floor(VnodeIndex(0), floor);
+                self.finish_batch(Vec::new(), HybridTime::ZERO, floor);
+            }
+            Step::Collect => {
+                let collect = |number| mutation(&key(number), Change::Collect);
+                self.mutate((0..KEYS).map(|number| Given::Whole(collect(number))).collect());
             }
             Step::Rotate => self.rig.writer.rotate(),
             Step::Flush => {
@@ -88,13 +119,24 @@ impl Model {
     }
 
     fn batch(&mut self, changes: &[(u64, u8, u16)]) {
+        let given = |&(number, kind, detail)| Given::Drawn(number, kind, detail);
+        self.mutate(changes.iter().map(given).collect());
+    }
+
+    fn mutate(&mut self, changes: Vec<Given>) {
         let mut after = self.committed.clone();
         let mut records = Vec::new();
-        for &(number, kind, detail) in changes {
-            let key = key(number);
+        for given in changes {
+            let key = match &given {
+                Given::Drawn(number, ..) => key(*number),
+                Given::Whole(mutation) => mutation.key.clone(),
+            };
             let held = after.get(&key).cloned().unwrap_or_default();
-            let mutation = self.mutation(&key, &held, kind, detail);
-            let expected = expect(&held, &mutation, &self.rig.options);
+            let mutation = match given {
+                Given::Drawn(_, kind, detail) => self.mutation(&key, &held, kind, detail),
+                Given::Whole(mutation) => mutation,
+            };
+            let expected = expect(&held, &mutation, &self.rig.options, self.floor);
             let outcome = self.rig.writer.prepare(mutation);
             if self.has_failed {
                 assert!(matches!(outcome, Outcome::Refused(_)));
@@ -119,15 +161,21 @@ impl Model {
         }
         assert_eq!(self.rig.writer.has_prepared(), !records.is_empty());
         self.check_published();
-        self.finish_batch(records, HybridTime::ZERO);
+        self.finish_batch(records, HybridTime::ZERO, self.floor);
     }
 
-    fn finish_batch(&mut self, records: Vec<(StoredKey, SiblingSet)>, lease: HybridTime) {
+    fn finish_batch(
+        &mut self,
+        records: Vec<(StoredKey, SiblingSet)>,
+        lease: HybridTime,
+        floor: HybridTime,
+    ) {
         match self.rig.writer.commit() {
             Ok(()) => {
                 assert!(!self.has_failed, "nothing is acknowledged after a failure");
                 self.committed.extend(records);
                 self.lease = self.lease.max(lease);
+                self.floor = floor;
             }
             Err(CommitError::Full) => panic!("there is space"),
             Err(CommitError::Poisoned(_)) if self.has_failed => {}
@@ -135,12 +183,13 @@ impl Model {
                 self.has_failed = true;
                 self.in_doubt = records;
                 self.lease_in_doubt = lease;
+                self.floor_in_doubt = floor;
             }
         }
     }
 
     fn mutation(&mut self, key: &StoredKey, held: &SiblingSet, kind: u8, detail: u16) -> Mutation {
-        self.time += 1 + u64::from(detail % 5);
+        self.time += 1 + u64::from(detail % 5) * (BUCKET / 8);
         let old = kind % 16 == 15;
         let time = if old { self.time / 2 + 1 } else { self.time };
         let mut version =
@@ -149,7 +198,7 @@ impl Model {
             version.content = Content::Tombstone;
         }
         if kind.is_multiple_of(5) {
-            version.expires = Some(HybridTime(self.time + 3));
+            version.expires = Some(HybridTime(self.time + u64::from(detail) % 3 * BUCKET));
         }
         let remote = self.remote.entry(key.clone()).or_default();
         let context = match kind / 16 % 4 {
@@ -197,11 +246,17 @@ impl Model {
         self.lease = self.lease.max(self.rig.writer.lease());
         assert_eq!(self.lease, self.rig.writer.lease(), "a lease never runs backwards");
         self.lease_in_doubt = HybridTime::ZERO;
+        let floor = self.rig.reader.floor(VnodeIndex(0));
+        assert!(floor == self.floor || floor == self.floor_in_doubt, "{floor}");
+        assert!(floor >= self.floor, "a floor never goes down");
+        self.floor = floor;
+        self.floor_in_doubt = HybridTime::ZERO;
     }
 
     fn check(&self) {
         self.check_published();
         self.rig.check_digests(&self.committed);
+        assert_eq!(self.rig.reader.floor(VnodeIndex(0)), self.floor);
         if !self.has_failed {
             assert_eq!(self.rig.writer.lease(), self.lease);
         }
@@ -221,7 +276,7 @@ impl Model {
             let expected: Vec<_> = self
                 .committed
                 .iter()
-                .filter(|(key, _)| key.table() == table)
+                .filter(|(key, set)| key.table() == table && !set.is_empty())
                 .map(|(key, set)| (key.clone(), found(set)))
                 .collect();
             assert_eq!(rows, expected);
@@ -234,28 +289,45 @@ fn expect(
     held: &SiblingSet,
     mutation: &Mutation,
     options: &StoreOptions,
+    floor: HybridTime,
 ) -> Result<SiblingSet, Outcome> {
     let policy = mutation.policy;
-    match &mutation.change {
+    let set = match &mutation.change {
+        Change::Write { version, .. } if version.dot.time <= floor => {
+            return Err(Outcome::Older(floor));
+        }
         Change::Write { context, version } => {
             let set = held
                 .write(policy, context, version.clone())
-                .map_err(|older| Outcome::Older(older.0))?;
+                .map_err(|older| Outcome::Older(older.0))?
+                .without_going(floor);
             let grown = set.versions().len() > held.versions().len();
             if grown && set.versions().len() > options.siblings_max {
                 return Err(Outcome::TooManySiblings);
             }
-            Ok(set)
+            set
         }
         Change::Merge { set, .. } => {
             let greater = held.greatest_dot() > set.greatest_dot() && set.greatest_dot().is_some();
             if policy == ConflictPolicy::Latest && greater {
-                return Err(Outcome::Older(held.greatest_dot().unwrap().time));
+                return Err(Outcome::Older(held.greatest_dot().unwrap().time.max(floor)));
             }
-            Ok(held.merge(set, policy))
+            let known = held.vector().base().max(floor);
+            if let Some(new) = set.greatest_dot()
+                && new.time <= known
+                && !held.holds(new)
+                && !held.vector().has_entry_for(new)
+            {
+                return Err(Outcome::Older(known));
+            }
+            held.merge_knowing(floor, set, HybridTime::ZERO, policy)
         }
-        Change::Collect => Ok(held.clone()),
-    }
+        Change::Collect => held.clone(),
+    };
+    let set = set.without_going(floor).packed(floor);
+    let known = held.clone().with_base(floor);
+    let changes = !set.has_same_pairs(held) || !known.vector().covers(set.vector());
+    Ok(if changes { set } else { held.clone() })
 }
 
 proptest! {
