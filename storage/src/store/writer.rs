@@ -154,7 +154,7 @@ impl Writer {
 
     /// Trusts a virtual node again with the next commit: enough of its peers were merged in. Its
     /// absent keys are absent then, and what was written in earlier eras counts, but for keys with a
-    /// mark of their own.
+    /// mark of their own. What it rests on must be committed before: of the batch this comes first.
     pub fn trust(&mut self, vnode: VnodeIndex) {
         let vnodes = self.batch.vnodes.get_or_insert_with(|| self.vnodes.clone());
         if vnodes.trust(vnode) {
@@ -164,6 +164,7 @@ impl Writer {
 
     /// Raises a virtual node's floor with the next commit; it never goes down. Every replica has
     /// applied all dots at or before it, none is made any more, and their pairs are equal everywhere.
+    /// What it rests on must be committed before: of the batch this comes first.
     pub fn raise_floor(&mut self, vnode: VnodeIndex, floor: HybridTime) {
         let vnodes = self.batch.vnodes.get_or_insert_with(|| self.vnodes.clone());
         if vnodes.raise_floor(vnode, floor) {
