@@ -27,6 +27,9 @@
 //! Were a claim missing against all this, the dot that it should refuse would come in as a pair: the
 //! replicas then differ in their pairs, are found to, and are merged, vectors and all. A claim only
 //! ever spares work; no live pair rests on one.
+//!
+//! **Marks are counted.** A key that is incomplete by itself (see [`crate::stored`]) has one hash more,
+//! so that its replica differs from those that hold it whole until it is rebuilt.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -43,6 +46,8 @@ pub const LEAVES: usize = 1 << 16;
 /// At most so many buckets are kept, so that a checkpoint never outgrows its file: above that their
 /// ends are rounded up further, and what is in them is left out, and collected, later.
 pub const BUCKETS_MAX: usize = 1 << 19;
+/// Seeds what a mark counts as.
+const MARK_SEED: u64 = 0x6d61_726b;
 /// What a leaf takes in a checkpoint: its index and itself.
 const LEAF_BYTES: usize = 10;
 /// What a bucket takes in a checkpoint and its change in the log.
@@ -121,7 +126,12 @@ fn pair_digest(key: &StoredKey, dot: Dot) -> u64 {
     xxh3_64_with_seed(key.bytes(), xxh3_64(&name))
 }
 
-/// What a key adds to its leaf under a floor; 0 for one that holds nothing which stays.
+/// What the mark of an incomplete key adds to its leaf.
+pub fn mark_digest(key: &StoredKey) -> u64 {
+    xxh3_64_with_seed(key.bytes(), MARK_SEED)
+}
+
+/// What a key's pairs add to its leaf under a floor; 0 for one that holds nothing which stays.
 pub fn item_digest(key: &StoredKey, set: &SiblingSet, floor: HybridTime) -> u64 {
     let counts = |version: &&Version| version.goes_at().is_none_or(|end| end > floor);
     let pairs = set.versions().iter().filter(counts);

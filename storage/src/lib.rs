@@ -16,5 +16,6 @@ pub mod planted;
 pub mod small_file;
 pub mod store;
 pub mod stored;
+pub mod trees;
 pub mod twin;
 pub mod version;

@@ -35,6 +35,7 @@
 //! committing the log's write and the memtable's insert.
 
 mod collect;
+mod compare;
 mod mutation;
 mod open;
 mod prepare;
@@ -60,6 +61,7 @@ use crate::log::SpareKeeper;
 use vnodes::Vnodes;
 
 pub use collect::Collectible;
+pub use compare::{Range, Reconciliation, Root, RootsCompared, Row, Survey, Unknown};
 pub use mutation::{Change, Mutation};
 pub use open::{OpenError, Opened, StoreReport, open};
 pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures, Whole};

@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::engine::{Engine, EngineError};
 use crate::log::{Log, LogError};
 use crate::small_file::{SmallFile, SmallFileError};
+use crate::trees::Trees;
 
 /// Why a store cannot be opened. Nothing was lost by the try.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +129,7 @@ pub fn open(
         lease: checkpoint.lease,
         vnodes: checkpoint.vnodes,
         digests: checkpoint.digests,
+        trees: Trees::default(),
         recount_due: false,
         batch: Batch::default(),
         poisoned: None,

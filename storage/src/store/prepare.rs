@@ -40,13 +40,16 @@ pub(super) struct Held {
     incomplete: bool,
     /// There may be something that cannot be read.
     is_damaged: bool,
+    /// The digests count a mark.
+    counts_mark: bool,
 }
 
 impl Held {
     /// Under a mark of the key's own, if `is_marked`.
     fn nothing(is_marked: bool, era: Era) -> Self {
         let (set, encoded) = (SiblingSet::default(), Bytes::new());
-        Self { set, encoded, is_marked, era, incomplete: is_marked, is_damaged: false }
+        let incomplete = is_marked;
+        Self { set, encoded, is_marked, era, incomplete, is_damaged: false, counts_mark: false }
     }
 
     /// What is known of a key under that floor.
@@ -234,9 +237,12 @@ impl Writer {
         for ApartValue { dot, bytes } in new_values {
             self.put_value(key.apart(dot), replication, Some(bytes));
         }
-        let delta = digest::delta(&key, &before.set, &set);
-        let change = Counted { delta, over_damage: before.is_damaged };
         let is_marked = before.is_marked && !completes;
+        let mut delta = digest::delta(&key, &before.set, &set);
+        if is_marked != before.counts_mark {
+            delta.stays ^= digest::mark_digest(&key);
+        }
+        let change = Counted { delta, over_damage: before.is_damaged };
         // What is not complete stays as far behind as it was: it counts when its virtual node does.
         let (current, token) = (self.pending_vnodes().era(), key.token());
         let era = if completes { current } else { before.era };
@@ -257,8 +263,15 @@ impl Writer {
             self.put_value(key.apart(version.dot), replication, None);
         }
         let (encoded_set, incomplete) = (encoded.clone(), !completes);
-        let held =
-            Held { set, encoded: encoded_set, is_marked, era, incomplete, is_damaged: false };
+        let held = Held {
+            set,
+            encoded: encoded_set,
+            is_marked,
+            era,
+            incomplete,
+            is_damaged: false,
+            counts_mark: is_marked,
+        };
         self.batch.overlay.insert(key, held);
         encoded
     }
@@ -288,7 +301,8 @@ fn open_held(key: &StoredKey, sealed: &Bytes) -> Option<Held> {
     let Stored { standing, set: encoded } = Stored::open(key.bytes(), sealed).ok()?;
     let set = codec::decode(&encoded).ok()?;
     let Standing { incomplete: is_marked, era, .. } = standing;
-    Some(Held { set, encoded, is_marked, era, incomplete: is_marked, is_damaged: false })
+    let (incomplete, counts_mark) = (is_marked, is_marked);
+    Some(Held { set, encoded, is_marked, era, incomplete, is_damaged: false, counts_mark })
 }
 
 /// Those of the values that lie apart, of the dots that a mutation has brought into the set, which

@@ -121,7 +121,7 @@ impl Reader {
     }
 
     /// The values of a set that lie apart; `None` if one of them is not there or not intact.
-    fn gather(&self, key: &StoredKey, set: &Bytes) -> Option<Vec<ApartValue>> {
+    pub(super) fn gather(&self, key: &StoredKey, set: &Bytes) -> Option<Vec<ApartValue>> {
         if !codec::has_apart(set) {
             return Some(Vec::new());
         }
@@ -250,7 +250,7 @@ impl Reader {
     }
 
     /// Keeps what is new of what the tables say, for people.
-    fn note_damage(&self, error: &EngineError) {
+    pub(super) fn note_damage(&self, error: &EngineError) {
         let said = error.to_string();
         let mut last = lock(&self.shared.damage);
         if last.as_ref() != Some(&said) {

@@ -64,14 +64,17 @@ impl Scanned {
         let set = codec::decode(&set).ok()?;
         self.greatest_era = self.greatest_era.max(standing.era);
         self.greatest_time = self.greatest_time.max(set.vector().greatest());
-        let delta = digest::delta(&key, &SiblingSet::default(), &set);
+        let mut delta = digest::delta(&key, &SiblingSet::default(), &set);
+        if standing.incomplete {
+            delta.stays ^= digest::mark_digest(&key);
+        }
         self.digests.apply(&key, standing.replication, &delta);
         Some(())
     }
 }
 
 /// Where to go on after damage at or after `from`: the next digest leaf's first key.
-fn after_damage(from: &[u8]) -> Option<Bytes> {
+pub(super) fn after_damage(from: &[u8]) -> Option<Bytes> {
     let mut leaf = [0; 2];
     let known = from.len().min(2);
     leaf[..known].copy_from_slice(&from[..known]);

@@ -20,6 +20,7 @@ use crate::log::{Log, LogError};
 use crate::planted::{PlantedBug, is_planted};
 use crate::small_file::{SmallFile, SmallFileError};
 use crate::stored::Era;
+use crate::trees::Trees;
 use crate::version::Actor;
 
 /// So many actors are remembered whose writes were lost. A core takes new ones as soon as it is
@@ -97,6 +98,7 @@ pub struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) options: StoreOptions,
     pub(super) digests: Digests,
+    pub(super) trees: Trees,
     /// The digests count something that was damaged and is written over: the next start makes them
     /// anew from the tables.
     pub(super) recount_due: bool,

@@ -6,7 +6,7 @@ use crate::version::{ApartValue, INLINE_BYTES_MAX};
 
 const LONG: usize = INLINE_BYTES_MAX + 1;
 
-fn long(key: &StoredKey, time: u64, actor: u64) -> (Version, ApartValue) {
+pub(super) fn long(key: &StoredKey, time: u64, actor: u64) -> (Version, ApartValue) {
     let bytes = Bytes::from(vec![u8::try_from(time % 251).unwrap(); LONG + actor as usize]);
     let checksum = xxh3_64_with_seed(&bytes, key.token().0);
     let dot = Dot { time: HybridTime(time), actor: Actor(actor) };
@@ -15,12 +15,17 @@ fn long(key: &StoredKey, time: u64, actor: u64) -> (Version, ApartValue) {
     (Version { dot, content, expires: None }, ApartValue { dot, bytes })
 }
 
-fn write_long(key: &StoredKey, context: VersionVector, time: u64, actor: u64) -> Mutation {
+pub(super) fn write_long(
+    key: &StoredKey,
+    context: VersionVector,
+    time: u64,
+    actor: u64,
+) -> Mutation {
     let (version, value) = long(key, time, actor);
     Mutation { values: vec![value], ..mutation(key, Change::Write { context, version }) }
 }
 
-fn rig() -> Rig {
+pub(super) fn rig() -> Rig {
     let options = StoreOptions { set_bytes_max: 1 << 20, segment_bytes: 1 << 20, ..options() };
     Rig::with(5, options)
 }

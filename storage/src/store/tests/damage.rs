@@ -105,7 +105,7 @@ impl Rig {
             held.insert(key, codec::decode(&stored.set).unwrap());
             true
         });
-        let (digests, fold) = (self.writer.digests(), fold(&held));
+        let (digests, fold) = (self.writer.digests(), self.with_marks(fold(&held)));
         assert_eq!(figures_and_leaves(digests), figures_and_leaves(&fold), "{what}");
     }
 }
