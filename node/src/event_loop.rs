@@ -294,6 +294,10 @@ impl EventLoop {
             Effect::ToStorage { tag, request, until } => {
                 batch.writes.push(Request { tag, request, until });
             }
+            Effect::Disconnect { node, reason } => {
+                tracing::warn!(%node, %reason, "closing the connections with a peer");
+                self.transport.refuse_peer(node, &reason);
+            }
             Effect::Publish { key, value } => {
                 if let Err(error) = self.gossip.publish(key, &value).await {
                     tracing::warn!(%error, key, "a fact cannot be gossiped");

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_storage::codec;
 use quoit_storage::engine::{EngineError, Pressure};
-use quoit_storage::store::{Change, Durability, Maintainer, Reader, Writer};
+use quoit_storage::store::{Change, Durability, Maintainer, Mutation, Reader, Writer};
 use quoit_storage::version::{Content, Version};
 use quoit_storage_files::tables::Tables;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -306,21 +306,24 @@ impl Writing {
 /// The bytes of the values in a batch.
 fn bytes_of(batch: &Requests) -> usize {
     let bytes = |request: &StorageRequest| match request {
-        StorageRequest::Apply { mutation, .. } => {
-            let apart: usize = mutation.values.iter().map(|value| value.bytes.len()).sum();
-            let inline = match &mutation.change {
-                Change::Write { version: Version { content, .. }, .. } => match content {
-                    Content::Value { bytes, .. } => bytes.len(),
-                    Content::Apart { .. } | Content::Tombstone => 0,
-                },
-                Change::Merge { set, .. } => codec::encoded_bytes(set),
-                Change::Collect => 0,
-            };
-            inline + apart
-        }
+        StorageRequest::Apply { mutation, .. } => bytes_of_mutation(mutation),
+        StorageRequest::ApplyMany { mutations } => mutations.iter().map(bytes_of_mutation).sum(),
         _ => 0,
     };
     batch.iter().map(|asked| bytes(&asked.request)).sum()
+}
+
+fn bytes_of_mutation(mutation: &Mutation) -> usize {
+    let apart: usize = mutation.values.iter().map(|value| value.bytes.len()).sum();
+    let inline = match &mutation.change {
+        Change::Write { version: Version { content, .. }, .. } => match content {
+            Content::Value { bytes, .. } => bytes.len(),
+            Content::Apart { .. } | Content::Tombstone => 0,
+        },
+        Change::Merge { set, .. } => codec::encoded_bytes(set),
+        Change::Collect => 0,
+    };
+    inline + apart
 }
 
 fn flush_loop(maintainer: &Maintainer, stopping: &AtomicBool) {

@@ -32,6 +32,12 @@ pub struct CoreConfig {
     pub clock_offset_ms_max: u64,
     /// Outcomes of so many writes with ids are remembered.
     pub write_ids_max: usize,
+    /// Exchanges with each peer begin about so far apart; 0: none are begun.
+    pub repair_interval_ms: u64,
+    /// Exchanges move at most so many bytes a second while no clients are there.
+    pub repair_bytes_per_second: u64,
+    /// And so many while they are.
+    pub repair_busy_bytes_per_second: u64,
     /// Seeds everything that is drawn: actors, the ring key, back-off.
     pub seed: u64,
 }
@@ -52,6 +58,9 @@ impl CoreConfig {
             lease_ms: 10_000,
             clock_offset_ms_max: 300_000,
             write_ids_max: 65_536,
+            repair_interval_ms: 60_000,
+            repair_bytes_per_second: 256 << 20,
+            repair_busy_bytes_per_second: 4 << 20,
             seed,
         }
     }

@@ -34,6 +34,20 @@ pub struct Counters {
     pub forwards: u64,
     /// Writes that were recognised by their id.
     pub repeated_writes: u64,
+    /// Exchanges with peers that this node began and ended.
+    pub exchanges: u64,
+    /// Those that ended before their time.
+    pub failed_exchanges: u64,
+    /// Keys that came in exchanges.
+    pub repair_keys_in: u64,
+    /// Keys that went.
+    pub repair_keys_out: u64,
+    /// Bytes of keys and values that came in exchanges.
+    pub repair_bytes_in: u64,
+    /// And that went.
+    pub repair_bytes_out: u64,
+    /// Messages that no right node sends.
+    pub malformed: u64,
 }
 
 impl Counters {
@@ -70,6 +84,13 @@ impl Counters {
             ("impatient_reads", self.impatient_reads),
             ("forwards", self.forwards),
             ("repeated_writes", self.repeated_writes),
+            ("exchanges", self.exchanges),
+            ("failed_exchanges", self.failed_exchanges),
+            ("repair_keys_in", self.repair_keys_in),
+            ("repair_keys_out", self.repair_keys_out),
+            ("repair_bytes_in", self.repair_bytes_in),
+            ("repair_bytes_out", self.repair_bytes_out),
+            ("malformed", self.malformed),
         ]
         .map(|(name, count)| (name.to_owned(), count))
         .to_vec()

@@ -4,7 +4,7 @@ use quoit_protocol::{ClientRequest, ClientResponse};
 use quoit_ring::NodeId;
 
 use crate::peer::PeerMessage;
-pub use crate::storage::{StorageAnswer, StorageRequest};
+pub use crate::storage::{StorageAnswer, StorageRequest, TreeLevel};
 use crate::time::Instant;
 
 /// A client's connection, named by the driver; never used again in a process.
@@ -25,13 +25,24 @@ pub enum Tag {
     },
     /// Something of the core's housekeeping.
     Inner(Inner),
+    /// A step of an own exchange with a peer.
+    Exchange(u64),
+    /// A step of a peer's exchange with this replica.
+    PeerExchange {
+        /// Who asks.
+        from: NodeId,
+        /// Its request id.
+        request: u64,
+    },
 }
 
 impl Tag {
     /// Whether the request that it names saves a small document.
     pub(crate) fn is_of_document(self) -> bool {
         match self {
-            Self::Own(_) | Self::Peer { .. } => false,
+            Self::Own(_) | Self::Peer { .. } | Self::Exchange(_) | Self::PeerExchange { .. } => {
+                false
+            }
             Self::Inner(Inner::Vote | Inner::Record) => true,
             Self::Inner(Inner::Lease | Inner::Figures { .. }) => false,
         }
@@ -138,6 +149,13 @@ pub enum Effect {
         request: StorageRequest,
         /// What was not begun by then is dropped, and answered by [`StorageAnswer::TooLate`].
         until: Option<Instant>,
+    },
+    /// Close the connections with a peer that said what no right node says. They are made again.
+    Disconnect {
+        /// The peer.
+        node: NodeId,
+        /// What it said, for people.
+        reason: String,
     },
     /// Tell the others by gossip: nothing rests on it.
     Publish {

@@ -10,7 +10,7 @@
 //! - [`replica`]: this node's and the peers' requests become questions to the storage worker;
 //! - [`event`]: the storage worker's answers come back under their tags.
 //!
-//! Beside it: [`record`] (the cluster record and its Paxos round), [`handshake`] (may two nodes
+//! Beside it: `repair` (replicas become equal again), [`record`] (the cluster record and its Paxos round), [`handshake`] (may two nodes
 //! speak?), [`liveness`] (what is believed of peers), [`context`] (what clients carry).
 //!
 //! **Absent by design:** clocks, randomness but for the seed in [`CoreConfig`], threads, files,
@@ -31,6 +31,7 @@ pub mod peer;
 pub mod quorum;
 pub mod random;
 pub mod record;
+mod repair;
 pub mod replica;
 mod status;
 mod storage;

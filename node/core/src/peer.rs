@@ -9,6 +9,10 @@ use quoit_storage::version::{Actor, ApartValue, Dot};
 use serde::{Deserialize, Serialize};
 
 pub use crate::handshake::{PeerHello, PeerWelcome};
+pub use crate::repair::messages::{
+    CompareNodes, CompareRoots, DifferingRoots, NodesCompared, Push, Pushed, Reconcile, Reconciled,
+    RepairHead, RepairRow, RootsCompared, Told,
+};
 
 /// The ALPN name under which peers connect.
 pub const ALPN_PEER: &[u8] = b"quoit-peer";
@@ -251,6 +255,14 @@ quoit_protocol::messages! {
         Decided(Box<Decided>) = 143,
         AskRecord(AskRecord) = 144,
         Ping(Ping) = 145,
+        CompareRoots(CompareRoots) = 146,
+        RootsCompared(RootsCompared) = 147,
+        CompareNodes(CompareNodes) = 148,
+        NodesCompared(NodesCompared) = 149,
+        Reconcile(Reconcile) = 150,
+        Reconciled(Reconciled) = 151,
+        Push(Push) = 152,
+        Pushed(Pushed) = 153,
     }
 }
 
@@ -287,7 +299,15 @@ impl PeerMessage {
             | Self::Accepted(_)
             | Self::Decided(_)
             | Self::AskRecord(_)
-            | Self::Ping(_) => Class::Background,
+            | Self::Ping(_)
+            | Self::CompareRoots(_)
+            | Self::RootsCompared(_)
+            | Self::CompareNodes(_)
+            | Self::NodesCompared(_)
+            | Self::Reconcile(_)
+            | Self::Reconciled(_)
+            | Self::Push(_)
+            | Self::Pushed(_) => Class::Background,
         }
     }
 
@@ -302,6 +322,10 @@ impl PeerMessage {
                 | Self::Promise(_)
                 | Self::Accepted(_)
                 | Self::Welcome(_)
+                | Self::RootsCompared(_)
+                | Self::NodesCompared(_)
+                | Self::Reconciled(_)
+                | Self::Pushed(_)
         )
     }
 }

@@ -173,6 +173,14 @@ pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
         StorageAnswer::Applied(outcome) => ReplicaAnswer::Merge(merged(outcome)),
         StorageAnswer::NotCommitted(reason) => ReplicaAnswer::Merge(Err(Refusal::Storage(reason))),
         StorageAnswer::Prepared(_)
+        | StorageAnswer::AppliedMany(_)
+        | StorageAnswer::Roots(_)
+        | StorageAnswer::RootsCompared(_)
+        | StorageAnswer::Nodes(_)
+        | StorageAnswer::NodesCompared(_)
+        | StorageAnswer::Surveyed(_)
+        | StorageAnswer::Reconciled(_)
+        | StorageAnswer::Gathered(..)
         | StorageAnswer::Saved(_)
         | StorageAnswer::Collectible(_)
         | StorageAnswer::TooLate

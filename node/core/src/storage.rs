@@ -5,7 +5,8 @@ use bytes::Bytes;
 use quoit_ring::{HybridTime, TableId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::{
-    Collectible, Mutation, Outcome, PageRow, Reader, StoreFigures, Whole, Writer,
+    Collectible, Mutation, Outcome, PageRow, Range, Reader, Reconciliation, Root, RootsCompared,
+    Row, StoreFigures, Survey, Whole, Writer,
 };
 
 use crate::event::Tag;
@@ -76,6 +77,68 @@ pub enum StorageRequest {
         /// At most so many keys.
         keys_max: usize,
     },
+    /// Merge mutations that stand for themselves, in one batch. Answered by
+    /// [`StorageAnswer::AppliedMany`].
+    ApplyMany {
+        /// The mutations.
+        mutations: Vec<Mutation>,
+    },
+    /// Tell the roots of virtual nodes. Answered by [`StorageAnswer::Roots`].
+    Roots {
+        /// N.
+        replication: u8,
+        /// The virtual nodes.
+        vnodes: Vec<VnodeIndex>,
+    },
+    /// Compare a peer's roots with the own ones. Answered by [`StorageAnswer::RootsCompared`].
+    CompareRoots {
+        /// N.
+        replication: u8,
+        /// The virtual nodes.
+        vnodes: Vec<VnodeIndex>,
+        /// The peer's roots, as many.
+        theirs: Vec<Root>,
+    },
+    /// Tell the hashes of nodes of a tree. Answered by [`StorageAnswer::Nodes`].
+    Nodes {
+        /// Where in the tree.
+        level: TreeLevel,
+        /// The nodes.
+        indices: Vec<u32>,
+    },
+    /// Compare a peer's hashes of nodes with the own ones. Answered by
+    /// [`StorageAnswer::NodesCompared`].
+    CompareNodes {
+        /// Where in the tree.
+        level: TreeLevel,
+        /// The nodes and the peer's hashes.
+        theirs: Vec<(u32, u64)>,
+    },
+    /// Go through a range of keys. Answered by [`StorageAnswer::Surveyed`].
+    Survey {
+        /// The range.
+        range: Range,
+        /// At most so many keys.
+        items_max: usize,
+    },
+    /// Find what differs in a range from a peer's items. Answered by [`StorageAnswer::Reconciled`].
+    Reconcile {
+        /// The range.
+        range: Range,
+        /// The peer's items.
+        items: Vec<u64>,
+        /// At most so many rows.
+        rows_max: usize,
+        /// About so many bytes of them.
+        bytes_max: usize,
+    },
+    /// Tell what some keys hold, with all values. Answered by [`StorageAnswer::Gathered`].
+    Gather {
+        /// The keys.
+        keys: Vec<StoredKey>,
+        /// About so many bytes.
+        bytes_max: usize,
+    },
     /// Durably replace a small document. Answered by [`StorageAnswer::Saved`].
     Save {
         /// Its name.
@@ -85,6 +148,19 @@ pub enum StorageRequest {
     },
     /// Answered by [`StorageAnswer::Figures`].
     Figures,
+}
+
+/// A level of a virtual node's tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeLevel {
+    /// N.
+    pub replication: u8,
+    /// The virtual node.
+    pub vnode: VnodeIndex,
+    /// What may be collected under it does not count.
+    pub floor: HybridTime,
+    /// 0 is the root's.
+    pub depth: u8,
 }
 
 /// What the storage worker answers.
@@ -106,6 +182,22 @@ pub enum StorageAnswer {
     Saved(Result<(), String>),
     /// Keys that hold something which may be collected, or why they cannot be told.
     Collectible(Result<Collectible, String>),
+    /// What became of each mutation of a batch that is durable.
+    AppliedMany(Vec<Outcome>),
+    /// The roots, in the order asked for.
+    Roots(Vec<Root>),
+    /// What differs.
+    RootsCompared(RootsCompared),
+    /// The hashes, in the order asked for; `None` if there are no such nodes.
+    Nodes(Option<Vec<u64>>),
+    /// The nodes that differ; `None` if there are no such nodes.
+    NodesCompared(Option<Vec<u32>>),
+    /// What is in the range.
+    Surveyed(Survey),
+    /// What differs in the range.
+    Reconciled(Reconciliation),
+    /// Of how many keys it tells, and what those hold that hold anything.
+    Gathered(usize, Vec<Row>),
     /// Nobody waits for it any more: it was not begun.
     TooLate,
     /// Figures for people.
@@ -116,7 +208,9 @@ impl StorageAnswer {
     /// Takes back what was promised of a batch that was not committed: nothing of it is acknowledged.
     pub fn take_back(&mut self, tag: Tag, reason: &str) {
         match self {
-            Self::Applied(Outcome::Merged(_)) => *self = Self::NotCommitted(reason.to_owned()),
+            Self::Applied(Outcome::Merged(_)) | Self::AppliedMany(_) => {
+                *self = Self::NotCommitted(reason.to_owned());
+            }
             // Documents are saved on their own; all else goes with the batch.
             Self::Saved(result) if !tag.is_of_document() => *result = Err(reason.to_owned()),
             _ => {}
@@ -128,8 +222,18 @@ impl StorageRequest {
     /// Whether the request only reads, and may be done beside the writer.
     pub fn is_read(&self) -> bool {
         match self {
-            Self::Read { .. } | Self::Page { .. } | Self::Figures => true,
+            Self::Read { .. }
+            | Self::Page { .. }
+            | Self::Survey { .. }
+            | Self::Reconcile { .. }
+            | Self::Gather { .. }
+            | Self::Figures => true,
             Self::Apply { .. }
+            | Self::ApplyMany { .. }
+            | Self::Roots { .. }
+            | Self::CompareRoots { .. }
+            | Self::Nodes { .. }
+            | Self::CompareNodes { .. }
             | Self::ExtendLease { .. }
             | Self::BeginEra
             | Self::Trust { .. }
@@ -154,7 +258,22 @@ impl StorageRequest {
                 StorageAnswer::Page(reader.page(table, &from, to, rows_max, bytes_max, whole))
             }
             Self::Figures => StorageAnswer::Figures(reader.figures()),
+            Self::Survey { range, items_max } => {
+                StorageAnswer::Surveyed(reader.survey(&range, items_max))
+            }
+            Self::Reconcile { range, items, rows_max, bytes_max } => {
+                StorageAnswer::Reconciled(reader.reconcile(&range, &items, rows_max, bytes_max))
+            }
+            Self::Gather { keys, bytes_max } => {
+                let (told, rows) = reader.gather_keys(&keys, bytes_max);
+                StorageAnswer::Gathered(told, rows)
+            }
             other @ (Self::Apply { .. }
+            | Self::ApplyMany { .. }
+            | Self::Roots { .. }
+            | Self::CompareRoots { .. }
+            | Self::Nodes { .. }
+            | Self::CompareNodes { .. }
             | Self::ExtendLease { .. }
             | Self::BeginEra
             | Self::Trust { .. }
@@ -184,6 +303,29 @@ impl StorageRequest {
                 };
                 (prepared, StorageAnswer::Applied(outcome))
             }
+            Self::ApplyMany { mutations } => {
+                let outcomes = mutations.into_iter().map(|mutation| writer.prepare(mutation));
+                (None, StorageAnswer::AppliedMany(outcomes.collect()))
+            }
+            Self::Roots { replication, vnodes } => {
+                (None, StorageAnswer::Roots(writer.roots(replication, &vnodes)))
+            }
+            Self::CompareRoots { replication, vnodes, theirs } => {
+                let compared = writer.compare_roots(replication, &vnodes, &theirs);
+                (None, StorageAnswer::RootsCompared(compared))
+            }
+            Self::Nodes { level, indices } => {
+                (None, StorageAnswer::Nodes(level.hashes(writer, &indices)))
+            }
+            Self::CompareNodes { level, theirs } => {
+                let (indices, theirs): (Vec<_>, Vec<_>) = theirs.into_iter().unzip();
+                let own = level.hashes(writer, &indices);
+                let differ = own.map(|own| {
+                    let pairs = indices.iter().zip(own.iter().zip(&theirs));
+                    pairs.filter(|(_, (own, theirs))| own != theirs).map(|(at, _)| *at).collect()
+                });
+                (None, StorageAnswer::NodesCompared(differ))
+            }
             Self::ExtendLease { lease } => {
                 writer.extend_lease(lease);
                 (None, StorageAnswer::Saved(Ok(())))
@@ -208,10 +350,21 @@ impl StorageRequest {
                 let saved = writer.save(name, &bytes).map_err(|error| error.to_string());
                 (None, StorageAnswer::Saved(saved))
             }
-            other @ (Self::Read { .. } | Self::Page { .. } | Self::Figures) => {
+            other @ (Self::Read { .. }
+            | Self::Page { .. }
+            | Self::Survey { .. }
+            | Self::Reconcile { .. }
+            | Self::Gather { .. }
+            | Self::Figures) => {
                 unreachable!("a read was handed to the writer: {other:?}")
             }
         }
+    }
+}
+
+impl TreeLevel {
+    fn hashes(self, writer: &mut Writer, indices: &[u32]) -> Option<Vec<u64>> {
+        writer.nodes(self.replication, self.vnode, self.floor, self.depth, indices)
     }
 }
 

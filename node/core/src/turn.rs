@@ -19,6 +19,7 @@ use crate::operation::{Origin, Place, not_done};
 use crate::peer::{Forwarded, Refusal};
 use crate::random::Random;
 use crate::record::Keeper;
+use crate::repair::anti_entropy::Foreground;
 use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
 use crate::time::{Instant, Now};
 
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) keeper: Keeper<ChangeOrigin>,
     pub(crate) random: Random,
     pub(crate) counters: Counters,
+    pub(crate) foreground: Foreground,
     /// One actor a virtual node, for as long as this core has kept all the dots that it made.
     pub(crate) actors: BTreeMap<VnodeIndex, Actor>,
     /// This replica's answers that needed no storage worker.
@@ -74,6 +76,7 @@ impl Shared {
             keeper,
             random,
             counters: Counters::default(),
+            foreground: Foreground::default(),
             actors: BTreeMap::new(),
             immediate: VecDeque::new(),
             to_heal: VecDeque::new(),

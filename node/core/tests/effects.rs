@@ -79,6 +79,7 @@ impl Bench {
         let mut random = Random::new(SEED);
         random.draw();
         let id = OperationId::new(random.draw());
+        random.draw();
         let actor = Actor(random.draw());
         let core = NodeCore::new(CoreConfig::new(NodeId(1), genesis, SEED), recovered, NOW);
         let table = record.tables[0].clone();

@@ -298,6 +298,14 @@ impl Transport {
         }
     }
 
+    /// Closes the connections with a peer that said what no right node says. This node dials again.
+    pub fn refuse_peer(&self, node: NodeId, reason: &str) {
+        let shared = self.shared();
+        for link in [shared.accepted(node), shared.dialled(node)].into_iter().flatten() {
+            Close::Garbage.close(&link.connection, reason);
+        }
+    }
+
     /// Starts the writers of all connections that got something since the last flush.
     pub fn flush(&self) {
         self.shared().flush();

@@ -247,6 +247,7 @@ impl World {
         config.storage_requests_max = rarities.storage_requests_max as usize;
         config.read_patience_ms = rarities.read_patience_ms;
         config.lease_ms = rarities.lease_ms;
+        config.repair_interval_ms = 0;
         config.write_ids_max = rarities.write_ids_max as usize;
         config.limits.siblings_max = rarities.siblings_max;
         let now = machine.now(self.time_us);
@@ -483,6 +484,9 @@ impl World {
                 if self.record.as_ref().is_none_or(|known| known.epoch < record.epoch) {
                     self.record = Some(record);
                 }
+            }
+            Effect::Disconnect { node: peer, reason } => {
+                panic!("n{} takes {peer} for no right node: {reason}", node + 1);
             }
             Effect::Publish { .. } => {}
             Effect::Note(text) => {

@@ -240,16 +240,16 @@ impl Reader {
     pub fn gather_keys(&self, keys: &[StoredKey], bytes_max: usize) -> (usize, Vec<Row>) {
         let (mut told, mut bytes, mut rows) = (0, 0, Vec::new());
         for key in keys {
-            if told > 0 && bytes >= bytes_max {
-                break;
-            }
-            told += 1;
             let held = self.engine.get(key.bytes()).ok().flatten();
             let opened = held.and_then(|sealed| Stored::open(key.bytes(), &sealed).ok());
             let row = opened.and_then(|stored| {
                 self.whole_row(key.clone(), stored.set, &mut Unknown::default())
             });
             bytes += row.as_ref().map_or(0, Row::bytes);
+            if bytes > bytes_max && !rows.is_empty() {
+                break;
+            }
+            told += 1;
             rows.extend(row);
         }
         (told, rows)

@@ -26,6 +26,9 @@ impl NodeCore {
         effects: &mut Effects,
     ) {
         let origin = Origin::Client { connection, request };
+        if client::is_operation(&message) {
+            self.shared.foreground.note(now.instant);
+        }
         if client::is_operation(&message) && self.is_full() {
             return Self::turn(&mut self.shared, now, effects).refuse(origin, overloaded());
         }

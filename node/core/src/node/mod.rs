@@ -10,7 +10,7 @@ mod peers;
 mod storage;
 mod ticks;
 
-use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId};
+use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 
 use crate::config::CoreConfig;
 use crate::coordinator::write::Progress;
@@ -20,6 +20,7 @@ use crate::handshake::PeerHello;
 use crate::operation::OperationId;
 use crate::random::Random;
 use crate::record::{Keeper, RecordState};
+use crate::repair::anti_entropy::AntiEntropy;
 use crate::time::{Instant, Now};
 use crate::turn::{Shared, Turn};
 use known_writes::{KnownWrite, KnownWrites};
@@ -43,6 +44,7 @@ pub struct NodeCore {
     shared: Shared,
     operations: Operations,
     known_writes: KnownWrites,
+    anti_entropy: AntiEntropy,
     started: Instant,
     next_ping: Instant,
     lease_asked: bool,
@@ -66,6 +68,7 @@ impl NodeCore {
         );
         Self {
             operations: Operations::new(random.draw()),
+            anti_entropy: AntiEntropy::new(&config, random.draw(), now.instant),
             known_writes: KnownWrites::new(config.write_ids_max),
             shared: Shared::new(config, keeper, random, recovered.lease),
             started: now.instant,
@@ -95,13 +98,29 @@ impl NodeCore {
             Event::Storage { tag, answer } => self.on_storage(tag, answer, now, effects),
             Event::Tick => self.on_tick(now, effects),
         }
+        self.on_merged();
         self.settle(now, effects);
+    }
+
+    /// What is known once all that a peer held of a virtual node is durable here.
+    fn on_merged(&mut self) {
+        for merged in self.anti_entropy.take_merged() {
+            self.anti_entropy.note_compared(merged);
+        }
+    }
+
+    /// For each other replica of a virtual node's tables of one N: when the last exchange began after
+    /// which all that it had held was durable here.
+    pub fn compared(&self, vnode: VnodeIndex, replication: u8) -> Vec<(NodeId, HybridTime)> {
+        self.anti_entropy.compared(vnode, replication).collect()
     }
 
     /// The next instant at which a [`Event::Tick`] is wanted.
     pub fn next_deadline(&self) -> Option<Instant> {
         let keeper = self.shared.keeper.next_deadline();
-        [self.operations.next_wake(), keeper, Some(self.next_ping)].into_iter().flatten().min()
+        let repair = self.anti_entropy.next_wake();
+        let wakes = [self.operations.next_wake(), keeper, repair, Some(self.next_ping)];
+        wakes.into_iter().flatten().min()
     }
 
     /// The record in force.

@@ -8,6 +8,7 @@ use crate::coordinator::write::Progress;
 use crate::event::{Effect, Effects, Tag};
 use crate::operation::{OperationId, Origin};
 use crate::peer::{Forward, Forwarded, PeerMessage, Ping, Refusal};
+use crate::repair::anti_entropy::serve::{ExchangeRequest, NotServed};
 use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
 use crate::time::Now;
 
@@ -49,6 +50,25 @@ impl NodeCore {
             PeerMessage::Forwarded(forwarded) => {
                 self.on_forwarded(from, request, *forwarded, now, effects);
             }
+            PeerMessage::CompareRoots(it) => {
+                self.serve_exchange(from, request, ExchangeRequest::Roots(it), now, effects);
+            }
+            PeerMessage::CompareNodes(it) => {
+                self.serve_exchange(from, request, ExchangeRequest::Nodes(it), now, effects);
+            }
+            PeerMessage::Reconcile(it) => {
+                self.serve_exchange(from, request, ExchangeRequest::Reconcile(it), now, effects);
+            }
+            PeerMessage::Push(it) => {
+                self.serve_exchange(from, request, ExchangeRequest::Push(it), now, effects);
+            }
+            answer @ (PeerMessage::RootsCompared(_)
+            | PeerMessage::NodesCompared(_)
+            | PeerMessage::Reconciled(_)
+            | PeerMessage::Pushed(_)) => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.anti_entropy.on_peer(from, request, answer, &mut turn);
+            }
             PeerMessage::Ping(ping) => self.on_ping(from, &ping, now, effects),
             PeerMessage::Hello(_) | PeerMessage::Welcome(_) => {}
             record @ (PeerMessage::Prepare(_)
@@ -74,6 +94,7 @@ impl NodeCore {
         effects: &mut Effects,
     ) {
         self.shared.observe_peer(message.head().time, now);
+        self.shared.foreground.note(now.instant);
         if message.head().deadline_ms == 0 {
             // Its coordinator has given up.
             self.shared.counters.too_late += 1;
@@ -96,6 +117,35 @@ impl NodeCore {
                 turn.effects.push(Effect::ToPeer { to: from, request, message });
             }
         }
+    }
+
+    /// Serves a step of a peer's exchange.
+    fn serve_exchange(
+        &mut self,
+        from: NodeId,
+        request: u64,
+        message: ExchangeRequest,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let head = *message.head();
+        self.shared.observe_peer(head.time, now);
+        let mut turn = Self::turn(&mut self.shared, now, effects);
+        let kind = message.kind();
+        let refusal = match turn.record() {
+            _ if turn.is_storage_full() => Refusal::Overloaded,
+            Err(_) => Refusal::WrongConfiguration,
+            Ok(record) => match message.admit(record, turn.own(), from) {
+                Ok(storage) => {
+                    let until = now.instant.plus_ms(u64::from(head.deadline_ms));
+                    return turn.ask_storage(Tag::PeerExchange { from, request }, storage, until);
+                }
+                Err(NotServed::Malformed(what)) => return turn.refuse_malformed(from, what),
+                Err(NotServed::OtherRecord) => Refusal::WrongConfiguration,
+            },
+        };
+        let message = kind.refused(refusal, turn.time());
+        turn.effects.push(Effect::ToPeer { to: from, request, message });
     }
 
     fn on_forward(
@@ -156,6 +206,8 @@ impl NodeCore {
                 operation.on_peer_lost(node, turn)
             });
         }
+        let mut turn = Self::turn(&mut self.shared, now, effects);
+        self.anti_entropy.on_peer_lost(node, &mut turn);
     }
 
     fn on_ping(&mut self, from: NodeId, ping: &Ping, now: Now, effects: &mut Effects) {

@@ -6,6 +6,7 @@ use super::{NodeCore, Operation};
 use crate::coordinator::write::Progress;
 use crate::event::{Effect, Effects, Inner, StorageAnswer, Tag};
 use crate::operation::OperationId;
+use crate::repair::anti_entropy::serve;
 use crate::replica;
 use crate::time::Now;
 
@@ -25,6 +26,10 @@ impl NodeCore {
         if answer == StorageAnswer::TooLate {
             // Whoever asked has given up, or does so now.
             self.shared.counters.too_late += 1;
+            if let Tag::Exchange(number) = tag {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.anti_entropy.on_storage(number, answer, &mut turn);
+            }
             return;
         }
         match tag {
@@ -33,6 +38,21 @@ impl NodeCore {
                 if let Some(answer) = replica::answer(answer) {
                     let message = answer.into_message(self.shared.clock.read(now.wall));
                     effects.push(Effect::ToPeer { to: from, request, message });
+                }
+            }
+            Tag::Exchange(number) => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.anti_entropy.on_storage(number, answer, &mut turn);
+            }
+            Tag::PeerExchange { from, request } => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                let (time, is_busy) = (turn.time(), turn.shared.foreground.is_busy(now.instant));
+                match serve::answer(answer, time, is_busy) {
+                    Ok(Some(message)) => {
+                        turn.effects.push(Effect::ToPeer { to: from, request, message });
+                    }
+                    Ok(None) => {}
+                    Err(what) => turn.refuse_malformed(from, what),
                 }
             }
             Tag::Inner(inner) => self.on_inner_storage(inner, answer, now, effects),
@@ -50,6 +70,14 @@ impl NodeCore {
             }
             StorageAnswer::Applied(Applied::Merged(_)) => self.shared.storage_problem = None,
             StorageAnswer::Applied(_)
+            | StorageAnswer::AppliedMany(_)
+            | StorageAnswer::Roots(_)
+            | StorageAnswer::RootsCompared(_)
+            | StorageAnswer::Nodes(_)
+            | StorageAnswer::NodesCompared(_)
+            | StorageAnswer::Surveyed(_)
+            | StorageAnswer::Reconciled(_)
+            | StorageAnswer::Gathered(..)
             | StorageAnswer::Found(_)
             | StorageAnswer::Page(_)
             | StorageAnswer::Prepared(_)

@@ -17,6 +17,8 @@ impl NodeCore {
         let mut outcomes = Vec::new();
         self.shared.keeper.on_tick(now.instant, effects, &mut outcomes);
         self.on_outcomes(outcomes, now, effects);
+        let mut turn = Self::turn(&mut self.shared, now, effects);
+        self.anti_entropy.on_time(&mut turn);
         if self.next_ping <= now.instant {
             self.next_ping = now.instant.plus_ms(PING_EVERY_MS);
             self.judge_clock(now);

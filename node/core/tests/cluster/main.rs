@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "one test program: its modules are seen by nobody else")]
 
+mod anti_entropy;
 mod bounds;
 mod clients;
 mod clocks;

@@ -107,6 +107,8 @@ pub struct World {
     trace: DefaultHasher,
     /// Every effect of interest, if wanted: who, what.
     pub seen: Option<Vec<(NodeId, Effect)>>,
+    /// Who took whom for no right node, and why.
+    pub disconnected: Vec<(NodeId, NodeId, String)>,
 }
 
 pub fn node(number: u64) -> NodeId {
@@ -121,6 +123,11 @@ impl World {
 
     /// The same, with another configuration.
     pub fn with(seed: u64, nodes: u64, configure: fn(&mut CoreConfig)) -> Self {
+        Self::sized(seed, nodes, 8, configure)
+    }
+
+    /// The same, with so many virtual nodes.
+    pub fn sized(seed: u64, nodes: u64, vnodes: u32, configure: fn(&mut CoreConfig)) -> Self {
         let mut random = Random::new(seed);
         let member = |id| Member {
             id: NodeId(id),
@@ -130,7 +137,7 @@ impl World {
         };
         let genesis = Genesis {
             cluster: ClusterId(7),
-            vnodes: VnodeCount::new(8).expect("a power of two"),
+            vnodes: VnodeCount::new(vnodes).expect("a power of two"),
             replication: u8::try_from(nodes.min(3)).expect("small"),
             members: (1..=nodes).map(member).collect(),
         };
@@ -160,6 +167,7 @@ impl World {
             next_request: 0,
             trace: DefaultHasher::new(),
             seen: None,
+            disconnected: Vec::new(),
         };
         for id in world.ids() {
             world.start(id);
@@ -208,6 +216,7 @@ impl World {
         machine.starts += 1;
         let mut config = CoreConfig::new(id, self.genesis.clone(), seed);
         config.boot_count = machine.starts;
+        config.repair_interval_ms = 0;
         (machine.configure)(&mut config);
         let (worker, recovered) = Worker::open(machine, self.genesis.vnodes, seed);
         let core = NodeCore::new(config, Recovered { ..recovered }, self.now(id));
@@ -248,6 +257,7 @@ impl World {
     /// Lets all that is under way end, and sees that it does.
     pub fn end(&mut self) {
         self.run_ms(10_000);
+        assert_eq!(self.disconnected, [], "all nodes of this world are right");
         for id in self.ids() {
             if self.is_running(id) {
                 assert_eq!(self.core(id).operation_count(), 0, "every operation ends at {id}");
@@ -435,6 +445,7 @@ impl World {
             Effect::ToStorage { tag, request, until } => {
                 self.ask_storage(id, tag, request, until);
             }
+            Effect::Disconnect { node, reason } => self.disconnected.push((id, node, reason)),
             Effect::Publish { .. } | Effect::FollowRecord(_) | Effect::Note(_) => {}
         }
     }

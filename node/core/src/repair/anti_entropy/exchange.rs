@@ -1,0 +1,407 @@
+//! One exchange with one peer: which virtual nodes differ, and a few jobs at a time to mend them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use quoit_ring::{Epoch, HybridTime, NodeId, VnodeIndex};
+use quoit_storage::layout::StoredKey;
+use quoit_storage::store::Root;
+
+use super::job::{Around, Failure, Job, Moved, Step};
+use super::{JOBS_MAX, Merged, ROOTS_MAX, STEP_MS, Steps, shared_vnodes};
+use crate::event::{Effect, StorageAnswer, StorageRequest};
+use crate::peer::{CompareRoots, DifferingRoots, PeerMessage, RepairHead};
+use crate::time::Instant;
+use crate::turn::Turn;
+
+/// Whose step it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// The roots'.
+    Roots,
+    /// That virtual node's job's.
+    Job(VnodeIndex),
+}
+
+/// An exchange.
+pub(super) struct Exchange {
+    peer: NodeId,
+    epoch: Epoch,
+    since: HybridTime,
+    /// Exchanges with different peers begin at different places, so that a replica that lacks much
+    /// is filled by all of them.
+    rank: usize,
+    /// The replication factors that are left; the first is at work.
+    replications: VecDeque<u8>,
+    shared: Vec<VnodeIndex>,
+    /// Where in `shared` roots are still to be compared.
+    chunks: VecDeque<usize>,
+    /// The chunk whose roots are being compared.
+    comparing: Option<(usize, usize)>,
+    roots: Pending,
+    /// Virtual nodes that differ and wait for a job: their floors, and whether the peer vouches.
+    waiting: VecDeque<(VnodeIndex, HybridTime, bool)>,
+    jobs: BTreeMap<VnodeIndex, (Job, Pending)>,
+    unknown: Vec<(bool, StoredKey)>,
+    moved: Moved,
+}
+
+/// A step that was asked for.
+#[derive(Default)]
+struct Pending {
+    /// By then it must have ended.
+    deadline: Option<Instant>,
+    /// A message that waits for its turn.
+    held: Option<(PeerMessage, Instant)>,
+}
+
+impl Exchange {
+    /// Begins; `None` if the two share nothing.
+    pub(super) fn begin(peer: NodeId, rank: usize, turn: &mut Turn<'_>) -> Option<Self> {
+        let since = turn.time();
+        let own = turn.own();
+        let record = turn.shared.keeper.current()?;
+        let replications: BTreeSet<u8> =
+            record.tables.iter().map(|table| table.options.replication).collect();
+        let shares = |n: &u8| {
+            record.vnodes.all().any(|vnode| {
+                record.is_primary(own, vnode, *n) && record.is_primary(peer, vnode, *n)
+            })
+        };
+        let replications: VecDeque<u8> = replications.into_iter().filter(shares).collect();
+        if replications.is_empty() {
+            return None;
+        }
+        let mut exchange = Self {
+            peer,
+            epoch: record.epoch,
+            since,
+            rank,
+            replications,
+            shared: Vec::new(),
+            chunks: VecDeque::new(),
+            comparing: None,
+            roots: Pending::default(),
+            waiting: VecDeque::new(),
+            jobs: BTreeMap::new(),
+            unknown: Vec::new(),
+            moved: Moved::default(),
+        };
+        exchange.begin_replication(turn);
+        Some(exchange)
+    }
+
+    fn begin_replication(&mut self, turn: &Turn<'_>) {
+        let (Some(record), Some(replication)) =
+            (turn.shared.keeper.current(), self.replications.front())
+        else {
+            return;
+        };
+        self.shared = shared_vnodes(record, *replication, turn.own(), self.peer);
+        self.chunks = (0..self.shared.len()).step_by(ROOTS_MAX).collect();
+        let members = record.members.len().max(1);
+        self.chunks.rotate_left(self.rank % members * self.chunks.len() / members);
+    }
+
+    /// Whether there is nothing left to do.
+    pub(super) fn is_over(&self) -> bool {
+        self.replications.is_empty()
+    }
+
+    /// What was moved so far.
+    pub(super) fn moved(&self) -> Moved {
+        self.jobs.values().fold(self.moved, |sum, (job, _)| sum.plus(job.moved))
+    }
+
+    /// Keys that one of the two cannot vouch for: whether it is the peer, and which.
+    pub(super) fn take_unknown(&mut self) -> Vec<(bool, StoredKey)> {
+        std::mem::take(&mut self.unknown)
+    }
+
+    /// Whether a step takes too long.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.pending().filter_map(|pending| pending.deadline).any(|deadline| deadline <= now)
+    }
+
+    /// When to look again.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let wakes = self
+            .pending()
+            .flat_map(|pending| [pending.deadline, pending.held.as_ref().map(|(_, ready)| *ready)]);
+        wakes.flatten().min()
+    }
+
+    fn pending(&self) -> impl Iterator<Item = &Pending> {
+        self.jobs.values().map(|(_, pending)| pending).chain([&self.roots])
+    }
+
+    fn head(&self, turn: &Turn<'_>) -> RepairHead {
+        RepairHead {
+            epoch: self.epoch,
+            replication: self.replications.front().copied().unwrap_or(0),
+            time: turn.time(),
+            deadline_ms: u32::try_from(STEP_MS).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Sends what waited for its turn, and begins what there is room for.
+    pub(super) fn go_on(
+        &mut self,
+        steps: &mut Steps<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Failure> {
+        if turn.shared.keeper.epoch() != self.epoch {
+            return Err(Failure::OtherRecord);
+        }
+        let ready: Vec<VnodeIndex> = self
+            .jobs
+            .iter()
+            .filter(|(_, (_, pending))| pending.held.is_some())
+            .map(|(vnode, _)| *vnode)
+            .collect();
+        for vnode in ready {
+            if steps.pace.ready_at(steps.is_busy, turn.instant()) > turn.instant() {
+                break;
+            }
+            let held = self.jobs.get_mut(&vnode).and_then(|(_, pending)| pending.held.take());
+            if let Some((message, _)) = held {
+                self.ask_peer(Asker::Job(vnode), message, steps, turn);
+            }
+        }
+        self.fill(steps, turn)
+    }
+
+    /// Begins what there is room for.
+    fn fill(&mut self, steps: &mut Steps<'_>, turn: &mut Turn<'_>) -> Result<(), Failure> {
+        while !self.is_over() {
+            if self.jobs.len() < JOBS_MAX
+                && let Some((vnode, floor, is_whole)) = self.waiting.pop_front()
+            {
+                self.begin_job(vnode, floor, is_whole, steps, turn)?;
+                continue;
+            }
+            let has_room = self.waiting.len() < JOBS_MAX && self.comparing.is_none();
+            if has_room && let Some(first) = self.chunks.pop_front() {
+                let count = ROOTS_MAX.min(self.shared.len() - first);
+                self.comparing = Some((first, count));
+                let vnodes = self.shared[first..first + count].to_vec();
+                let replication = self.replications.front().copied().unwrap_or(0);
+                let request = StorageRequest::Roots { replication, vnodes };
+                self.ask_storage(Asker::Roots, request, steps, turn);
+                continue;
+            }
+            if self.comparing.is_some() || !self.jobs.is_empty() {
+                break;
+            }
+            self.replications.pop_front();
+            self.begin_replication(turn);
+        }
+        Ok(())
+    }
+
+    fn begin_job(
+        &mut self,
+        vnode: VnodeIndex,
+        floor: HybridTime,
+        is_whole: bool,
+        steps: &mut Steps<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Failure> {
+        let replication = self.replications.front().copied().unwrap_or(0);
+        let mut job = Job::new(vnode, replication, floor, is_whole);
+        let record = turn.shared.keeper.current().ok_or(Failure::OtherRecord)?;
+        let step = job.begin(record);
+        self.jobs.insert(vnode, (job, Pending::default()));
+        self.take_step(vnode, step, steps, turn);
+        Ok(())
+    }
+
+    /// The storage worker has made a step.
+    pub(super) fn on_storage(
+        &mut self,
+        asker: Asker,
+        answer: StorageAnswer,
+        steps: &mut Steps<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Failure> {
+        match (asker, answer) {
+            (Asker::Roots, StorageAnswer::Roots(roots)) => {
+                let Some((first, _)) = self.comparing else {
+                    unreachable!("roots are being compared");
+                };
+                let root = |root: Root| (root.floor, root.hash);
+                let message = CompareRoots {
+                    head: self.head(turn),
+                    first: u32::try_from(first).unwrap_or(u32::MAX),
+                    roots: roots.into_iter().map(root).collect(),
+                };
+                self.ask_peer(Asker::Roots, message.into(), steps, turn);
+                Ok(())
+            }
+            (Asker::Roots, _) => {
+                Err(Failure::Refused("the storage worker has other things to do".to_owned()))
+            }
+            (Asker::Job(vnode), answer) => {
+                self.step_job(vnode, steps, turn, |job, around| job.on_storage(answer, around))
+            }
+        }
+    }
+
+    /// The peer has answered.
+    pub(super) fn on_peer(
+        &mut self,
+        asker: Asker,
+        message: PeerMessage,
+        steps: &mut Steps<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Failure> {
+        match (asker, message) {
+            (Asker::Roots, PeerMessage::RootsCompared(compared)) => {
+                self.on_roots_compared(compared.result?, steps)?;
+                self.roots = Pending::default();
+                self.fill(steps, turn)
+            }
+            (Asker::Job(vnode), PeerMessage::NodesCompared(compared)) => {
+                let differ = compared.result?;
+                self.step_job(vnode, steps, turn, |job, around| {
+                    job.on_nodes_compared(differ, around)
+                })
+            }
+            (Asker::Job(vnode), PeerMessage::Reconciled(reconciled)) => {
+                let told = reconciled.result?;
+                let bytes: usize = told.rows.iter().map(super::job::bytes_of_row).sum();
+                steps.pace.charge(bytes);
+                self.step_job(vnode, steps, turn, |job, around| job.on_told(told, around))
+            }
+            (Asker::Job(vnode), PeerMessage::Pushed(pushed)) => {
+                pushed.result?;
+                self.step_job(vnode, steps, turn, |job, around| job.on_pushed(around))
+            }
+            _ => Err(Failure::Malformed("an answer that was not asked for")),
+        }
+    }
+
+    fn on_roots_compared(
+        &mut self,
+        compared: DifferingRoots,
+        steps: &mut Steps<'_>,
+    ) -> Result<(), Failure> {
+        let Some((first, count)) = self.comparing.take() else {
+            return Err(Failure::Malformed("an answer that was not asked for"));
+        };
+        let differ: BTreeMap<u32, HybridTime> = compared.differ.into_iter().collect();
+        let distrusted: BTreeSet<u32> = compared.distrusted.into_iter().collect();
+        let is_there = |position: &u32| (*position as usize) < count;
+        if !differ.keys().chain(&distrusted).all(is_there) {
+            return Err(Failure::Malformed("roots that it was not asked for"));
+        }
+        let mut waiting = Vec::new();
+        for (position, vnode) in (0..).zip(&self.shared[first..first + count]) {
+            let is_whole = !distrusted.contains(&position);
+            match differ.get(&position) {
+                Some(floor) => waiting.push((*vnode, *floor, is_whole)),
+                None if is_whole => self.tell_merged(*vnode, steps),
+                None => {}
+            }
+        }
+        let shift = self.rank * 7 % waiting.len().max(1);
+        waiting.rotate_left(shift);
+        self.waiting.extend(waiting);
+        Ok(())
+    }
+
+    fn tell_merged(&self, vnode: VnodeIndex, steps: &mut Steps<'_>) {
+        let replication = self.replications.front().copied().unwrap_or(0);
+        let (peer, since) = (self.peer, self.since);
+        steps.merged.push(Merged { vnode, replication, peer, since });
+    }
+
+    fn step_job(
+        &mut self,
+        vnode: VnodeIndex,
+        steps: &mut Steps<'_>,
+        turn: &mut Turn<'_>,
+        step: impl FnOnce(&mut Job, &Around<'_>) -> Result<Step, Failure>,
+    ) -> Result<(), Failure> {
+        if turn.shared.keeper.epoch() != self.epoch {
+            return Err(Failure::OtherRecord);
+        }
+        let (head, bytes_max) = (self.head(turn), steps.bytes_max());
+        let record = turn.shared.keeper.current().ok_or(Failure::OtherRecord)?;
+        let Some((job, pending)) = self.jobs.get_mut(&vnode) else { return Ok(()) };
+        *pending = Pending::default();
+        let step = step(job, &Around { record, head, bytes_max })?;
+        self.unknown.append(&mut job.unknown);
+        self.take_step(vnode, step, steps, turn);
+        self.fill(steps, turn)
+    }
+
+    fn take_step(
+        &mut self,
+        vnode: VnodeIndex,
+        step: Step,
+        steps: &mut Steps<'_>,
+        turn: &mut Turn<'_>,
+    ) {
+        match step {
+            Step::Storage(request) => self.ask_storage(Asker::Job(vnode), request, steps, turn),
+            Step::Peer(message, is_paced) => {
+                let now = turn.instant();
+                let ready = match is_paced {
+                    true => steps.pace.ready_at(steps.is_busy, now),
+                    false => now,
+                };
+                if let PeerMessage::Push(push) = &message {
+                    steps.pace.charge(push.rows.iter().map(super::job::bytes_of_row).sum());
+                }
+                if ready <= now {
+                    return self.ask_peer(Asker::Job(vnode), message, steps, turn);
+                }
+                if let Some((_, pending)) = self.jobs.get_mut(&vnode) {
+                    pending.held = Some((message, ready));
+                }
+            }
+            Step::Done(is_whole) => {
+                if let Some((job, _)) = self.jobs.remove(&vnode) {
+                    self.moved = self.moved.plus(job.moved);
+                }
+                if is_whole {
+                    self.tell_merged(vnode, steps);
+                }
+            }
+        }
+    }
+
+    fn ask_storage(
+        &mut self,
+        asker: Asker,
+        request: StorageRequest,
+        steps: &mut Steps<'_>,
+        turn: &mut Turn<'_>,
+    ) {
+        let number = steps.number(asker);
+        turn.ask_storage_step(number, request);
+        self.set_deadline(asker, turn.instant().plus_ms(2 * STEP_MS));
+    }
+
+    fn ask_peer(
+        &mut self,
+        asker: Asker,
+        message: PeerMessage,
+        steps: &mut Steps<'_>,
+        turn: &mut Turn<'_>,
+    ) {
+        let request = steps.number(asker);
+        turn.effects.push(Effect::ToPeer { to: self.peer, request, message });
+        self.set_deadline(asker, turn.instant().plus_ms(STEP_MS));
+    }
+
+    fn set_deadline(&mut self, asker: Asker, deadline: Instant) {
+        let pending = match asker {
+            Asker::Roots => Some(&mut self.roots),
+            Asker::Job(vnode) => self.jobs.get_mut(&vnode).map(|(_, pending)| pending),
+        };
+        if let Some(pending) = pending {
+            *pending = Pending { deadline: Some(deadline), held: None };
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! How replicas become equal again after whatever happened to one of them.
+
+pub(crate) mod anti_entropy;
+pub(crate) mod messages;
