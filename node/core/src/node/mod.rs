@@ -68,7 +68,7 @@ impl NodeCore {
         );
         Self {
             operations: Operations::new(random.draw()),
-            anti_entropy: AntiEntropy::new(&config, random.draw(), now.instant),
+            anti_entropy: AntiEntropy::new(&config, Random::new(random.draw()), now.instant),
             known_writes: KnownWrites::new(config.write_ids_max),
             shared: Shared::new(config, keeper, random, recovered.lease),
             started: now.instant,

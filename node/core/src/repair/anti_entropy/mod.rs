@@ -38,6 +38,7 @@ use crate::config::CoreConfig;
 use crate::event::{Effect, StorageAnswer, Tag};
 use crate::operation::Place;
 use crate::peer::PeerMessage;
+use crate::random::Random;
 use crate::time::Instant;
 use crate::turn::Turn;
 use exchange::{Asker, Exchange};
@@ -83,6 +84,7 @@ pub(crate) struct AntiEntropy {
     /// Whose step each number is.
     asked: BTreeMap<u64, (NodeId, Asker)>,
     next: u64,
+    random: Random,
     pace: Pace,
     wake: Option<Instant>,
     /// What was merged and is still to be told on.
@@ -123,11 +125,12 @@ pub(crate) fn shared_vnodes(
 impl AntiEntropy {
     /// Nothing was compared yet. Numbers of steps differ from start to start: a peer's answer to the
     /// process before may still come.
-    pub(crate) fn new(config: &CoreConfig, first: u64, now: Instant) -> Self {
+    pub(crate) fn new(config: &CoreConfig, mut random: Random, now: Instant) -> Self {
         Self {
             peers: BTreeMap::new(),
             asked: BTreeMap::new(),
-            next: first,
+            next: random.draw(),
+            random,
             pace: Pace::new(config, now),
             wake: Some(now),
             merged: Vec::new(),
@@ -206,7 +209,7 @@ impl AntiEntropy {
             turn.shared.keeper.members().filter(|member| *member != own).collect();
         self.peers.retain(|id, _| members.contains(id));
         for id in members {
-            let jitter = turn.shared.random.below(FIRST_MS);
+            let jitter = self.random.below(FIRST_MS);
             let next_at = turn.instant().plus_ms(FIRST_MS + jitter);
             self.peers.entry(id).or_insert(Peer {
                 next_at,
@@ -308,13 +311,13 @@ impl AntiEntropy {
         let failure = match ended {
             Ok(()) if !exchange.is_over() => return,
             Ok(()) => {
-                let jitter = turn.shared.random.below(interval / 2 + 1);
+                let jitter = self.random.below(interval / 2 + 1);
                 peer.next_at = now.plus_ms(interval - interval / 4 + jitter);
                 turn.shared.counters.exchanges += 1;
                 None
             }
             Err(failure) => {
-                let jitter = turn.shared.random.below(RETRY_MS);
+                let jitter = self.random.below(RETRY_MS);
                 peer.next_at = now.plus_ms(RETRY_MS.min(interval) + jitter);
                 turn.shared.counters.failed_exchanges += 1;
                 Some(failure)
