@@ -62,6 +62,8 @@ pub struct Config {
     pub tls: TlsSettings,
     /// The storage engine.
     pub storage: StorageSettings,
+    /// How replicas become equal again.
+    pub repair: RepairSettings,
     /// What the node accepts.
     pub limits: LimitSettings,
     /// The node's clock.
@@ -138,6 +140,18 @@ pub struct StorageSettings {
     pub block_cache_bytes: u64,
     /// `segment_mib`: a segment of the commit log; in bytes here.
     pub segment_bytes: u64,
+}
+
+/// `[repair]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairSettings {
+    /// `interval_seconds`: a node compares what it holds with each other replica so often; 0: never.
+    /// In milliseconds here.
+    pub interval_ms: u64,
+    /// `mib_per_second`: what differs is moved no faster while no clients are there; in bytes here.
+    pub bytes_per_second: u64,
+    /// `busy_mib_per_second`: and no faster while they are; in bytes here.
+    pub busy_bytes_per_second: u64,
 }
 
 /// `[limits]`
@@ -241,6 +255,11 @@ impl Config {
         });
         let tls = document.section("tls", |section| read_tls(section, directory));
         let storage = document.section("storage", read_storage);
+        let repair = document.section("repair", |section| RepairSettings {
+            interval_ms: positive(section, "interval_seconds", 0..=86_400, 60) * 1_000,
+            bytes_per_second: positive(section, "mib_per_second", 1..=65_536, 256) << 20,
+            busy_bytes_per_second: positive(section, "busy_mib_per_second", 1..=65_536, 4) << 20,
+        });
         let limits = document.section("limits", read_limits);
         let clock = document.section("clock", |section| ClockSettings {
             offset_bound_ms: positive(section, "offset_bound_ms", 1..=86_400_000, 300_000),
@@ -255,7 +274,18 @@ impl Config {
         match (node, cluster, tls) {
             (Some(node), Some(cluster), Some(tls)) if document.problems.is_empty() => {
                 let overrides = document.overrides;
-                Ok(Self { node, http, cluster, tls, storage, limits, clock, log, overrides })
+                Ok(Self {
+                    node,
+                    http,
+                    cluster,
+                    tls,
+                    storage,
+                    repair,
+                    limits,
+                    clock,
+                    log,
+                    overrides,
+                })
             }
             _ => Err(document.problems),
         }

@@ -201,6 +201,9 @@ fn core_config(config: &Config, data: &Data) -> CoreConfig {
         limits: config.limits.data,
         operations_max: config.limits.in_flight_max,
         clock_offset_ms_max: config.clock.offset_bound_ms,
+        repair_interval_ms: config.repair.interval_ms,
+        repair_bytes_per_second: config.repair.bytes_per_second,
+        repair_busy_bytes_per_second: config.repair.busy_bytes_per_second,
         ..CoreConfig::new(config.node.id, config.genesis(), random())
     }
 }

@@ -19,7 +19,7 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     if !config.overrides.is_empty() {
         writeln!(text, "# overridden by the environment: {}\n", config.overrides.join(", "))?;
     }
-    let Config { node, http, tls, storage, limits, clock, log, .. } = config;
+    let Config { node, http, tls, storage, repair, limits, clock, log, .. } = config;
     writeln!(text, "[node]")?;
     writeln!(text, "id = {}", quoted(&node.id.to_string()))?;
     writeln!(text, "data_directory = {}", path(&node.data_directory))?;
@@ -41,6 +41,10 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "memtable_mib = {}", storage.memtable_bytes / MIB)?;
     writeln!(text, "block_cache_mib = {}", storage.block_cache_bytes / MIB)?;
     writeln!(text, "segment_mib = {}", storage.segment_bytes / MIB)?;
+    writeln!(text, "\n[repair]")?;
+    writeln!(text, "interval_seconds = {}", repair.interval_ms / 1_000)?;
+    writeln!(text, "mib_per_second = {}", repair.bytes_per_second / MIB)?;
+    writeln!(text, "busy_mib_per_second = {}", repair.busy_bytes_per_second / MIB)?;
     writeln!(text, "\n[limits]")?;
     writeln!(text, "key_bytes_max = {}", limits.data.key_bytes_max)?;
     writeln!(text, "value_bytes_max = {}", limits.data.value_bytes_max)?;
