@@ -152,7 +152,7 @@ pub fn vnode_range(vnodes: VnodeCount, vnode: VnodeIndex) -> (Bytes, Option<Byte
 
 /// The range of a digest leaf's keys: the first bytes, and the end (excluded) where there is one.
 pub fn leaf_range(leaf: usize) -> (Bytes, Option<Bytes>) {
-    let bound = |leaf: u16| Bytes::copy_from_slice(&leaf.to_be_bytes());
+    let bound = |leaf: u16| Bytes::copy_from_slice(&(u64::from(leaf) << 48).to_be_bytes());
     let index = u16::try_from(leaf).expect("there are 2^16 leaves");
     (bound(index), index.checked_add(1).map(bound))
 }

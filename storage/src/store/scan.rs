@@ -6,7 +6,7 @@ use quoit_ring::HybridTime;
 use crate::codec;
 use crate::digest::{self, Digests};
 use crate::engine::Engine;
-use crate::layout::StoredKey;
+use crate::layout::{StoredKey, leaf_range};
 use crate::stored::{Era, Stored};
 use crate::version::SiblingSet;
 
@@ -78,6 +78,5 @@ pub(super) fn after_damage(from: &[u8]) -> Option<Bytes> {
     let mut leaf = [0; 2];
     let known = from.len().min(2);
     leaf[..known].copy_from_slice(&from[..known]);
-    let next = u16::from_be_bytes(leaf).checked_add(1)?;
-    Some(Bytes::copy_from_slice(&next.to_be_bytes()))
+    leaf_range(usize::from(u16::from_be_bytes(leaf))).1
 }

@@ -323,3 +323,18 @@ fn what_no_right_peer_asks_is_refused_counted_and_closes_the_connection() {
     );
     assert!(closed.is_empty());
 }
+
+#[test]
+fn the_first_leaf_of_a_virtual_node_is_compared_like_the_others() {
+    let (mut world, table) = world(7, ConflictPolicy::Latest);
+    let ring_key = world.record(node(1)).ring_key;
+    // Of eight virtual nodes with 2^13 leaves each.
+    let is_first =
+        |number: &usize| ring_key.token(format!("key {number}").as_bytes()).0 >> 48 & 0x1fff == 0;
+    let key = (0..).find(is_first).map(named).expect("endless");
+    world.isolate(node(3));
+    world.put(node(1), table, quorum(key, "v")).expect("two are up");
+    world.heal();
+    expect_equal(&mut world, table, &[key]);
+    world.end();
+}
