@@ -290,7 +290,9 @@ impl Writer {
         }
         for prepared in &batch.prepared {
             if let Some((replication, change)) = &prepared.counted {
+                let vnode = self.options.vnodes.vnode_of(prepared.key.token());
                 self.digests.apply(&prepared.key, *replication, &change.delta);
+                self.trees.on_changed(*replication, vnode);
                 self.recount_due |= change.over_damage;
             }
         }
