@@ -118,6 +118,9 @@ pub struct Rarities {
     pub siblings_max: u16,
     /// The storage worker takes at most so many requests at once.
     pub batch_requests_max: u32,
+    /// Replicas are compared so often; 0: never.
+    #[serde(default)]
+    pub repair_interval_ms: u64,
 }
 
 impl Default for Rarities {
@@ -132,6 +135,7 @@ impl Default for Rarities {
             segment_bytes: 1 << 20,
             siblings_max: 32,
             batch_requests_max: 4_096,
+            repair_interval_ms: 10_000,
         }
     }
 }

@@ -147,6 +147,12 @@ fn draw_rarities(random: &mut Random) -> Rarities {
         segment_bytes: rare(usual.segment_bytes, 32 << 10, 64 << 10),
         siblings_max: u16::try_from(rare(usual.siblings_max.into(), 2, 6)).expect("small"),
         batch_requests_max: narrow(rare(usual.batch_requests_max.into(), 3, 6)),
+        // What differs must also be found where nothing but reads mends it.
+        repair_interval_ms: match random.below(4) {
+            0 => 0,
+            1 => 200 + random.below(2_000),
+            _ => usual.repair_interval_ms,
+        },
     }
 }
 

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 
 use quoit_protocol::Got;
-use quoit_ring::Level;
+use quoit_ring::{Level, NodeId};
 use quoit_session::{Answer, OperationError, Request};
+use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
+use quoit_storage::store::Found;
 
 use super::World;
 use super::load::FINAL_FROM;
@@ -16,6 +18,8 @@ use crate::workloads;
 const SETTLE_US: u64 = 20_000_000;
 /// And every disk has done what it was asked to do.
 const DRAIN_US: u64 = 300_000_000;
+/// Within so many seconds exchanges have made the replicas equal.
+const EXCHANGES_S: u32 = 120;
 /// Within so many tries every key is read at `All`.
 const ROUNDS_MAX: u32 = 12;
 const READ_US: u64 = 5_000_000;
@@ -43,6 +47,7 @@ impl World {
         self.run_while(DRAIN_US, behind);
         self.run_until(self.time_us + 6_000_000);
         let keys = self.ledger.keys();
+        self.wait_for_exchanges(&keys);
         self.read_all(&keys, false);
         self.run_until(self.time_us + 2_000_000);
         self.read_all(&keys, true);
@@ -57,6 +62,50 @@ impl World {
                 format!("n{} is down or still coordinates: {count:?}", node + 1)
             });
         }
+    }
+
+    /// Exchanges alone make the replicas equal, but for damage that nobody has met.
+    fn wait_for_exchanges(&mut self, keys: &BTreeSet<(u32, u32)>) {
+        let is_damaged = self.machines.iter().any(|machine| machine.is_damaged);
+        if self.schedule.rarities.repair_interval_ms == 0 || is_damaged {
+            return;
+        }
+        let mut differing = None;
+        for _ in 0..EXCHANGES_S {
+            differing = keys.iter().find(|key| !self.has_equal_pairs(**key)).copied();
+            if differing.is_none() {
+                return;
+            }
+            self.run_until(self.time_us + 1_000_000);
+        }
+        let left = differing.map(|(table, key)| (table, key, self.found(table, key)));
+        self.checks.convergence.expect(left.is_none(), || {
+            format!("exchanges leave a key (table, key, sets) different: {left:?}")
+        });
+    }
+
+    fn has_equal_pairs(&self, (table, key): (u32, u32)) -> bool {
+        let found = self.found(table, key);
+        found.windows(2).all(|pair| match (&pair[0].1, &pair[1].1) {
+            (Found::Set(one), Found::Set(two)) => codec::has_same_pairs(one, two),
+            (one, two) => one == two,
+        })
+    }
+
+    /// What the replicas hold of a key.
+    fn found(&self, table: u32, key: u32) -> Vec<(NodeId, Found)> {
+        let record = self.record.as_ref().expect("there is one");
+        let id = self.tables[table as usize];
+        let plan = &self.schedule.tables[table as usize];
+        let name = workloads::key(key);
+        let token = record.token(&name.partition);
+        let stored = StoredKey::new(token, id, &name.partition, &name.sort).expect("short");
+        let primaries = record.primaries(record.vnodes.vnode_of(token), plan.replication);
+        let found = primaries.filter_map(|node| {
+            let process = self.machines[node.0 as usize - 1].process.as_ref()?;
+            Some((node, process.worker.reader.read(&stored)))
+        });
+        found.collect()
     }
 
     /// Reads every key at `All`, again and again where that fails.
@@ -130,21 +179,9 @@ impl World {
 
     /// All replicas of a key hold one set, and each store's digests are the fold of what it holds.
     fn check_stores(&mut self, keys: &BTreeSet<(u32, u32)>) {
-        let record = self.record.clone().expect("there is one");
         for &(table, key) in keys {
-            let id = self.tables[table as usize];
             let plan = self.schedule.tables[table as usize].clone();
-            let name = workloads::key(key);
-            let token = record.token(&name.partition);
-            let stored = StoredKey::new(token, id, &name.partition, &name.sort).expect("short");
-            let vnode = record.vnodes.vnode_of(token);
-            let primaries = record.primaries(vnode, plan.replication);
-            let found: Vec<_> = primaries
-                .filter_map(|node| {
-                    let process = self.machines[node.0 as usize - 1].process.as_ref()?;
-                    Some((node, process.worker.reader.read(&stored)))
-                })
-                .collect();
+            let found = self.found(table, key);
             let equal = found.windows(2).all(|pair| pair[0].1 == pair[1].1);
             self.checks.convergence.expect(equal, || {
                 format!("the replicas of key {key} of table {table} differ: {found:?}")

@@ -247,7 +247,7 @@ impl World {
         config.storage_requests_max = rarities.storage_requests_max as usize;
         config.read_patience_ms = rarities.read_patience_ms;
         config.lease_ms = rarities.lease_ms;
-        config.repair_interval_ms = 0;
+        config.repair_interval_ms = rarities.repair_interval_ms;
         config.write_ids_max = rarities.write_ids_max as usize;
         config.limits.siblings_max = rarities.siblings_max;
         let now = machine.now(self.time_us);

@@ -152,18 +152,15 @@ impl Exchange {
         if turn.shared.keeper.epoch() != self.epoch {
             return Err(Failure::OtherRecord);
         }
-        let ready: Vec<VnodeIndex> = self
-            .jobs
-            .iter()
-            .filter(|(_, (_, pending))| pending.held.is_some())
-            .map(|(vnode, _)| *vnode)
-            .collect();
-        for vnode in ready {
-            if steps.pace.ready_at(steps.is_busy, turn.instant()) > turn.instant() {
-                break;
-            }
-            let held = self.jobs.get_mut(&vnode).and_then(|(_, pending)| pending.held.take());
-            if let Some((message, _)) = held {
+        let vnodes: Vec<VnodeIndex> = self.jobs.keys().copied().collect();
+        for vnode in vnodes {
+            let Some((_, pending)) = self.jobs.get_mut(&vnode) else { continue };
+            let Some((message, _)) = pending.held.take() else { continue };
+            // Others may have gone first meanwhile.
+            let ready = steps.pace.ready_at(steps.is_busy, turn.instant());
+            if ready > turn.instant() {
+                pending.held = Some((message, ready));
+            } else {
                 self.ask_peer(Asker::Job(vnode), message, steps, turn);
             }
         }
