@@ -38,11 +38,17 @@ pub enum PlantedBug {
     ContextForAnyKey,
     /// A node begins as many operations as come.
     UnboundedQueue,
+    /// Time is settled without asking anybody.
+    SettleWithoutPromises,
+    /// A pair under the floor that is not held is taken in from anybody.
+    TakeUnderFloor,
+    /// A merge does not change the digests.
+    SkipDigest,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::SkipSync,
         Self::IgnoreFailedSync,
         Self::AcknowledgeEarly,
@@ -57,6 +63,9 @@ impl PlantedBug {
         Self::UnknownIsNotDone,
         Self::ContextForAnyKey,
         Self::UnboundedQueue,
+        Self::SettleWithoutPromises,
+        Self::TakeUnderFloor,
+        Self::SkipDigest,
     ];
 }
 

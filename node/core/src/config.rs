@@ -38,6 +38,8 @@ pub struct CoreConfig {
     pub repair_bytes_per_second: u64,
     /// And so many while they are.
     pub repair_busy_bytes_per_second: u64,
+    /// Time is settled no later than so far back: what was begun before has ended, as a rule.
+    pub settle_behind_ms: u64,
     /// Seeds everything that is drawn: actors, the ring key, back-off.
     pub seed: u64,
 }
@@ -61,6 +63,7 @@ impl CoreConfig {
             repair_interval_ms: 60_000,
             repair_bytes_per_second: 256 << 20,
             repair_busy_bytes_per_second: 4 << 20,
+            settle_behind_ms: 70_000,
             seed,
         }
     }

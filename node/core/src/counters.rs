@@ -46,6 +46,8 @@ pub struct Counters {
     pub repair_bytes_in: u64,
     /// And that went.
     pub repair_bytes_out: u64,
+    /// Keys of which something was collected.
+    pub collected: u64,
     /// Messages that no right node sends.
     pub malformed: u64,
 }
@@ -90,6 +92,7 @@ impl Counters {
             ("repair_keys_out", self.repair_keys_out),
             ("repair_bytes_in", self.repair_bytes_in),
             ("repair_bytes_out", self.repair_bytes_out),
+            ("collected", self.collected),
             ("malformed", self.malformed),
         ]
         .map(|(name, count)| (name.to_owned(), count))

@@ -34,15 +34,19 @@ pub enum Tag {
         /// Its request id.
         request: u64,
     },
+    /// A step of settling time, or of collecting what may go.
+    Settling(u64),
 }
 
 impl Tag {
     /// Whether the request that it names saves a small document.
     pub(crate) fn is_of_document(self) -> bool {
         match self {
-            Self::Own(_) | Self::Peer { .. } | Self::Exchange(_) | Self::PeerExchange { .. } => {
-                false
-            }
+            Self::Own(_)
+            | Self::Peer { .. }
+            | Self::Exchange(_)
+            | Self::PeerExchange { .. }
+            | Self::Settling(_) => false,
             Self::Inner(Inner::Vote | Inner::Record) => true,
             Self::Inner(Inner::Lease | Inner::Figures { .. }) => false,
         }

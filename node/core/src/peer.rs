@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::handshake::{PeerHello, PeerWelcome};
 pub use crate::repair::messages::{
-    CompareNodes, CompareRoots, DifferingRoots, NodesCompared, Push, Pushed, Reconcile, Reconciled,
-    RepairHead, RepairRow, RootsCompared, Told,
+    AskPromise, CompareNodes, CompareRoots, DifferingRoots, NodesCompared, Promised, Push, Pushed,
+    Reconcile, Reconciled, RepairHead, RepairRow, RootsCompared, Settle, Told,
 };
 
 /// The ALPN name under which peers connect.
@@ -263,6 +263,9 @@ quoit_protocol::messages! {
         Reconciled(Reconciled) = 151,
         Push(Push) = 152,
         Pushed(Pushed) = 153,
+        AskPromise(AskPromise) = 154,
+        Promised(Promised) = 155,
+        Settle(Settle) = 156,
     }
 }
 
@@ -307,7 +310,10 @@ impl PeerMessage {
             | Self::Reconcile(_)
             | Self::Reconciled(_)
             | Self::Push(_)
-            | Self::Pushed(_) => Class::Background,
+            | Self::Pushed(_)
+            | Self::AskPromise(_)
+            | Self::Promised(_)
+            | Self::Settle(_) => Class::Background,
         }
     }
 
@@ -326,6 +332,7 @@ impl PeerMessage {
                 | Self::NodesCompared(_)
                 | Self::Reconciled(_)
                 | Self::Pushed(_)
+                | Self::Promised(_)
         )
     }
 }

@@ -36,6 +36,7 @@ impl NodeCore {
             (true, false) => "degraded",
             (true, true) => "serving",
         };
+        problems.extend(self.settling_problem(now));
         let shared = self.shared();
         let own = shared.config.node;
         let members = shared.keeper.members().map(|node| MemberStatus {

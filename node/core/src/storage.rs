@@ -59,12 +59,15 @@ pub enum StorageRequest {
         /// The virtual node.
         vnode: VnodeIndex,
     },
-    /// Raise a virtual node's floor: every replica has applied all dots up to it, none is made any
+    /// Make all that was asked before durable, whatever the durability. Answered by
+    /// [`StorageAnswer::Saved`].
+    Barrier,
+    /// Raise the floor of virtual nodes: every replica has applied all dots up to it, none is made any
     /// more, and their pairs are equal everywhere. Answered by [`StorageAnswer::Saved`].
-    RaiseFloor {
-        /// The virtual node.
-        vnode: VnodeIndex,
-        /// The floor; a lower one than before changes nothing.
+    RaiseFloors {
+        /// The virtual nodes.
+        vnodes: Vec<VnodeIndex>,
+        /// The floor; where it was higher before nothing changes.
         floor: HybridTime,
     },
     /// List keys that hold something which may be collected under their virtual node's floor, a
@@ -237,7 +240,8 @@ impl StorageRequest {
             | Self::ExtendLease { .. }
             | Self::BeginEra
             | Self::Trust { .. }
-            | Self::RaiseFloor { .. }
+            | Self::Barrier
+            | Self::RaiseFloors { .. }
             | Self::Collectible { .. }
             | Self::Save { .. } => false,
         }
@@ -277,7 +281,8 @@ impl StorageRequest {
             | Self::ExtendLease { .. }
             | Self::BeginEra
             | Self::Trust { .. }
-            | Self::RaiseFloor { .. }
+            | Self::Barrier
+            | Self::RaiseFloors { .. }
             | Self::Collectible { .. }
             | Self::Save { .. }) => {
                 unreachable!("no read was handed to a reader: {other:?}")
@@ -338,8 +343,12 @@ impl StorageRequest {
                 writer.trust(vnode);
                 (None, StorageAnswer::Saved(Ok(())))
             }
-            Self::RaiseFloor { vnode, floor } => {
-                writer.raise_floor(vnode, floor);
+            Self::Barrier => {
+                writer.sync_next();
+                (None, StorageAnswer::Saved(Ok(())))
+            }
+            Self::RaiseFloors { vnodes, floor } => {
+                vnodes.into_iter().for_each(|vnode| writer.raise_floor(vnode, floor));
                 (None, StorageAnswer::Saved(Ok(())))
             }
             Self::Collectible { vnode, from, keys_max } => {

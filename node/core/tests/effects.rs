@@ -79,9 +79,10 @@ impl Bench {
         let mut random = Random::new(SEED);
         random.draw();
         let id = OperationId::new(random.draw());
-        random.draw();
         let actor = Actor(random.draw());
-        let core = NodeCore::new(CoreConfig::new(NodeId(1), genesis, SEED), recovered, NOW);
+        let mut config = CoreConfig::new(NodeId(1), genesis, SEED);
+        config.repair_interval_ms = 0;
+        let core = NodeCore::new(config, recovered, NOW);
         let table = record.tables[0].clone();
         let mut bench = Self { core, record, table, id, actor };
         let lease = TIME.plus_ms(10_000);

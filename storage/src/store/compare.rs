@@ -27,6 +27,8 @@ pub struct Root {
     pub floor: HybridTime,
     /// The root.
     pub hash: TreeHash,
+    /// Whether the virtual node is trusted.
+    pub is_trusted: bool,
 }
 
 /// What is different in a replica from what a peer has told of some virtual nodes.
@@ -65,6 +67,8 @@ pub struct Survey {
     pub unknown: Unknown,
     /// The virtual node's own floor.
     pub floor: HybridTime,
+    /// Whether the virtual node is trusted.
+    pub is_trusted: bool,
 }
 
 /// What a replica cannot vouch for in a range, were its virtual node trusted.
@@ -110,7 +114,8 @@ impl Writer {
     pub fn roots(&mut self, replication: u8, vnodes: &[VnodeIndex]) -> Vec<Root> {
         let root = |vnode: &VnodeIndex| {
             let floor = self.vnodes.floor(*vnode);
-            Root { floor, hash: self.root(replication, *vnode, floor) }
+            let is_trusted = !self.vnodes.is_distrusted(*vnode);
+            Root { floor, hash: self.root(replication, *vnode, floor), is_trusted }
         };
         vnodes.iter().map(root).collect()
     }
@@ -158,7 +163,11 @@ impl Writer {
 impl Reader {
     /// Goes through a range from its beginning, over at most `items_max` keys that count.
     pub fn survey(&self, range: &Range, items_max: usize) -> Survey {
-        let mut survey = Survey { floor: self.floor(range.vnode), ..Survey::default() };
+        let mut survey = Survey {
+            floor: self.floor(range.vnode),
+            is_trusted: self.is_trusted(range.vnode),
+            ..Survey::default()
+        };
         let (until, hides_keys) = self.go_through(range, |entry| {
             if survey.items.len() >= items_max {
                 return false;
@@ -231,7 +240,7 @@ impl Reader {
             until,
             unknown,
             floor: self.floor(range.vnode),
-            is_trusted: !lock(&self.shared.vnodes).is_distrusted(range.vnode),
+            is_trusted: self.is_trusted(range.vnode),
         }
     }
 
@@ -253,6 +262,10 @@ impl Reader {
             rows.extend(row);
         }
         (told, rows)
+    }
+
+    fn is_trusted(&self, vnode: VnodeIndex) -> bool {
+        !lock(&self.shared.vnodes).is_distrusted(vnode)
     }
 
     /// Calls `visit` for each key of the range whose table has its N until it returns `false`.

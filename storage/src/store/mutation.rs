@@ -82,8 +82,9 @@ pub enum Change {
         /// The set holds all that a read quorum of the other replicas knew: the key is complete
         /// again after this.
         rebuild: bool,
-        /// The set comes from a whole peer with this floor, which is above the receiver's own: what
-        /// is held at or before it, and is not in the set, was deleted there and collected.
+        /// The set comes from a whole peer with this floor. If it is above the receiver's own, what is
+        /// held at or before it, and is not in the set, was deleted there and collected; if it is the
+        /// same, that goes for an incomplete key only. A lower one says nothing.
         authority: Option<HybridTime>,
     },
     /// What may go under the virtual node's floor goes, if the key is complete.

@@ -335,7 +335,7 @@ struct Incoming {
     set: SiblingSet,
     policy: ConflictPolicy,
     rebuild: bool,
-    /// The floor of the whole peer that it comes from, if it is above the floor here; or zero.
+    /// The floor of the whole peer that it comes from; or zero.
     authority: HybridTime,
     /// The floor here.
     floor: HybridTime,
@@ -343,15 +343,21 @@ struct Incoming {
 
 impl Incoming {
     /// Up to where every dot that is not in the set is known to be covered: a whole peer says so of
-    /// its floor, and so do those who together rebuild the key, of the floor that they share.
-    fn known_there(&self) -> HybridTime {
-        self.authority.max(if self.rebuild { self.floor } else { HybridTime::ZERO })
+    /// its floor, if that is higher, and so do those who together rebuild the key, of the floor that
+    /// they share. Of two whole ones with one floor either may have met a straggler before it was
+    /// raised, an unacknowledged write that the other has not heard of; but a key that is incomplete
+    /// takes in whatever comes, and goes by the whole one.
+    fn known_there(&self, held: &Held) -> HybridTime {
+        let shared = if self.rebuild { self.floor } else { HybridTime::ZERO };
+        let knows_more =
+            self.authority > self.floor || (held.incomplete && self.authority == self.floor);
+        if knows_more { self.authority } else { shared }
     }
 
     /// The same, of what is held. An incomplete key may lack anything, and nothing is held against a
     /// peer that knows more.
     fn known_to(&self, held: &Held) -> HybridTime {
-        let is_behind = self.authority >= self.floor;
+        let is_behind = self.authority >= self.floor || is_planted(PlantedBug::TakeUnderFloor);
         if held.incomplete || is_behind { HybridTime::ZERO } else { self.floor }
     }
 
@@ -365,7 +371,8 @@ impl Incoming {
     /// Whether an incomplete key takes in what a complete one would refuse under the floor. Nobody
     /// may count on that.
     fn is_late_for(&self, held: &Held) -> bool {
-        held.incomplete && self.known_there() < self.floor && self.is_unseen_until(self.floor, held)
+        let is_of_a_whole_one = self.rebuild || self.authority >= self.floor;
+        held.incomplete && !is_of_a_whole_one && self.is_unseen_until(self.floor, held)
     }
 }
 
@@ -375,7 +382,7 @@ fn merge(key: &StoredKey, held: &Held, incoming: &Incoming) -> Result<SiblingSet
     if !set.versions().iter().all(|version| version.is_intact(key.token())) {
         return Err(Outcome::Corrupt);
     }
-    let (known_here, known_there) = (incoming.known_to(held), incoming.known_there());
+    let (known_here, known_there) = (incoming.known_to(held), incoming.known_there(held));
     if *policy == ConflictPolicy::Latest
         && let (Some(greatest), Some(new)) = (held.set.greatest_dot(), set.greatest_dot())
         && greatest > new

@@ -120,6 +120,8 @@ pub(super) struct Batch {
     /// else of the batch: were the end of it cut off in a crash, no record of an era would be there
     /// without its beginning.
     vnode_records: Vec<Bytes>,
+    /// It is synced in any case.
+    is_barrier: bool,
     pub(super) vnodes: Option<Vnodes>,
     /// What the keys of the batch hold after it.
     pub(super) overlay: BTreeMap<StoredKey, Held>,
@@ -134,7 +136,7 @@ impl Batch {
 
     /// Whether it is synced whatever the durability.
     fn must_sync(&self) -> bool {
-        self.lease.is_some() || !self.vnode_records.is_empty()
+        self.is_barrier || self.lease.is_some() || !self.vnode_records.is_empty()
     }
 }
 
@@ -174,6 +176,11 @@ impl Writer {
         }
     }
 
+    /// Has the next commit synced, and so all before it, whatever the durability.
+    pub fn sync_next(&mut self) {
+        self.batch.is_barrier = true;
+    }
+
     /// The durable lease: every hybrid time made lies below it.
     pub fn lease(&self) -> HybridTime {
         self.lease
@@ -194,7 +201,7 @@ impl Writer {
             return Err(CommitError::Poisoned(reason.clone()));
         }
         if batch.is_empty() {
-            return Ok(());
+            return if batch.is_barrier { self.sync() } else { Ok(()) };
         }
         let lease = batch.lease.map(lease_record);
         let prepared = batch.prepared.iter().map(|prepared| &prepared.record);
@@ -289,7 +296,9 @@ impl Writer {
             return Err(self.poison(&error));
         }
         for prepared in &batch.prepared {
-            if let Some((replication, change)) = &prepared.counted {
+            if let Some((replication, change)) = &prepared.counted
+                && !is_planted(PlantedBug::SkipDigest)
+            {
                 let vnode = self.options.vnodes.vnode_of(prepared.key.token());
                 self.digests.apply(&prepared.key, *replication, &change.delta);
                 self.trees.on_changed(*replication, vnode);

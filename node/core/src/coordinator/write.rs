@@ -124,6 +124,11 @@ impl WriteOperation {
         Ok(write)
     }
 
+    /// The time of the dot under which the write is handed out now.
+    pub(crate) fn dot_time(&self) -> Option<HybridTime> {
+        self.dot.map(|dot| dot.time)
+    }
+
     /// When [`WriteOperation::on_wake`] is to be called.
     pub(crate) fn wake(&self) -> Instant {
         self.deadline

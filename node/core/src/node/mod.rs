@@ -21,6 +21,7 @@ use crate::operation::OperationId;
 use crate::random::Random;
 use crate::record::{Keeper, RecordState};
 use crate::repair::anti_entropy::AntiEntropy;
+use crate::repair::settle::Settling;
 use crate::time::{Instant, Now};
 use crate::turn::{Shared, Turn};
 use known_writes::{KnownWrite, KnownWrites};
@@ -29,6 +30,9 @@ use operations::{Operation, Operations};
 /// The other members' majority is waited for no longer than this before the node calls itself
 /// ready all the same.
 const READY_ALONE_AFTER_MS: u64 = 30_000;
+
+/// Sets what repair draws apart from what requests do.
+const REPAIR_SEED: u64 = 0x7265_7061_6972;
 
 /// What the disk held at the start.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +49,7 @@ pub struct NodeCore {
     operations: Operations,
     known_writes: KnownWrites,
     anti_entropy: AntiEntropy,
+    settling: Settling,
     started: Instant,
     next_ping: Instant,
     lease_asked: bool,
@@ -59,6 +64,7 @@ impl NodeCore {
     /// [`Event::Tick`].
     pub fn new(config: CoreConfig, recovered: Recovered, now: Now) -> Self {
         let mut random = Random::new(config.seed);
+        let mut repair = Random::new(config.seed ^ REPAIR_SEED);
         let keeper = Keeper::new(
             config.node,
             config.genesis.clone(),
@@ -68,7 +74,8 @@ impl NodeCore {
         );
         Self {
             operations: Operations::new(random.draw()),
-            anti_entropy: AntiEntropy::new(&config, Random::new(random.draw()), now.instant),
+            anti_entropy: AntiEntropy::new(&config, Random::new(repair.draw()), now.instant),
+            settling: Settling::new(Random::new(repair.draw()), now.instant),
             known_writes: KnownWrites::new(config.write_ids_max),
             shared: Shared::new(config, keeper, random, recovered.lease),
             started: now.instant,
@@ -98,13 +105,14 @@ impl NodeCore {
             Event::Storage { tag, answer } => self.on_storage(tag, answer, now, effects),
             Event::Tick => self.on_tick(now, effects),
         }
-        self.on_merged();
+        self.on_merged(now);
         self.settle(now, effects);
     }
 
     /// What is known once all that a peer held of a virtual node is durable here.
-    fn on_merged(&mut self) {
+    fn on_merged(&mut self, now: Now) {
         for merged in self.anti_entropy.take_merged() {
+            self.settling.on_merged(merged, now.instant);
             self.anti_entropy.note_compared(merged);
         }
     }
@@ -119,7 +127,8 @@ impl NodeCore {
     pub fn next_deadline(&self) -> Option<Instant> {
         let keeper = self.shared.keeper.next_deadline();
         let repair = self.anti_entropy.next_wake();
-        let wakes = [self.operations.next_wake(), keeper, repair, Some(self.next_ping)];
+        let settling = self.settling.next_wake();
+        let wakes = [self.operations.next_wake(), keeper, repair, settling, Some(self.next_ping)];
         wakes.into_iter().flatten().min()
     }
 
@@ -191,6 +200,19 @@ impl NodeCore {
         }
         self.was_ready = reasons.is_empty();
         reasons
+    }
+
+    /// Who keeps what was deleted from being collected, for people.
+    pub(crate) fn settling_problem(&self, now: Now) -> Option<String> {
+        let away = self.settling.waits_for(now.instant);
+        let names: Vec<String> = away.iter().map(ToString::to_string).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "what was deleted and what has expired stays on the disks until {} can be reached: a \
+                 replica that is away may not have heard of it",
+                names.join(", ")
+            )
+        })
     }
 
     fn turn<'a>(shared: &'a mut Shared, now: Now, effects: &'a mut Effects) -> Turn<'a> {

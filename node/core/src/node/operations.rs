@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quoit_ring::NodeId;
+use quoit_ring::{HybridTime, NodeId};
 
 use crate::coordinator::forward::ForwardOperation;
 use crate::coordinator::read::ReadOperation;
@@ -126,6 +126,15 @@ impl Operations {
             }
             Progress::Done => self.running.remove(&id).map(|(operation, _)| operation),
         }
+    }
+
+    /// The oldest dot of this node that a write is under way with.
+    pub(super) fn oldest_dot(&self) -> Option<HybridTime> {
+        let dots = self.running.values().filter_map(|(operation, _)| match operation {
+            Operation::Write(write) => write.dot_time(),
+            Operation::Read(_) | Operation::Scan(_) | Operation::Forward(_) => None,
+        });
+        dots.min()
     }
 
     /// When the next one wants to be woken.

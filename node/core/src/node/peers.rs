@@ -69,6 +69,23 @@ impl NodeCore {
                 let mut turn = Self::turn(&mut self.shared, now, effects);
                 self.anti_entropy.on_peer(from, request, answer, &mut turn);
             }
+            PeerMessage::AskPromise(ask) => {
+                self.shared.observe_peer(ask.time, now);
+                let oldest_dot = self.operations.oldest_dot();
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.settling.on_ask_promise(from, request, &ask, oldest_dot, &mut turn);
+            }
+            PeerMessage::Promised(promised) => {
+                self.shared.observe_peer(promised.time, now);
+                self.settling.on_promised(from, request, &promised, now.instant);
+            }
+            PeerMessage::Settle(settle) => {
+                self.shared.observe_peer(settle.time, now);
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                if let Err(what) = self.settling.on_settle(from, settle, &mut turn) {
+                    turn.refuse_malformed(from, what);
+                }
+            }
             PeerMessage::Ping(ping) => self.on_ping(from, &ping, now, effects),
             PeerMessage::Hello(_) | PeerMessage::Welcome(_) => {}
             record @ (PeerMessage::Prepare(_)

@@ -26,6 +26,9 @@ impl NodeCore {
         if answer == StorageAnswer::TooLate {
             // Whoever asked has given up, or does so now.
             self.shared.counters.too_late += 1;
+            if let Tag::Settling(_) = tag {
+                unreachable!("what settles time is always of use");
+            }
             if let Tag::Exchange(number) = tag {
                 let mut turn = Self::turn(&mut self.shared, now, effects);
                 self.anti_entropy.on_storage(number, answer, &mut turn);
@@ -54,6 +57,10 @@ impl NodeCore {
                     Ok(None) => {}
                     Err(what) => turn.refuse_malformed(from, what),
                 }
+            }
+            Tag::Settling(number) => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.settling.on_storage(number, answer, &mut turn);
             }
             Tag::Inner(inner) => self.on_inner_storage(inner, answer, now, effects),
         }

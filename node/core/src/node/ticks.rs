@@ -19,6 +19,10 @@ impl NodeCore {
         self.on_outcomes(outcomes, now, effects);
         let mut turn = Self::turn(&mut self.shared, now, effects);
         self.anti_entropy.on_time(&mut turn);
+        if self.settling.next_wake().is_some_and(|wake| wake <= now.instant) {
+            let oldest_dot = self.operations.oldest_dot();
+            self.settling.on_time(oldest_dot, &mut turn);
+        }
         if self.next_ping <= now.instant {
             self.next_ping = now.instant.plus_ms(PING_EVERY_MS);
             self.judge_clock(now);

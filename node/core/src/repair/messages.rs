@@ -133,6 +133,8 @@ pub struct Push {
     pub head: RepairHead,
     /// The virtual node.
     pub vnode: VnodeIndex,
+    /// The sender's floor, if it vouches for the virtual node.
+    pub authority: Option<HybridTime>,
     /// The rows.
     pub rows: Vec<RepairRow>,
 }
@@ -146,4 +148,38 @@ pub struct Pushed {
     pub is_busy: bool,
     /// For each row whether it is durable there, or a later state of its key is.
     pub result: Result<Vec<bool>, Refusal>,
+}
+
+/// Asks a replica to make no dot up to a time any more (see `repair::settle`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskPromise {
+    /// The version of the record that the asker follows.
+    pub epoch: Epoch,
+    /// The asker's hybrid time.
+    pub time: HybridTime,
+    /// The time.
+    pub until: HybridTime,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promised {
+    /// The replica's hybrid time.
+    pub time: HybridTime,
+    /// `Ok`: it is promised, and what the replica applied is durable.
+    pub result: Result<(), Refusal>,
+}
+
+/// Tells a replica that all replicas of virtual nodes hold the same up to a time, for which it has
+/// promised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settle {
+    /// The version of the record that the leader follows.
+    pub epoch: Epoch,
+    /// The leader's hybrid time.
+    pub time: HybridTime,
+    /// The time.
+    pub until: HybridTime,
+    /// The virtual nodes.
+    pub vnodes: Vec<VnodeIndex>,
 }

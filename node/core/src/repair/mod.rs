@@ -2,3 +2,4 @@
 
 pub(crate) mod anti_entropy;
 pub(crate) mod messages;
+pub(crate) mod settle;

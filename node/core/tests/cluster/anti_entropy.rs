@@ -266,7 +266,7 @@ fn what_no_right_peer_asks_is_refused_counted_and_closes_the_connection() {
     let row = |key: &[u8], set: &[u8]| {
         (Bytes::copy_from_slice(key), (Bytes::copy_from_slice(set), Vec::new()))
     };
-    let push = |vnode, rows| Push { head, vnode, rows };
+    let push = |vnode, rows| Push { head, vnode, authority: None, rows };
     let key_of = |vnode: VnodeIndex| {
         let in_it = |name: &String| record.vnodes.vnode_of(record.token(name.as_bytes())) == vnode;
         let name = (0..).map(|number| format!("k{number}")).find(in_it).expect("endless");

@@ -609,3 +609,27 @@ proptest! {
         cluster.check();
     }
 }
+
+#[test]
+fn of_two_under_one_floor_a_straggler_that_one_has_met_comes_to_both() {
+    for key in [latest_key(), siblings_key()] {
+        let (mut a, mut b) = (Rig::new(1), Rig::new(2));
+        let held = |rig: &Rig| rig.set(&key).versions().to_vec();
+        a.apply(merge(&key, SiblingSet::of(version(&key, 5, 1, "late"))));
+        for rig in [&mut a, &mut b] {
+            rig.raise_floor(10);
+        }
+        // From anybody it counts as seen, from a whole peer under the same floor it does not.
+        let set = a.set(&key);
+        assert_eq!(b.apply(merge(&key, set.clone())), Outcome::Older(HybridTime(10)));
+        assert!(matches!(b.apply(merge_under(&key, set, 10)), Outcome::Merged(_)));
+        assert_eq!(held(&a), held(&b));
+        // And nothing goes because the other has not met it.
+        let nothing = SiblingSet::default();
+        assert!(matches!(a.apply(merge_under(&key, nothing.clone(), 10)), Outcome::Merged(_)));
+        assert_eq!(held(&a), held(&b));
+        // Under a higher floor it does.
+        assert!(matches!(a.apply(merge_under(&key, nothing, 11)), Outcome::Merged(_)));
+        assert_eq!(held(&a), []);
+    }
+}

@@ -6,7 +6,7 @@ use quoit_ring::{Epoch, HybridTime, NodeId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::Root;
 
-use super::job::{Around, Failure, Job, Moved, Step};
+use super::job::{Around, End, Failure, Job, Moved, Step};
 use super::{JOBS_MAX, Merged, ROOTS_MAX, STEP_MS, Steps, shared_vnodes};
 use crate::event::{Effect, StorageAnswer, StorageRequest};
 use crate::peer::{CompareRoots, DifferingRoots, PeerMessage, RepairHead};
@@ -27,6 +27,7 @@ pub(super) struct Exchange {
     peer: NodeId,
     epoch: Epoch,
     since: HybridTime,
+    began: Instant,
     /// Exchanges with different peers begin at different places, so that a replica that lacks much
     /// is filled by all of them.
     rank: usize,
@@ -35,11 +36,13 @@ pub(super) struct Exchange {
     shared: Vec<VnodeIndex>,
     /// Where in `shared` roots are still to be compared.
     chunks: VecDeque<usize>,
-    /// The chunk whose roots are being compared.
+    /// The chunk whose roots are being compared, and which of its virtual nodes this replica does not
+    /// vouch for.
     comparing: Option<(usize, usize)>,
+    distrusted: BTreeSet<VnodeIndex>,
     roots: Pending,
-    /// Virtual nodes that differ and wait for a job: their floors, and whether the peer vouches.
-    waiting: VecDeque<(VnodeIndex, HybridTime, bool)>,
+    /// Virtual nodes that differ and wait for a job: their floors, and who vouches for them.
+    waiting: VecDeque<(VnodeIndex, HybridTime, End)>,
     jobs: BTreeMap<VnodeIndex, (Job, Pending)>,
     unknown: Vec<(bool, StoredKey)>,
     moved: Moved,
@@ -75,11 +78,13 @@ impl Exchange {
             peer,
             epoch: record.epoch,
             since,
+            began: turn.now.instant,
             rank,
             replications,
             shared: Vec::new(),
             chunks: VecDeque::new(),
             comparing: None,
+            distrusted: BTreeSet::new(),
             roots: Pending::default(),
             waiting: VecDeque::new(),
             jobs: BTreeMap::new(),
@@ -171,9 +176,9 @@ impl Exchange {
     fn fill(&mut self, steps: &mut Steps<'_>, turn: &mut Turn<'_>) -> Result<(), Failure> {
         while !self.is_over() {
             if self.jobs.len() < JOBS_MAX
-                && let Some((vnode, floor, is_whole)) = self.waiting.pop_front()
+                && let Some((vnode, floor, end)) = self.waiting.pop_front()
             {
-                self.begin_job(vnode, floor, is_whole, steps, turn)?;
+                self.begin_job(vnode, floor, end, steps, turn)?;
                 continue;
             }
             let has_room = self.waiting.len() < JOBS_MAX && self.comparing.is_none();
@@ -199,12 +204,12 @@ impl Exchange {
         &mut self,
         vnode: VnodeIndex,
         floor: HybridTime,
-        is_whole: bool,
+        end: End,
         steps: &mut Steps<'_>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Failure> {
         let replication = self.replications.front().copied().unwrap_or(0);
-        let mut job = Job::new(vnode, replication, floor, is_whole);
+        let mut job = Job::new(vnode, replication, floor, end);
         let record = turn.shared.keeper.current().ok_or(Failure::OtherRecord)?;
         let step = job.begin(record);
         self.jobs.insert(vnode, (job, Pending::default()));
@@ -222,9 +227,12 @@ impl Exchange {
     ) -> Result<(), Failure> {
         match (asker, answer) {
             (Asker::Roots, StorageAnswer::Roots(roots)) => {
-                let Some((first, _)) = self.comparing else {
+                let Some((first, count)) = self.comparing else {
                     unreachable!("roots are being compared");
                 };
+                let vnodes = self.shared[first..first + count].iter().zip(&roots);
+                let distrusted = vnodes.filter(|(_, root)| !root.is_trusted);
+                self.distrusted = distrusted.map(|(vnode, _)| *vnode).collect();
                 let root = |root: Root| (root.floor, root.hash);
                 let message = CompareRoots {
                     head: self.head(turn),
@@ -270,8 +278,8 @@ impl Exchange {
                 self.step_job(vnode, steps, turn, |job, around| job.on_told(told, around))
             }
             (Asker::Job(vnode), PeerMessage::Pushed(pushed)) => {
-                pushed.result?;
-                self.step_job(vnode, steps, turn, |job, around| job.on_pushed(around))
+                let taken_in = pushed.result?;
+                self.step_job(vnode, steps, turn, |job, around| job.on_pushed(&taken_in, around))
             }
             _ => Err(Failure::Malformed("an answer that was not asked for")),
         }
@@ -293,11 +301,13 @@ impl Exchange {
         }
         let mut waiting = Vec::new();
         for (position, vnode) in (0..).zip(&self.shared[first..first + count]) {
-            let is_whole = !distrusted.contains(&position);
+            let end = End {
+                is_gathered: !distrusted.contains(&position),
+                is_scattered: !self.distrusted.contains(vnode),
+            };
             match differ.get(&position) {
-                Some(floor) => waiting.push((*vnode, *floor, is_whole)),
-                None if is_whole => self.tell_merged(*vnode, steps),
-                None => {}
+                Some(floor) => waiting.push((*vnode, *floor, end)),
+                None => self.tell_merged(*vnode, end, steps),
             }
         }
         let shift = self.rank * 7 % waiting.len().max(1);
@@ -306,10 +316,14 @@ impl Exchange {
         Ok(())
     }
 
-    fn tell_merged(&self, vnode: VnodeIndex, steps: &mut Steps<'_>) {
+    fn tell_merged(&self, vnode: VnodeIndex, end: End, steps: &mut Steps<'_>) {
+        if !end.is_gathered {
+            return;
+        }
         let replication = self.replications.front().copied().unwrap_or(0);
-        let (peer, since) = (self.peer, self.since);
-        steps.merged.push(Merged { vnode, replication, peer, since });
+        let (peer, since, began, is_scattered) =
+            (self.peer, self.since, self.began, end.is_scattered);
+        steps.merged.push(Merged { vnode, replication, peer, since, began, is_scattered });
     }
 
     fn step_job(
@@ -357,13 +371,11 @@ impl Exchange {
                     pending.held = Some((message, ready));
                 }
             }
-            Step::Done(is_whole) => {
+            Step::Done(end) => {
                 if let Some((job, _)) = self.jobs.remove(&vnode) {
                     self.moved = self.moved.plus(job.moved);
                 }
-                if is_whole {
-                    self.tell_merged(vnode, steps);
-                }
+                self.tell_merged(vnode, end, steps);
             }
         }
     }

@@ -37,8 +37,9 @@ pub(super) struct Job {
     /// What is left of the ranges that differ, ascending.
     ranges: VecDeque<(Bytes, Option<Bytes>)>,
     state: State,
-    /// The peer vouches for all that was compared, and all of it is here.
-    is_whole: bool,
+    end: End,
+    /// The own floor, if this replica vouches for the virtual node.
+    authority: Option<HybridTime>,
     /// Keys that one of the two cannot vouch for: whether it is the peer, and which.
     pub(super) unknown: Vec<(bool, StoredKey)>,
     pub(super) moved: Moved,
@@ -101,6 +102,15 @@ struct Merging {
     to_push: VecDeque<StoredKey>,
 }
 
+/// How a job has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    /// The peer vouches for all that it holds of the virtual node, and all of that is here.
+    pub(super) is_gathered: bool,
+    /// This replica vouches for all that it holds, and all of that is there.
+    pub(super) is_scattered: bool,
+}
+
 /// What a step is made with.
 pub(super) struct Around<'a> {
     pub(super) record: &'a ClusterRecord,
@@ -114,8 +124,8 @@ pub(super) enum Step {
     Storage(StorageRequest),
     /// A question to the peer, and whether it moves data and has to wait for its turn.
     Peer(PeerMessage, bool),
-    /// It has ended; whether all that the peer holds is here for certain, and the peer vouches for it.
-    Done(bool),
+    /// It has ended.
+    Done(End),
 }
 
 /// Why a job, and its exchange, ends before its time.
@@ -143,12 +153,7 @@ impl From<Refusal> for Failure {
 
 impl Job {
     /// A job for a virtual node that seems to differ.
-    pub(super) fn new(
-        vnode: VnodeIndex,
-        replication: u8,
-        floor: HybridTime,
-        is_whole: bool,
-    ) -> Self {
+    pub(super) fn new(vnode: VnodeIndex, replication: u8, floor: HybridTime, end: End) -> Self {
         Self {
             vnode,
             replication,
@@ -157,7 +162,8 @@ impl Job {
             leaves: BTreeSet::new(),
             ranges: VecDeque::new(),
             state: State::Surveying,
-            is_whole,
+            end,
+            authority: None,
             unknown: Vec::new(),
             moved: Moved::default(),
         }
@@ -198,7 +204,7 @@ impl Job {
     /// Goes through what is left of the ranges.
     fn survey(&mut self) -> Step {
         let Some((from, to)) = self.ranges.front().cloned() else {
-            return Step::Done(self.is_whole);
+            return Step::Done(self.end);
         };
         self.state = State::Surveying;
         Step::Storage(StorageRequest::Survey { range: self.range(from, to), items_max: ITEMS_MAX })
@@ -232,7 +238,7 @@ impl Job {
             (State::Gathering(mut left), StorageAnswer::Gathered(told, rows)) => {
                 let (rows, too_large): (Vec<_>, Vec<_>) =
                     rows.into_iter().partition(|row| row.bytes() <= SET_BYTES_MAX);
-                self.is_whole &= too_large.is_empty();
+                self.end.is_scattered &= too_large.is_empty();
                 if rows.is_empty() {
                     left.drain(..told.min(left.len()));
                     return Ok(self.gather(left, around));
@@ -241,7 +247,11 @@ impl Job {
                 self.moved.bytes_out += rows.iter().map(|row| row.bytes() as u64).sum::<u64>();
                 self.state = State::Pushing { left, sent: told };
                 let rows = rows.into_iter().map(wire_row).collect();
-                Ok(Step::Peer(Push { head: around.head, vnode: self.vnode, rows }.into(), true))
+                Ok(Step::Peer(
+                    Push { head: around.head, vnode: self.vnode, authority: self.authority, rows }
+                        .into(),
+                    true,
+                ))
             }
             (_, StorageAnswer::NotCommitted(reason)) => Err(Failure::Refused(reason)),
             (_, StorageAnswer::TooLate) => {
@@ -256,6 +266,9 @@ impl Job {
             unreachable!("a range is being gone through");
         };
         let to = survey.until.or(end);
+        self.end.is_scattered &=
+            survey.is_trusted && survey.unknown.keys.is_empty() && !survey.unknown.hides_keys;
+        self.authority = survey.is_trusted.then_some(survey.floor);
         self.unknown.extend(survey.unknown.keys.into_iter().map(|key| (false, key)));
         let message = Reconcile {
             head: around.head,
@@ -319,13 +332,15 @@ impl Job {
         if !told.rows.iter().all(|(key, _)| is_inside(key)) {
             return Err(Failure::Malformed("keys outside the range that was asked for"));
         }
-        self.is_whole &= told.is_trusted && told.unknown.is_empty() && !told.hides_keys;
+        self.end.is_gathered &= told.is_trusted && told.unknown.is_empty() && !told.hides_keys;
         let unknown: BTreeSet<Bytes> = told.unknown.into_iter().collect();
         let unknown_keys = unknown.iter().filter_map(|key| StoredKey::from_bytes(key.clone()).ok());
         self.unknown.extend(unknown_keys.map(|key| (true, key)));
         // What a peer has collected under its higher floor was deleted, whatever is here.
         let authority =
-            (told.is_trusted && !told.hides_keys && told.floor > own_floor).then_some(told.floor);
+            (told.is_trusted && !told.hides_keys && told.floor >= own_floor).then_some(told.floor);
+        // And what this replica holds and does not vouch for, it may have taken from anybody.
+        let knows_more = told.floor > own_floor || self.authority.is_none();
         let mut unmatched: BTreeSet<StoredKey> = told
             .unmatched
             .iter()
@@ -353,7 +368,7 @@ impl Job {
             let authority = authority.filter(|_| !unknown.contains(key.bytes()));
             let nothing = (key.bytes().clone(), (Bytes::new(), Vec::new()));
             match mutation_of(record, self.vnode, self.replication, nothing, authority) {
-                Some(mutation) if authority.is_some() => {
+                Some(mutation) if authority.is_some() && knows_more => {
                     merged.push((key, Bytes::new(), true));
                     mutations.push(mutation);
                 }
@@ -397,9 +412,14 @@ impl Job {
                     }
                 }
                 Outcome::Older(_) => to_push.push_back(key),
-                Outcome::Incomplete if was_here => to_push.push_back(key),
+                Outcome::Incomplete => {
+                    self.end.is_scattered = false;
+                    if was_here {
+                        to_push.push_back(key);
+                    }
+                }
                 Outcome::Refused(reason) => return Err(Failure::Refused((*reason).to_owned())),
-                other => self.is_whole &= is_taken_in(other),
+                other => self.end.is_gathered &= is_taken_in(other),
             }
         }
         Ok(self.gather(to_push, around))
@@ -418,7 +438,12 @@ impl Job {
     }
 
     /// The peer has taken in what it lacked.
-    pub(super) fn on_pushed(&mut self, around: &Around<'_>) -> Result<Step, Failure> {
+    pub(super) fn on_pushed(
+        &mut self,
+        taken_in: &[bool],
+        around: &Around<'_>,
+    ) -> Result<Step, Failure> {
+        self.end.is_scattered &= taken_in.iter().all(|is_taken_in| *is_taken_in);
         let state = std::mem::replace(&mut self.state, State::Surveying);
         let State::Pushing { mut left, sent } = state else {
             return Err(Failure::Malformed("an answer that was not asked for"));

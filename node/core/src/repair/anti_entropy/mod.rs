@@ -76,6 +76,10 @@ pub(crate) struct Merged {
     pub(crate) peer: NodeId,
     /// When the exchange began: what the peer was sent later may be missing.
     pub(crate) since: HybridTime,
+    /// The same, by the own clock that never runs backwards.
+    pub(crate) began: Instant,
+    /// And all that this replica held, and vouches for, is durable there.
+    pub(crate) is_scattered: bool,
 }
 
 /// The exchanges of this node.
@@ -150,7 +154,7 @@ impl AntiEntropy {
 
     /// Remembers that all that a peer held is here.
     pub(crate) fn note_compared(&mut self, merged: Merged) {
-        let Merged { vnode, replication, peer, since } = merged;
+        let Merged { vnode, replication, peer, since, .. } = merged;
         self.compared.insert((vnode, replication, peer), since);
     }
 

@@ -102,7 +102,7 @@ impl ExchangeRequest {
                 let span = span_of(message.first, message.roots.len(), ROOTS_MAX);
                 let vnodes = span.and_then(|span| shared.get(span));
                 let vnodes = vnodes.ok_or(NotServed::Malformed("more roots than are shared"))?;
-                let root = |(floor, hash)| Root { floor, hash };
+                let root = |(floor, hash)| Root { floor, hash, is_trusted: true };
                 Ok(StorageRequest::CompareRoots {
                     replication: head.replication,
                     vnodes: vnodes.to_vec(),
@@ -153,7 +153,8 @@ impl ExchangeRequest {
                 if message.rows.len() > ROWS_MAX {
                     return Err(NotServed::Malformed("too many rows"));
                 }
-                let read = |row| mutation_of(record, message.vnode, head.replication, row, None);
+                let (vnode, authority) = (message.vnode, message.authority);
+                let read = |row| mutation_of(record, vnode, head.replication, row, authority);
                 let mutations: Option<Vec<Mutation>> = message.rows.into_iter().map(read).collect();
                 let mutations = mutations.ok_or(NotServed::Malformed("a row that is none"))?;
                 Ok(StorageRequest::ApplyMany { mutations })
