@@ -103,6 +103,13 @@ impl Ledger {
         self.keys.keys().copied().collect()
     }
 
+    /// Whether a value is an acknowledged write's that nothing supersedes.
+    pub(crate) fn requires(&self, place: Place, value: &[u8]) -> bool {
+        let id = workloads::read_value(value).map(|(id, _)| id);
+        let history = self.keys.get(&place);
+        id.zip(history).is_some_and(|(id, history)| history.required.contains(&id))
+    }
+
     pub(crate) fn on_begun(&mut self, operation: &Operation, now: u64) {
         self.operations.insert(operation.id, (operation.clone(), now));
         self.keys.entry(place(operation)).or_default();
@@ -216,10 +223,15 @@ impl Ledger {
         let table = self.tables[place.0 as usize].clone();
         if table.is_monotonic() && !self.expects_loss {
             let history = self.keys.get_mut(&place).expect("it was begun");
-            let times = (began, now);
-            history.seen.on_read(&mut checks.monotonic, table.policy, times, &vector, || {
-                format!("read {} of {place:?}", operation.id)
-            });
+            let (times, floor) = ((began, now), truth.floor);
+            history.seen.on_read(
+                &mut checks.monotonic,
+                table.policy,
+                times,
+                floor,
+                &vector,
+                || format!("read {} of {place:?}", operation.id),
+            );
         }
         if table.intersects() && table.orders_writes() {
             self.judge(place, &read, began, &mut checks.reads);

@@ -75,6 +75,7 @@ fn a_read_takes_in_a_write_that_was_just_acknowledged() {
             siblings_max: 2,
             batch_requests_max: 4096,
             repair_interval_ms: 0,
+            settle_behind_ms: 0,
         },
         operations: vec![
             Operation { at_ms: 7002, id: 239, client: 1, table: 0, key: 0, action: Put },

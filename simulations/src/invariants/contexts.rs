@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use quoit_core::context;
 use quoit_protocol::{Key, Sibling};
-use quoit_ring::{ClusterId, RingKey, TableId};
+use quoit_ring::{ClusterId, HybridTime, RingKey, TableId};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::version::VersionVector;
 
@@ -15,6 +15,8 @@ pub(crate) struct Truth {
     pub(crate) cluster: ClusterId,
     pub(crate) ring_key: RingKey,
     pub(crate) tables: Vec<TableId>,
+    /// What is at or before this may have been collected.
+    pub(crate) floor: HybridTime,
 }
 
 impl Truth {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quoit_ring::{ConflictPolicy, TableId};
+use quoit_ring::{ConflictPolicy, HybridTime, TableId};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::{Found, Reader};
@@ -25,14 +25,20 @@ impl Crashes {
         durable: &BTreeMap<Bytes, Bytes>,
         is_damaged: bool,
         policy_of: impl Fn(TableId) -> Option<ConflictPolicy>,
+        floor_of: impl Fn(&StoredKey) -> HybridTime,
     ) {
         for (key, before) in durable {
             let key = StoredKey::from_bytes(key.clone()).expect("it was stored");
             let Some(policy) = policy_of(key.table()) else { continue };
-            let before = codec::decode(before).expect("the store encoded it");
+            // What went under the floor since is not missed.
+            let floor = floor_of(&key);
+            let before = codec::decode(before).expect("the store encoded it").without_going(floor);
             let holds = match reader.read(&key) {
-                Found::Set(bytes) => codec::decode(&bytes)
-                    .is_ok_and(|now| now.merge(&before, policy).has_same_dots(&now)),
+                Found::Set(bytes) => codec::decode(&bytes).is_ok_and(|now| {
+                    let now = now.without_going(floor);
+                    let both = now.clone().with_base(floor).merge(&before, policy);
+                    both.versions() == now.versions()
+                }),
                 Found::Unreadable => is_damaged,
             };
             self.verdict.expect(holds, || {

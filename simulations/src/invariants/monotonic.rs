@@ -1,5 +1,5 @@
 //! Invariant 6: quorum reads of a key with a majority R are monotonic: what one read saw, every
-//! read that began after it ended sees too (Attiya, Bar-Noy and Dolev, 1995: the write-back).
+//! read that began after it ended sees too, unless it was deleted and collected since (Attiya, Bar-Noy and Dolev, 1995: the write-back).
 
 use quoit_ring::{ConflictPolicy, HybridTime};
 use quoit_storage::version::VersionVector;
@@ -23,14 +23,19 @@ impl Seen {
         verdict: &mut Verdict,
         policy: ConflictPolicy,
         (began, now): (u64, u64),
+        floor: HybridTime,
         vector: &VersionVector,
         what: impl FnOnce() -> String,
     ) {
         let before = self.ended.partition_point(|(ended, ..)| *ended < began);
         if let Some((_, seen, greatest)) = before.checked_sub(1).map(|at| &self.ended[at]) {
             let holds = match policy {
-                ConflictPolicy::Latest => vector.greatest() >= *greatest,
-                ConflictPolicy::Siblings => vector.covers(seen),
+                ConflictPolicy::Latest => vector.greatest().max(floor) >= *greatest,
+                ConflictPolicy::Siblings => {
+                    let mut known = vector.clone();
+                    known.raise_base(floor);
+                    known.covers(seen)
+                }
             };
             verdict.expect(holds, || {
                 format!("{}: {seen:?} was seen before, {vector:?} after", what())

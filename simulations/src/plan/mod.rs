@@ -121,6 +121,9 @@ pub struct Rarities {
     /// Replicas are compared so often; 0: never.
     #[serde(default)]
     pub repair_interval_ms: u64,
+    /// Time is settled no later than so far back.
+    #[serde(default)]
+    pub settle_behind_ms: u64,
 }
 
 impl Default for Rarities {
@@ -136,6 +139,7 @@ impl Default for Rarities {
             siblings_max: 32,
             batch_requests_max: 4_096,
             repair_interval_ms: 10_000,
+            settle_behind_ms: 70_000,
         }
     }
 }

@@ -153,6 +153,8 @@ fn draw_rarities(random: &mut Random) -> Rarities {
             1 => 200 + random.below(2_000),
             _ => usual.repair_interval_ms,
         },
+        // The bucket of digests in which the world begins ends soon: see `machine`.
+        settle_behind_ms: [usual.settle_behind_ms, 0, 500, 2_000][random.below(4) as usize],
     }
 }
 

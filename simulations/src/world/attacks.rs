@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    fn stored_key(&self, table: u32, key: u32) -> Option<StoredKey> {
+    pub(super) fn stored_key(&self, table: u32, key: u32) -> Option<StoredKey> {
         let record = self.record.as_ref()?;
         let table = *self.tables.get(table as usize)?;
         let key = workloads::key(key);

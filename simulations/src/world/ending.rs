@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 
 use quoit_protocol::Got;
-use quoit_ring::{Level, NodeId};
+use quoit_ring::{Level, NodeId, VnodeIndex};
 use quoit_session::{Answer, OperationError, Request};
 use quoit_storage::codec;
-use quoit_storage::layout::StoredKey;
 use quoit_storage::store::Found;
 
 use super::World;
@@ -84,23 +83,35 @@ impl World {
         });
     }
 
+    /// Whether the replicas of a key hold the same, but for what each collects at its own time.
     fn has_equal_pairs(&self, (table, key): (u32, u32)) -> bool {
         let found = self.found(table, key);
-        found.windows(2).all(|pair| match (&pair[0].1, &pair[1].1) {
-            (Found::Set(one), Found::Set(two)) => codec::has_same_pairs(one, two),
-            (one, two) => one == two,
-        })
+        let vnode = self.vnode_of(table, key);
+        let floors = self.machines.iter().filter_map(|machine| machine.process.as_ref());
+        let floor = floors.map(|process| process.worker.reader.floor(vnode)).max();
+        let pairs = |found: &Found| match found {
+            Found::Set(bytes) => {
+                let set = codec::decode(bytes).expect("the store checked it");
+                Some(set.without_going(floor.unwrap_or_default()).versions().to_vec())
+            }
+            Found::Unreadable => None,
+        };
+        found.windows(2).all(|pair| pairs(&pair[0].1) == pairs(&pair[1].1))
+    }
+
+    fn vnode_of(&self, table: u32, key: u32) -> VnodeIndex {
+        let record = self.record.as_ref().expect("there is one");
+        let stored = self.stored_key(table, key).expect("there is a record");
+        record.vnodes.vnode_of(stored.token())
     }
 
     /// What the replicas hold of a key.
-    fn found(&self, table: u32, key: u32) -> Vec<(NodeId, Found)> {
+    pub(super) fn found(&self, table: u32, key: u32) -> Vec<(NodeId, Found)> {
         let record = self.record.as_ref().expect("there is one");
-        let id = self.tables[table as usize];
         let plan = &self.schedule.tables[table as usize];
-        let name = workloads::key(key);
-        let token = record.token(&name.partition);
-        let stored = StoredKey::new(token, id, &name.partition, &name.sort).expect("short");
-        let primaries = record.primaries(record.vnodes.vnode_of(token), plan.replication);
+        let stored = self.stored_key(table, key).expect("there is a record");
+        let vnode = record.vnodes.vnode_of(stored.token());
+        let primaries = record.primaries(vnode, plan.replication);
         let found = primaries.filter_map(|node| {
             let process = self.machines[node.0 as usize - 1].process.as_ref()?;
             Some((node, process.worker.reader.read(&stored)))
@@ -182,8 +193,8 @@ impl World {
         for &(table, key) in keys {
             let plan = self.schedule.tables[table as usize].clone();
             let found = self.found(table, key);
-            let equal = found.windows(2).all(|pair| pair[0].1 == pair[1].1);
-            self.checks.convergence.expect(equal, || {
+            let is_equal = self.has_equal_pairs((table, key));
+            self.checks.convergence.expect(is_equal, || {
                 format!("the replicas of key {key} of table {table} differ: {found:?}")
             });
             self.checks.merges.on_sets(found.iter().map(|(_, found)| found), plan.policy);

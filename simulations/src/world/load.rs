@@ -211,6 +211,7 @@ impl World {
             cluster: record.cluster,
             ring_key: record.ring_key,
             tables: self.tables.clone(),
+            floor: self.floor_max,
         }
     }
 }

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quoit_core::{Instant, NodeCore, Now};
-use quoit_ring::WallTime;
+use quoit_ring::{HybridTime, VnodeIndex, WallTime};
 use quoit_storage::twin::disk::TwinDisk;
 use quoit_storage::twin::engine::TwinTables;
+use quoit_storage::version::BUCKET_MS_BITS;
 
 use super::Event;
 use super::storage::Worker;
 use crate::plan;
 
-/// When the world begins, by a clock that is right.
-const BORN_MS: u64 = 1_700_000_000_000;
+/// When the world begins, by a clock that is right: a bucket of the digests ends soon after, so that
+/// time is settled and what was deleted is collected in a run of half a minute.
+const BORN_MS: u64 = (1_621_247 << BUCKET_MS_BITS) - 5_000;
 const MILLION: i128 = 1_000_000;
 
 /// A copy of a disk that was put aside.
@@ -45,6 +47,8 @@ pub(crate) struct Machine {
     pub(crate) is_robbed: bool,
     /// What its store said is durable, by key: the set's bytes.
     pub(crate) durable: BTreeMap<Bytes, Bytes>,
+    /// The floors that it had raised.
+    pub(crate) floors: BTreeMap<VnodeIndex, HybridTime>,
     pub(crate) process: Option<Process>,
 }
 
@@ -73,6 +77,7 @@ impl Machine {
             is_damaged: false,
             is_robbed: false,
             durable: BTreeMap::new(),
+            floors: BTreeMap::new(),
             process: None,
         }
     }

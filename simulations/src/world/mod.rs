@@ -10,6 +10,7 @@
 mod attacks;
 mod clients;
 mod ending;
+mod floors;
 mod load;
 mod machine;
 mod network;
@@ -25,7 +26,7 @@ use quoit_core::event::{StorageRequest, Tag};
 use quoit_core::handshake::Genesis;
 use quoit_core::random::Random;
 use quoit_core::{ConnectionId, CoreConfig, Effect, Event as CoreEvent, NodeCore, Recovered};
-use quoit_ring::{ClusterId, ClusterRecord, Member, NodeId, TableId, VnodeCount, Zone};
+use quoit_ring::{ClusterId, ClusterRecord, HybridTime, Member, NodeId, TableId, VnodeCount, Zone};
 use quoit_session::{Event as SessionEvent, LinkId};
 
 use crate::invariants::Checks;
@@ -145,6 +146,8 @@ pub(crate) struct World {
     sent: u64,
     events: u64,
     /// Answers to the reads of the end.
+    /// The greatest floor that any node ever had.
+    floor_max: HybridTime,
     final_reads: BTreeMap<u64, ending::FinalRead>,
 }
 
@@ -210,6 +213,7 @@ impl World {
             begun_us: 0,
             sent: 0,
             events: 0,
+            floor_max: HybridTime::ZERO,
             final_reads: BTreeMap::new(),
         };
         (0..count).for_each(|node| world.start(node));
@@ -248,6 +252,7 @@ impl World {
         config.read_patience_ms = rarities.read_patience_ms;
         config.lease_ms = rarities.lease_ms;
         config.repair_interval_ms = rarities.repair_interval_ms;
+        config.settle_behind_ms = rarities.settle_behind_ms;
         config.write_ids_max = rarities.write_ids_max as usize;
         config.limits.siblings_max = rarities.siblings_max;
         let now = machine.now(self.time_us);
@@ -274,15 +279,22 @@ impl World {
                     .position(|id| *id == table)
                     .map(|at| self.schedule.tables[at].policy)
             };
+            let vnodes = VnodeCount::new(self.schedule.vnodes).expect("it was checked");
             self.checks.crashes.on_start(
                 node,
                 &process.worker.reader,
                 &machine.durable,
                 machine.is_damaged,
                 policies,
+                |key| process.worker.reader.floor(vnodes.vnode_of(key.token())),
             );
+            if !machine.is_damaged {
+                let now = |vnode| process.worker.reader.floor(vnode);
+                self.checks.floors.on_start(node, &machine.floors, now);
+            }
         } else {
             machine.durable.clear();
+            machine.floors.clear();
         }
         self.checks.records.on_start(node, process.core.epoch(), self.schedule.expects_loss);
     }

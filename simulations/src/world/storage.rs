@@ -202,8 +202,11 @@ impl World {
                         self.machines[node].durable.insert(key, set.clone());
                     }
                 }
-                StorageAnswer::Saved(Ok(())) => {
+                StorageAnswer::Saved(Ok(())) | StorageAnswer::AppliedMany(_) => {
                     self.checks.fsyncs.on_acknowledged(node, was_poisoned);
+                    if let Tag::Settling(_) = tag {
+                        self.check_floors(node);
+                    }
                 }
                 _ => {}
             }

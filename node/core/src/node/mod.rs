@@ -112,7 +112,8 @@ impl NodeCore {
     /// What is known once all that a peer held of a virtual node is durable here.
     fn on_merged(&mut self, now: Now) {
         for merged in self.anti_entropy.take_merged() {
-            self.settling.on_merged(merged, now.instant);
+            let (record, own) = (self.shared.keeper.current(), self.shared.config.node);
+            self.settling.on_merged(merged, record, own, now.instant);
             self.anti_entropy.note_compared(merged);
         }
     }

@@ -30,6 +30,11 @@
 //! replicas under one floor do not take each other for having deleted what they do not hold, so that
 //! the next exchange brings it to all of them (see `Change::Merge`).
 //!
+//! **Who misses the end of a round**, because it was away or restarted, has a lower floor than the
+//! others. It catches up by an exchange with a trusted peer whose floor is higher: once all that the
+//! peer holds is here, and what the peer has deleted is not, the two are as equal under the peer's
+//! floor as after a round, and this node can make the promise by itself.
+//!
 //! **Who is away** has not promised, and is not gathered from: the floor stays where it is, and what
 //! was deleted stays, for as long as that takes. Time alone never deletes anything.
 //!
@@ -77,8 +82,13 @@ pub(crate) struct Settling {
     promised: BTreeMap<NodeId, HybridTime>,
     asked: BTreeMap<u64, Asked>,
     next: u64,
-    /// The floor that a round last came to, for people.
+    /// The time that a round of this node last came to.
     settled: HybridTime,
+    /// Virtual nodes whose floor here is lower than a peer's: the peer, its floor, and the replication
+    /// factors for which all is here that the peer holds.
+    catching_up: BTreeMap<VnodeIndex, (NodeId, HybridTime, BTreeSet<u8>)>,
+    /// Those for which that are all.
+    caught_up: BTreeMap<VnodeIndex, HybridTime>,
     collecting: Collecting,
 }
 
@@ -145,6 +155,8 @@ impl Settling {
             asked: BTreeMap::new(),
             next: random.draw(),
             settled: HybridTime::ZERO,
+            catching_up: BTreeMap::new(),
+            caught_up: BTreeMap::new(),
             collecting: Collecting {
                 queue: VecDeque::new(),
                 at: None,
@@ -181,6 +193,7 @@ impl Settling {
         }
         self.judge_round(turn);
         self.ask_promises(oldest_dot, turn);
+        self.raise_caught_up(oldest_dot, turn);
         if self.tell_at <= now {
             self.tell_at = now.plus_ms(TELL_MS);
             self.tell_settled(turn);
@@ -261,14 +274,10 @@ impl Settling {
         oldest_dot: Option<HybridTime>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Refusal> {
-        let shared = &mut turn.shared;
-        // What is in the future, the clock is not pushed to.
-        let is_past = until < shared.clock.read(turn.now.wall);
-        let is_under_way = oldest_dot.is_some_and(|dot| dot <= until);
-        if !is_past || is_under_way || shared.clock.lease() <= until {
+        if !may_promise(until, oldest_dot, turn) {
             return Err(Refusal::Overloaded);
         }
-        shared.clock.observe(until);
+        turn.shared.clock.observe(until);
         let number = self.number(Asked::Promise { until, to });
         turn.ask_storage_settling(number, StorageRequest::Barrier);
         Ok(())
@@ -281,7 +290,16 @@ impl Settling {
     }
 
     /// What an exchange has come to.
-    pub(crate) fn on_merged(&mut self, merged: Merged, now: Instant) {
+    pub(crate) fn on_merged(
+        &mut self,
+        merged: Merged,
+        record: Option<&ClusterRecord>,
+        own: NodeId,
+        now: Instant,
+    ) {
+        if let Some((record, floor)) = record.zip(merged.catches_up_to) {
+            self.catch_up(merged, floor, record, own);
+        }
         let Some(round) = &mut self.round else { return };
         let Some(progress) = round.vnodes.get_mut(&merged.vnode) else { return };
         let Some(promised_at) = progress.promised_at(round.own, &round.promises) else { return };
@@ -304,6 +322,43 @@ impl Settling {
                 }
             }
             Some(_) => {}
+        }
+    }
+
+    /// Notes that all is here that a peer with a higher floor holds in tables of one N.
+    fn catch_up(&mut self, merged: Merged, floor: HybridTime, record: &ClusterRecord, own: NodeId) {
+        if !merged.is_scattered {
+            return;
+        }
+        let entry = self.catching_up.entry(merged.vnode);
+        let (peer, until, merged_for) =
+            entry.or_insert_with(|| (merged.peer, floor, BTreeSet::new()));
+        if *peer != merged.peer || *until != floor {
+            (*peer, *until) = (merged.peer, floor);
+            merged_for.clear();
+        }
+        merged_for.insert(merged.replication);
+        let tables = record.tables.iter().map(|table| table.options.replication);
+        let mut held = tables.filter(|n| record.is_primary(own, merged.vnode, *n));
+        if held.all(|n| merged_for.contains(&n)) {
+            self.catching_up.remove(&merged.vnode);
+            self.caught_up.insert(merged.vnode, floor);
+        }
+    }
+
+    /// Raises the floors of virtual nodes that have caught up with a peer, once this node makes no
+    /// older dots.
+    fn raise_caught_up(&mut self, oldest_dot: Option<HybridTime>, turn: &mut Turn<'_>) {
+        let mut by_floor: BTreeMap<HybridTime, Vec<VnodeIndex>> = BTreeMap::new();
+        for (vnode, floor) in &self.caught_up {
+            by_floor.entry(*floor).or_default().push(*vnode);
+        }
+        for (floor, vnodes) in by_floor {
+            if may_promise(floor, oldest_dot, turn) {
+                turn.shared.clock.observe(floor);
+                self.caught_up.retain(|vnode, _| !vnodes.contains(vnode));
+                self.raise(vnodes, floor, turn);
+            }
         }
     }
 
@@ -589,6 +644,16 @@ impl Progress {
     fn is_all(&self, which: &BTreeSet<(NodeId, u8)>) -> bool {
         self.others.values().map(BTreeSet::len).sum::<usize>() == which.len()
     }
+}
+
+/// Whether this node can know that it makes no dot up to a time any more: it is past, no write is under
+/// way with an older dot, and a restart goes on after it. (To what is in the future the clock is not
+/// pushed.)
+fn may_promise(until: HybridTime, oldest_dot: Option<HybridTime>, turn: &Turn<'_>) -> bool {
+    let clock = &turn.shared.clock;
+    until < clock.read(turn.now.wall)
+        && oldest_dot.is_none_or(|dot| dot > until)
+        && clock.lease() > until
 }
 
 /// Who leads the rounds of a virtual node.

@@ -40,6 +40,8 @@ pub(super) struct Exchange {
     /// vouch for.
     comparing: Option<(usize, usize)>,
     distrusted: BTreeSet<VnodeIndex>,
+    /// Their floors here.
+    floors: BTreeMap<VnodeIndex, HybridTime>,
     roots: Pending,
     /// Virtual nodes that differ and wait for a job: their floors, and who vouches for them.
     waiting: VecDeque<(VnodeIndex, HybridTime, End)>,
@@ -85,6 +87,7 @@ impl Exchange {
             chunks: VecDeque::new(),
             comparing: None,
             distrusted: BTreeSet::new(),
+            floors: BTreeMap::new(),
             roots: Pending::default(),
             waiting: VecDeque::new(),
             jobs: BTreeMap::new(),
@@ -231,6 +234,7 @@ impl Exchange {
                     unreachable!("roots are being compared");
                 };
                 let vnodes = self.shared[first..first + count].iter().zip(&roots);
+                self.floors = vnodes.clone().map(|(vnode, root)| (*vnode, root.floor)).collect();
                 let distrusted = vnodes.filter(|(_, root)| !root.is_trusted);
                 self.distrusted = distrusted.map(|(vnode, _)| *vnode).collect();
                 let root = |root: Root| (root.floor, root.hash);
@@ -304,6 +308,10 @@ impl Exchange {
             let end = End {
                 is_gathered: !distrusted.contains(&position),
                 is_scattered: !self.distrusted.contains(vnode),
+                catches_up_to: differ
+                    .get(&position)
+                    .filter(|floor| self.floors.get(vnode).is_some_and(|own| own < *floor))
+                    .copied(),
             };
             match differ.get(&position) {
                 Some(floor) => waiting.push((*vnode, *floor, end)),
@@ -321,9 +329,17 @@ impl Exchange {
             return;
         }
         let replication = self.replications.front().copied().unwrap_or(0);
-        let (peer, since, began, is_scattered) =
-            (self.peer, self.since, self.began, end.is_scattered);
-        steps.merged.push(Merged { vnode, replication, peer, since, began, is_scattered });
+        let End { is_scattered, catches_up_to, .. } = end;
+        let (peer, since, began) = (self.peer, self.since, self.began);
+        steps.merged.push(Merged {
+            vnode,
+            replication,
+            peer,
+            since,
+            began,
+            is_scattered,
+            catches_up_to,
+        });
     }
 
     fn step_job(

@@ -109,6 +109,8 @@ pub(super) struct End {
     pub(super) is_gathered: bool,
     /// This replica vouches for all that it holds, and all of that is there.
     pub(super) is_scattered: bool,
+    /// The peer's floor, if it is higher than the own one.
+    pub(super) catches_up_to: Option<HybridTime>,
 }
 
 /// What a step is made with.

@@ -80,6 +80,8 @@ pub(crate) struct Merged {
     pub(crate) began: Instant,
     /// And all that this replica held, and vouches for, is durable there.
     pub(crate) is_scattered: bool,
+    /// The peer's floor, where this replica's was lower when the two were compared.
+    pub(crate) catches_up_to: Option<HybridTime>,
 }
 
 /// The exchanges of this node.
