@@ -37,6 +37,9 @@ pub enum Fault {
     Break { one: u32, two: u32 },
     /// Nothing passes between two nodes for a while; then all of it comes.
     Clog { one: u32, two: u32, for_ms: u64 },
+    /// Merges that one had sent to the other, and the other had taken in, come once more: write-backs
+    /// of a coordinator that stood still.
+    Echo { from: u32, to: u32 },
     /// Messages between two nodes take so much longer.
     Slow { one: u32, two: u32, more_us: u64, for_ms: u64 },
     /// Clients lose a node and do not reach it.
@@ -91,6 +94,7 @@ impl Fault {
             Self::OneWay { .. } => "one-way block",
             Self::Break { .. } => "broken connection",
             Self::Clog { .. } => "clogged link",
+            Self::Echo { .. } => "late merges",
             Self::Slow { .. } => "slow link",
             Self::CutClients { .. } => "clients cut off",
             Self::JumpClock { .. } => "clock jump",
@@ -135,6 +139,7 @@ impl Fault {
             | Self::Restore { for_ms, .. }
             | Self::Wipe { for_ms, .. } => for_ms,
             Self::Break { .. }
+            | Self::Echo { .. }
             | Self::JumpClock { .. }
             | Self::FailReads { .. }
             | Self::FailFlushes { .. }
@@ -153,6 +158,7 @@ impl Fault {
             Self::Split { side, .. } => side.iter().copied().max().unwrap_or(0),
             Self::SplitZones { .. } | Self::Ring { .. } => 0,
             Self::OneWay { from: one, to: two, .. }
+            | Self::Echo { from: one, to: two }
             | Self::Break { one, two }
             | Self::Clog { one, two, .. }
             | Self::Slow { one, two, .. }

@@ -239,7 +239,7 @@ fn draw_faults(schedule: &mut Schedule, length_ms: u64) {
     }
 }
 
-const KINDS: u64 = 29;
+const KINDS: u64 = 30;
 
 /// A fault of a kind; `None` where this cluster has none. Damage that lasts strikes one machine
 /// only, the `sick` one, and where W is at least 2: what a write was acknowledged on must not be
@@ -296,6 +296,7 @@ fn draw_fault(kind: u64, sick: u64, schedule: &Schedule, random: &mut Random) ->
         27 if may_lose => Fault::Wipe { node: sick, for_ms },
         28 if may_lose && random.below(2) == 0 => Fault::Copy { node: sick },
         28 if may_lose => Fault::Restore { node: sick, for_ms },
+        29 if pair => Fault::Echo { from: node, to: two },
         _ => return None,
     };
     Some(fault)

@@ -46,6 +46,7 @@ impl World {
                 self.cut(one as usize, two as usize, 50_000);
                 self.cut(two as usize, one as usize, 50_000);
             }
+            Fault::Echo { from, to } => self.echo(from as usize, to as usize),
             Fault::Slow { one, two, more_us, .. } => {
                 self.network.slow(one as usize, two as usize, more_us);
             }

@@ -9,6 +9,7 @@
 
 mod attacks;
 mod clients;
+mod echoes;
 mod ending;
 mod floors;
 mod load;
@@ -31,7 +32,7 @@ use quoit_session::{Event as SessionEvent, LinkId};
 
 use crate::invariants::Checks;
 use crate::ledger::Ledger;
-use crate::plan::{Schedule, stream};
+use crate::plan::{Fault, PlannedFault, Schedule, stream};
 use crate::report::Tally;
 use clients::Client;
 use machine::{Machine, Process};
@@ -187,10 +188,12 @@ impl World {
                 Machine::new(plan.clone(), stream(seed, "disk", at as u64).draw())
             });
         let clients = u64::from(schedule.clients.max(1));
+        let is_echo = |planned: &PlannedFault| matches!(planned.fault, Fault::Echo { .. });
+        let has_echoes = schedule.faults.iter().any(is_echo);
         let mut world = Self {
             machines: machines.collect(),
             clients: (0..clients).map(|it| Client::new(seed, it, CLUSTER, count)).collect(),
-            network: Network::new(seed, count),
+            network: Network::new(seed, count, has_echoes),
             disks: (0..count).map(|at| stream(seed, "latency", at as u64)).collect(),
             queue: Queue::new(),
             checks: Checks::new(&schedule),

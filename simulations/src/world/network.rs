@@ -13,6 +13,7 @@ use quoit_core::peer::{Class, PeerMessage};
 use quoit_core::random::Random;
 use quoit_protocol::frame::{BODY_BYTES_MAX, SHARED_STREAM_BODY_BYTES_MAX, take_frame};
 
+use super::echoes::Echoes;
 use super::{Event, World, node_id};
 use crate::plan::stream;
 
@@ -57,10 +58,11 @@ pub(crate) struct Network {
     dials: Vec<Dial>,
     ways: Vec<Way>,
     buffer: BytesMut,
+    echoes: Echoes,
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, count: usize) -> Self {
+    pub(crate) fn new(seed: u64, count: usize, has_echoes: bool) -> Self {
         let way =
             |at: usize| Way { random: stream(seed, "way", at as u64), blocked: 0, more_us: 0 };
         Self {
@@ -68,6 +70,7 @@ impl Network {
             dials: (0..count * count).map(|_| Dial::default()).collect(),
             ways: (0..count * count).map(way).collect(),
             buffer: BytesMut::new(),
+            echoes: Echoes::new(has_echoes),
         }
     }
 
@@ -116,6 +119,9 @@ impl World {
             if message.is_answer() { (to, from, 1) } else { (from, to, 0) };
         if !self.network.dial(dialler, acceptor).alive {
             return;
+        }
+        if let PeerMessage::MergeAnswer(answer) = message {
+            self.network.echoes.on_answered((to, from), request, answer.merged.is_ok());
         }
         let mut buffer = std::mem::take(&mut self.network.buffer);
         buffer.reserve(256);
@@ -171,8 +177,21 @@ impl World {
         self.trace.line(time_us, || {
             format!("n{} -> n{} #{:x} {message:?}", from + 1, to + 1, frame.request)
         });
+        if let PeerMessage::Merge(merge) = &message
+            && !merge.rebuild
+        {
+            self.network.echoes.on_delivered((from, to), frame.request, merge);
+        }
         let event = CoreEvent::Peer { from: node_id(from), request: frame.request, message };
         self.handle(to, event);
+    }
+
+    /// What one had sent to another, and the other had taken in, comes once more.
+    pub(super) fn echo(&mut self, from: usize, to: usize) {
+        for merge in self.network.echoes.of((from, to)) {
+            let event = CoreEvent::Peer { from: node_id(from), request: 0, message: merge.into() };
+            self.tell(to, event);
+        }
     }
 
     /// A node starts: it dials all others.
