@@ -11,10 +11,10 @@
 //! 4. [`order`] chooses who comes first, so that all coordinate equally.
 //!
 //! The result is a function of the arguments: the draws come from a fixed seed. Steps 3 and 4 only
-//! trade places, so that a plan from one member set to the next can start at the old owners in
-//! place of step 2 and leave out step 3.
+//! trade places. The plan from one member set to the next is [`reassign`]'s.
 
 mod order;
+mod plan;
 mod random;
 mod share;
 
@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+pub use self::plan::{Plan, reassign};
 use self::random::Draws;
 use self::share::{PerVnode, even_over_racks};
 use crate::{

@@ -108,6 +108,88 @@ impl Colouring {
     }
 }
 
+/// Evens out who comes first with as few trades as can be: each member holds one in N of its places as
+/// a first one, rounded down or up. Who comes first at a virtual node trades with one of the others;
+/// where no single trade helps, several along a path do.
+pub(super) fn even_first_places(owners: &mut [Vec<u16>], members: usize) {
+    let width = owners.first().map_or(1, Vec::len).max(1);
+    let mut held = vec![0usize; members];
+    let mut firsts: Vec<Vec<usize>> = vec![Vec::new(); members];
+    for (vnode, row) in owners.iter().enumerate() {
+        row.iter().for_each(|&member| held[usize::from(member)] += 1);
+        if let Some(&first) = row.first() {
+            firsts[usize::from(first)].push(vnode);
+        }
+    }
+    let most = |member: usize| held[member].div_ceil(width);
+    let least = |member: usize| held[member] / width;
+    let mut next = 0;
+    while next < members {
+        let has_too_many = firsts[next].len() > most(next);
+        let has_too_few = firsts[next].len() < least(next);
+        let path = match (has_too_many, has_too_few) {
+            (false, false) => None,
+            (true, _) => path(owners, &firsts, next, true, |it| firsts[it].len() < most(it)),
+            (_, true) => path(owners, &firsts, next, false, |it| firsts[it].len() > least(it)),
+        };
+        let Some(path) = path else {
+            next += 1;
+            continue;
+        };
+        for (vnode, from, to) in path {
+            let row = &mut owners[vnode];
+            let at = row.iter().position(|&member| usize::from(member) == to);
+            row.swap(0, at.expect("it is an owner"));
+            firsts[from].retain(|held| *held != vnode);
+            firsts[to].push(vnode);
+        }
+    }
+}
+
+/// The shortest way on which a member gives a first place away (or, with `gives` false, gets one), that
+/// ends at one which may: (virtual node, who came first, who comes first).
+fn path(
+    owners: &[Vec<u16>],
+    firsts: &[Vec<usize>],
+    start: usize,
+    gives: bool,
+    is_end: impl Fn(usize) -> bool,
+) -> Option<Vec<(usize, usize, usize)>> {
+    let mut came_by: Vec<Option<(usize, usize)>> = vec![None; firsts.len()];
+    let mut others_of: Vec<Vec<usize>> = Vec::new();
+    if !gives {
+        others_of = vec![Vec::new(); firsts.len()];
+        for (vnode, row) in owners.iter().enumerate() {
+            row.iter().skip(1).for_each(|&other| others_of[usize::from(other)].push(vnode));
+        }
+    }
+    let mut queue = std::collections::VecDeque::from([start]);
+    while let Some(member) = queue.pop_front() {
+        if member != start && is_end(member) {
+            let (mut path, mut at) = (Vec::new(), member);
+            while at != start {
+                let (vnode, before) = came_by[at].expect("the way leads back");
+                path.push(if gives { (vnode, before, at) } else { (vnode, at, before) });
+                at = before;
+            }
+            return Some(path);
+        }
+        let vnodes = if gives { &firsts[member] } else { &others_of[member] };
+        for &vnode in vnodes {
+            let row = &owners[vnode];
+            let next = if gives { &row[1..] } else { &row[..1] };
+            for &other in next {
+                let other = usize::from(other);
+                if other != start && came_by[other].is_none() {
+                    came_by[other] = Some((vnode, member));
+                    queue.push_back(other);
+                }
+            }
+        }
+    }
+    None
+}
+
 /// Puts the first owner of each rack before the second ones, those before the third ones, and so on,
 /// so that the first 1, 2, 3, ... owners are even over the racks. The first owner stays the first.
 pub(super) fn alternate_racks(row: &mut [u16], racks: &Racks) {

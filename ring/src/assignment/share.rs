@@ -36,6 +36,20 @@ pub(super) fn places(
     vnodes: usize,
     owners_per_vnode: usize,
 ) -> Vec<usize> {
+    let nothing = vec![0; members.len()];
+    places_near(members, racks, per_vnode, vnodes, owners_per_vnode, &nothing)
+}
+
+/// The same, where members hold so many places already: of those that may be rounded up, who holds as
+/// many comes first.
+pub(super) fn places_near(
+    members: &[Member],
+    racks: &Racks,
+    per_vnode: &[PerVnode],
+    vnodes: usize,
+    owners_per_vnode: usize,
+    held: &[usize],
+) -> Vec<usize> {
     let vessels: Vec<Rack> = racks
         .members
         .iter()
@@ -49,14 +63,20 @@ pub(super) fn places(
     let all_places = vnodes * owners_per_vnode;
     let level = common_level(&vessels, vnodes as u128, all_places as u128);
 
-    let held: Vec<u128> = vessels.iter().map(|rack| rack.held_times_denominator(level)).collect();
-    let of_racks = round(&held, level.denominator, all_places);
+    let holds = |indexes: &Vec<u16>| -> Vec<usize> {
+        indexes.iter().map(|&index| held[usize::from(index)]).collect()
+    };
+    let full: Vec<u128> = vessels.iter().map(|rack| rack.held_times_denominator(level)).collect();
+    let held_by_racks: Vec<usize> =
+        racks.members.iter().map(|indexes| holds(indexes).iter().sum()).collect();
+    let of_racks = round(&full, level.denominator, all_places, &held_by_racks);
     let mut places = vec![0; members.len()];
     for ((rack, indexes), of_rack) in vessels.iter().zip(&racks.members).zip(of_racks) {
         let level = rack.own_level(level);
         let fair: Vec<u128> =
             rack.capacities.iter().map(|&capacity| rack.fair(capacity, level)).collect();
-        for (&index, count) in indexes.iter().zip(round(&fair, level.denominator, of_rack)) {
+        let rounded = round(&fair, level.denominator, of_rack, &holds(indexes));
+        for (&index, count) in indexes.iter().zip(rounded) {
             places[usize::from(index)] = count;
         }
     }
@@ -183,15 +203,19 @@ fn common_level(racks: &[Rack], vnodes: u128, places: u128) -> Level {
     Level { numerator: places - held, denominator: slope }
 }
 
-/// Rounds fractions of one denominator down or up to whole numbers of the sum `total`; those of the
-/// greatest remainders are rounded up, and of equals the first.
-fn round(numerators: &[u128], denominator: u128, total: usize) -> Vec<usize> {
+/// Rounds fractions of one denominator down or up to whole numbers of the sum `total`. Those are
+/// rounded up that hold so much already, then those of the greatest remainders, and of equals the
+/// first.
+fn round(numerators: &[u128], denominator: u128, total: usize, held: &[usize]) -> Vec<usize> {
     let whole = |numerator: u128| {
         usize::try_from(numerator / denominator).expect("a part of the total, which is a usize")
     };
     let mut rounded: Vec<usize> = numerators.iter().map(|&numerator| whole(numerator)).collect();
     let mut by_remainder: Vec<usize> = (0..numerators.len()).collect();
-    by_remainder.sort_by_key(|&at| std::cmp::Reverse(numerators[at] % denominator));
+    by_remainder.sort_by_key(|&at| {
+        let remainder = numerators[at] % denominator;
+        std::cmp::Reverse((remainder > 0 && held[at] > rounded[at], remainder))
+    });
     let missing = total - rounded.iter().sum::<usize>();
     for &at in &by_remainder[..missing] {
         assert!(!numerators[at].is_multiple_of(denominator), "a whole number is not rounded up");

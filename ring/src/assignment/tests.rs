@@ -4,7 +4,7 @@ use super::*;
 use crate::{Preference, VnodeIndex};
 
 /// Members n1, n2, ... from their racks and capacities.
-fn members(places: &[(usize, u32)]) -> Vec<Member> {
+pub(super) fn members(places: &[(usize, u32)]) -> Vec<Member> {
     (1..)
         .zip(places)
         .map(|(id, &(rack, capacity))| Member {
@@ -17,7 +17,7 @@ fn members(places: &[(usize, u32)]) -> Vec<Member> {
         .collect()
 }
 
-fn count(vnodes: u32) -> VnodeCount {
+pub(super) fn count(vnodes: u32) -> VnodeCount {
     VnodeCount::new(vnodes).expect("a power of two")
 }
 
@@ -104,10 +104,16 @@ fn fair_shares(members: &[Member], vnodes: u32, owners_per_vnode: usize) -> Vec<
 /// Every law that [`assign`] states.
 fn assert_laws(members: &[Member], vnodes: u32, replication: u8) {
     let owners = assign(members, count(vnodes), replication).expect("good arguments");
-    let owners_per_vnode = usize::from(replication).min(members.len());
+    assert_laws_of(&owners, members, replication);
+    assert_eq!(assign(members, count(vnodes), replication).as_ref(), Ok(&owners));
+    assert_record(members, vnodes, replication, &owners);
+}
 
-    assert_eq!(owners.len(), vnodes as usize);
-    for row in &owners {
+/// Every law that owners keep.
+pub(super) fn assert_laws_of(owners: &[Vec<u16>], members: &[Member], replication: u8) {
+    let vnodes = u32::try_from(owners.len()).expect("small");
+    let owners_per_vnode = usize::from(replication).min(members.len());
+    for row in owners {
         assert_eq!(row.len(), owners_per_vnode);
         for length in 1..=row.len() {
             assert!(!row[..length - 1].contains(&row[length - 1]), "{row:?} repeats an owner");
@@ -115,7 +121,7 @@ fn assert_laws(members: &[Member], vnodes: u32, replication: u8) {
         }
     }
 
-    let loads = loads(&owners, members.len());
+    let loads = loads(owners, members.len());
     let fair = fair_shares(members, vnodes, owners_per_vnode);
     for (member, (&load, fair)) in members.iter().zip(loads.iter().zip(fair)) {
         let off = (load as f64 - fair).abs();
@@ -123,16 +129,13 @@ fn assert_laws(members: &[Member], vnodes: u32, replication: u8) {
     }
 
     let mut firsts = vec![0; members.len()];
-    for row in &owners {
+    for row in owners {
         firsts[usize::from(row[0])] += 1;
     }
     for (load, first) in loads.into_iter().zip(firsts) {
         let fair = load / owners_per_vnode..=load.div_ceil(owners_per_vnode);
         assert!(fair.contains(&first), "{first} of {load} places are first ones");
     }
-
-    assert_eq!(assign(members, count(vnodes), replication).as_ref(), Ok(&owners));
-    assert_record(members, vnodes, replication, &owners);
 }
 
 /// The record made of it is consistent and its preference lists are whole.
@@ -355,4 +358,34 @@ fn the_greatest_numbers_do_not_overflow() {
     let owners = assign(&members(&places), count(VnodeCount::MAX), 2).expect("good arguments");
     let loads = loads(&owners, places.len());
     assert!(loads.iter().all(|load| (2..=3).contains(load)));
+}
+
+/// Records that are on disks hold owners that were computed by these very draws: the same arguments
+/// must give them for ever.
+#[test]
+fn owners_are_the_same_for_ever() {
+    let digest = |places: &[(usize, u32)], vnodes: u32, replication: u8| {
+        let owners = assign(&members(places), count(vnodes), replication).expect("good arguments");
+        let bytes: Vec<u8> =
+            owners.iter().flatten().flat_map(|owner| owner.to_le_bytes()).collect();
+        RingKey(1, 2).token(&bytes).0
+    };
+    let even: Vec<_> = (0..5).map(|rack| (rack, 1)).collect();
+    let few_racks: Vec<_> = (0..7).map(|node| (node % 2, 1 + node as u32)).collect();
+    let many: Vec<_> = (0..100).map(|node| (node % 9, 1 + node as u32 % 4)).collect();
+    let digests = [
+        digest(&even[..1], 8, 3),
+        digest(&even[..3], 1_024, 3),
+        digest(&even, 256, 3),
+        digest(&few_racks, 64, 4),
+        digest(&many, 4_096, 3),
+    ];
+    let expected = [
+        1_720_149_126_314_353_925,
+        3_692_978_791_411_174_055,
+        17_901_558_429_231_769_308,
+        1_933_527_185_507_951_436,
+        11_723_142_221_208_838_104,
+    ];
+    assert_eq!(digests, expected);
 }
