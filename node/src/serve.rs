@@ -255,7 +255,8 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
         distrusted = opened.report.distrusted,
         "the store is open"
     );
-    let recovered = Recovered { record, lease: opened.writer.lease() };
+    let (lease, distrusted) = (opened.writer.lease(), opened.reader.distrusted());
+    let recovered = Recovered { record, lease, distrusted };
     Ok(Data { identity, opened, tables, recovered })
 }
 

@@ -8,6 +8,7 @@
 //! cargo run --release -p quoit-simulations -- run --seed 42 [--trace FILE]
 //! cargo run --release -p quoit-simulations -- run --seeds 1000 --jobs 2 [--from S]
 //! cargo run --release -p quoit-simulations -- shrink --seed N
+//! cargo run --release -p quoit-simulations -- experiment balance [--csv FILE] [--svg FILE]
 //! ```
 //!
 //! What is where:
@@ -15,6 +16,7 @@
 //! - `world`: the virtual machines, network, clients and faults around one queue of events;
 //! - [`workloads`]: what clients do; `ledger`: what was written, and what its writers were told;
 //! - [`invariants`]: what must always hold, one file each, by the design's numbers;
+//! - [`experiments`]: the ring at sizes that no machine could run;
 //! - [`run`], [`report`], [`shrink`]: one run, what it came to, and how a failing one is made small.
 //!
 //! **Determinism.** Everything random comes from streams that hang on the seed and on whom they
@@ -68,6 +70,7 @@
 //! place is taken by rumours; the gossip crate has its own simulation), the kernel, threads of one
 //! process that race with each other, and clients' own clocks.
 
+pub mod experiments;
 pub mod invariants;
 pub mod plan;
 pub mod report;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use quoit_simulations::experiments::{Experiment, Setting};
 use quoit_simulations::plan::{self, Profile};
 use quoit_simulations::report::Report;
 use quoit_simulations::run::run;
@@ -26,6 +27,8 @@ enum Command {
     Run(RunOptions),
     /// Cuts a failing run down to a small one, and prints its schedule.
     Shrink(ShrinkOptions),
+    /// Measures the ring at sizes that no single machine could run.
+    Experiment(ExperimentOptions),
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +65,39 @@ struct ShrinkOptions {
     runs: u32,
     #[command(flatten)]
     kind: Kind,
+}
+
+#[derive(Debug, Args)]
+struct ExperimentOptions {
+    /// What is measured.
+    #[arg(value_enum)]
+    name: ExperimentName,
+    /// How many members: one row each, such as 10,100,1000.
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<usize>,
+    /// What is drawn hangs on it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Writes the table as CSV, too.
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// Draws the plot into an SVG file.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ExperimentName {
+    /// How evenly members share the ring.
+    Balance,
+    /// How much moves when members come and go.
+    Movement,
+    /// How long gossip takes to tell everyone.
+    Convergence,
+    /// How long it takes to mend after a member is lost.
+    Scale,
+    /// What is lost to requests while members are down.
+    Availability,
 }
 
 #[derive(Debug, Args)]
@@ -111,7 +147,38 @@ fn main() -> ExitCode {
             None => play_one(&options),
         },
         Command::Shrink(options) => play_shrink(&options),
+        Command::Experiment(options) => match make_experiment(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
+}
+
+fn make_experiment(options: &ExperimentOptions) -> Result<(), String> {
+    let experiment = match options.name {
+        ExperimentName::Balance => Experiment::Balance,
+        ExperimentName::Movement => Experiment::Movement,
+        ExperimentName::Convergence => Experiment::Convergence,
+        ExperimentName::Scale => Experiment::Scale,
+        ExperimentName::Availability => Experiment::Availability,
+    };
+    let (sizes, seed) = (options.sizes.clone(), options.seed);
+    let setting = Setting { sizes, seed, seconds: &processor_seconds };
+    let table = experiment.make(&setting).map_err(|error| error.to_string())?;
+    print!("{table}");
+    let write = |path: &PathBuf, text: String| {
+        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    if let Some(path) = &options.csv {
+        write(path, table.csv())?;
+    }
+    if let Some(path) = &options.svg {
+        write(path, table.svg().map_err(|error| error.to_string())?)?;
+    }
+    Ok(())
 }
 
 /// The processor time of this thread so far, in seconds, as the system counts it.

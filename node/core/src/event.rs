@@ -1,7 +1,7 @@
 //! The one door in and the one door out: events and effects.
 
 use quoit_protocol::{ClientRequest, ClientResponse};
-use quoit_ring::NodeId;
+use quoit_ring::{NodeId, VnodeIndex};
 
 use crate::peer::PeerMessage;
 pub use crate::storage::{StorageAnswer, StorageRequest, TreeLevel};
@@ -48,7 +48,7 @@ impl Tag {
             | Self::PeerExchange { .. }
             | Self::Settling(_) => false,
             Self::Inner(Inner::Vote | Inner::Record) => true,
-            Self::Inner(Inner::Lease | Inner::Figures { .. }) => false,
+            Self::Inner(Inner::Lease | Inner::Trust { .. } | Inner::Figures { .. }) => false,
         }
     }
 }
@@ -62,6 +62,11 @@ pub enum Inner {
     Vote,
     /// The cluster record.
     Record,
+    /// Trust in a virtual node.
+    Trust {
+        /// The virtual node.
+        vnode: VnodeIndex,
+    },
     /// Figures for a client's status request.
     Figures {
         /// The client.

@@ -13,7 +13,7 @@ impl NodeCore {
         if figures.distrusted > 0 {
             problems.push(format!(
                 "files in the data directory were damaged or lost: every key of {} virtual nodes \
-                 is taken for unknown until it has been read from its other replicas",
+                 is taken for unknown until enough of its other replicas were compared with this one",
                 figures.distrusted
             ));
         }

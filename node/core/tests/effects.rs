@@ -75,6 +75,7 @@ impl Bench {
         let recovered = Recovered {
             record: RecordState { record: Some(record.clone()), vote: Vote::default() },
             lease: HybridTime::ZERO,
+            distrusted: Vec::new(),
         };
         let mut random = Random::new(SEED);
         random.draw();

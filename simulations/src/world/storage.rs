@@ -64,7 +64,8 @@ impl Worker {
                 store::OpenError::Log(source) => format!("the log: {source}"),
                 other => other.to_string(),
             })?;
-        let recovered = Recovered { record, lease: opened.writer.lease() };
+        let (lease, distrusted) = (opened.writer.lease(), opened.reader.distrusted());
+        let recovered = Recovered { record, lease, distrusted };
         let worker = Self {
             writer: opened.writer,
             reader: opened.reader,

@@ -15,12 +15,13 @@ use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 use crate::config::CoreConfig;
 use crate::coordinator::write::Progress;
 use crate::counters::Counters;
-use crate::event::{Effects, Event};
+use crate::event::{Effects, Event, Inner, StorageRequest};
 use crate::handshake::PeerHello;
 use crate::operation::OperationId;
 use crate::random::Random;
 use crate::record::{Keeper, RecordState};
 use crate::repair::anti_entropy::AntiEntropy;
+use crate::repair::recovery::Recovery;
 use crate::repair::settle::Settling;
 use crate::time::{Instant, Now};
 use crate::turn::{Shared, Turn};
@@ -41,6 +42,8 @@ pub struct Recovered {
     pub record: RecordState,
     /// The durable lease of hybrid time.
     pub lease: HybridTime,
+    /// The virtual nodes of which writes may have been lost.
+    pub distrusted: Vec<VnodeIndex>,
 }
 
 /// A node's core. See the crate's documentation.
@@ -50,6 +53,7 @@ pub struct NodeCore {
     known_writes: KnownWrites,
     anti_entropy: AntiEntropy,
     settling: Settling,
+    recovery: Recovery,
     started: Instant,
     next_ping: Instant,
     lease_asked: bool,
@@ -75,6 +79,7 @@ impl NodeCore {
         Self {
             operations: Operations::new(random.draw()),
             anti_entropy: AntiEntropy::new(&config, Random::new(repair.draw()), now.instant),
+            recovery: Recovery::new(recovered.distrusted),
             settling: Settling::new(Random::new(repair.draw()), now.instant),
             known_writes: KnownWrites::new(config.write_ids_max),
             shared: Shared::new(config, keeper, random, recovered.lease),
@@ -105,13 +110,25 @@ impl NodeCore {
             Event::Storage { tag, answer } => self.on_storage(tag, answer, now, effects),
             Event::Tick => self.on_tick(now, effects),
         }
-        self.on_merged(now);
+        self.on_merged(now, effects);
         self.settle(now, effects);
     }
 
     /// What is known once all that a peer held of a virtual node is durable here.
-    fn on_merged(&mut self, now: Now) {
+    fn on_merged(&mut self, now: Now, effects: &mut Effects) {
         for merged in self.anti_entropy.take_merged() {
+            if let Some(record) = self.shared.keeper.current() {
+                let own = self.shared.config.node;
+                let mut trusted = self.recovery.unused(record, own);
+                if self.recovery.on_merged(&merged, record, own) {
+                    trusted.push(merged.vnode);
+                }
+                for vnode in trusted {
+                    self.recovery.on_trusted(vnode);
+                    let mut turn = Self::turn(&mut self.shared, now, effects);
+                    turn.ask_storage_inner(Inner::Trust { vnode }, StorageRequest::Trust { vnode });
+                }
+            }
             let (record, own) = (self.shared.keeper.current(), self.shared.config.node);
             self.settling.on_merged(merged, record, own, now.instant);
             self.anti_entropy.note_compared(merged);

@@ -143,6 +143,11 @@ impl NodeCore {
             (Inner::Record, StorageAnswer::Saved(result)) => {
                 self.shared.keeper.on_record_saved(result, now.instant, effects, &mut outcomes);
             }
+            (Inner::Trust { .. }, StorageAnswer::Saved(Ok(()))) => {}
+            // Not durable: the next exchange asks for it again.
+            (Inner::Trust { vnode }, StorageAnswer::Saved(Err(_))) => {
+                self.recovery.on_still_distrusted(vnode);
+            }
             (Inner::Figures { connection, request }, StorageAnswer::Figures(figures)) => {
                 let message = Box::new(self.status(figures, now)).into();
                 effects.push(Effect::ToClient { connection, request, message });

@@ -2,4 +2,5 @@
 
 pub(crate) mod anti_entropy;
 pub(crate) mod messages;
+pub(crate) mod recovery;
 pub(crate) mod settle;

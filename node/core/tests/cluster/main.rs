@@ -14,6 +14,7 @@ mod latest;
 mod pages;
 mod reads;
 mod record;
+mod recovery;
 mod settle;
 mod siblings;
 mod storage;

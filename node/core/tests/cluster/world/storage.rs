@@ -33,7 +33,8 @@ impl Worker {
         let (record, vote) = (load(RECORD_FILE), load(VOTE_FILE));
         let bytes = |loaded: Option<quoit_storage::small_file::Loaded>| loaded.map(|it| it.bytes);
         let record = RecordState::read(bytes(record).as_deref(), bytes(vote).as_deref());
-        let recovered = Recovered { record: record.expect("whole"), lease: opened.writer.lease() };
+        let (lease, distrusted) = (opened.writer.lease(), opened.reader.distrusted());
+        let recovered = Recovered { record: record.expect("whole"), lease, distrusted };
         let worker = Self {
             writer: opened.writer,
             reader: opened.reader,
@@ -128,6 +129,18 @@ impl World {
         for (tag, answer) in answers {
             self.push_in(10, id, life, Then::Event(Box::new(Event::Storage { tag, answer })));
         }
+    }
+
+    /// Has a node's store distrust all that it holds, as after a loss of unknown extent.
+    pub fn distrust(&mut self, id: NodeId) {
+        let writer = &mut self.process(id).worker.writer;
+        writer.begin_era();
+        writer.commit().expect("the disk is well");
+    }
+
+    /// How many virtual nodes a node's store distrusts.
+    pub fn distrusted(&mut self, id: NodeId) -> usize {
+        self.process(id).worker.reader.distrusted().len()
     }
 
     /// Flushes a node's tables, as its maintenance does.
