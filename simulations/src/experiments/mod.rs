@@ -7,6 +7,17 @@
 //! - [`scale`]: how long it takes to mend after a member is lost;
 //! - [`availability`]: what is lost to requests while members are down.
 //!
+//! What they came to, in short (the whole tables come with the commands):
+//!
+//! | | Quoit | random tokens, 16 / 256 a member | bounded loads |
+//! |---|---|---|---|
+//! | fullest member over the mean, 1,000 members | 1.007 | 1.50 / 1.14 | 1.03 |
+//! | the same, 10,000 members and Q = 65,536 | 1.017 | 1.67 / 1.15 | 1.07 |
+//! | moved when one joins 1,000, over its share | 0.998 | 1.42 / 1.10 | 15 |
+//! | three plans for 1,000 members, Q = 65,536 | 2.0 s | | |
+//!
+//! Gossip tells 300 members a fact in 3.5 rounds of 0.4 s, of a newcomer in 8.5, of a death in 12.
+//!
 //! Beside Quoit's placement stand, on the same members, random tokens (16 and 256 a member, as in
 //! Dynamo's first strategy and Cassandra) and consistent hashing with bounded loads (Mirrokni, Thorup
 //! and Zadimoghaddam, 2018).
