@@ -7,6 +7,8 @@ use crate::{Instant, LinkId, Operation, OperationId, Trail};
 
 /// At most so often an operation is sent.
 pub(crate) const ATTEMPTS_MAX: u32 = 6;
+/// A write that may be done twice is sent more often, with pauses: half a minute, if its deadline is later.
+const PATIENT_ATTEMPTS_MAX: u32 = 64;
 /// An attempt that is unanswered for so long is tried elsewhere, where that is allowed...
 const ATTEMPT_TIMEOUT_US_MAX: u64 = 1_000_000;
 /// ... or for this part of the time that the operation has in all.
@@ -95,6 +97,12 @@ impl Pending {
         (whole / ATTEMPTS_IN_A_DEADLINE).clamp(1, ATTEMPT_TIMEOUT_US_MAX)
     }
 
+    pub(crate) fn may_wait_and_try_again(&self) -> bool {
+        let is_patient = self.what.request.is_write() && self.what.request.is_repeatable();
+        self.trail.attempts < if is_patient { PATIENT_ATTEMPTS_MAX } else { ATTEMPTS_MAX }
+    }
+
+    /// Whether another attempt may be made beside one that is still out.
     pub(crate) fn may_try_again(&self) -> bool {
         self.trail.attempts < ATTEMPTS_MAX
     }

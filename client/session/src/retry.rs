@@ -120,7 +120,7 @@ impl Session {
             pause_us = pause_us.max(retry_after_us);
         }
         let until = now.plus_us(pause_us);
-        if !pending.may_try_again() || until >= pending.what.deadline {
+        if !pending.may_wait_and_try_again() || until >= pending.what.deadline {
             self.end(id, effects);
             return;
         }
@@ -340,7 +340,8 @@ fn is_passing(code: FailureCode, request: &Request) -> bool {
         | FailureCode::Conflict => true,
         // The node's record may be behind ours: if ours has the table, another is asked.
         FailureCode::UnknownTable => request.table().is_some(),
-        FailureCode::Unavailable => !request.is_write(),
+        // A write that may be done twice is one that somebody wants done: replicas come back.
+        FailureCode::Unavailable => request.is_repeatable(),
         FailureCode::Invalid | FailureCode::TooManySiblings | FailureCode::Protocol => false,
     }
 }

@@ -370,6 +370,25 @@ fn an_idempotent_write_in_doubt_goes_to_its_coordinator_again() {
 }
 
 #[test]
+fn an_idempotent_write_waits_for_replicas_to_come_back_and_a_plain_one_fails_at_once() {
+    let mut world = World::connected(3);
+    let (id, mut effects) = world.submit(put(true));
+    for _ in 0..10 {
+        let attempt = sent(effects);
+        assert_eq!(world.answer(&attempt, failure(FailureCode::Unavailable, false)), []);
+        effects = world.next();
+    }
+    let last = sent(effects);
+    let effects = world.answer(&last, written());
+    assert_eq!(ended(effects, id), Ok(Answer::Written(written())));
+
+    let (id, effects) = world.submit(put(false));
+    let attempt = sent(effects);
+    let effects = world.answer(&attempt, failure(FailureCode::Unavailable, false));
+    assert!(matches!(ended(effects, id), Err(OperationError::Refused { .. })));
+}
+
+#[test]
 fn a_write_in_doubt_ends_at_once_with_who_acknowledged() {
     let mut world = World::connected(3);
     let (id, effects) = world.submit(put(false));
