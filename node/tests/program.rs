@@ -241,14 +241,7 @@ fn a_cluster_keeps_everything_when_a_node_is_killed_during_an_import() {
 
     // It comes back, and answers at the level of all replicas.
     let config = directory.join(&killed).join("quoit.toml");
-    let mut node = Command::new(PROGRAM)
-        .args(["serve", "--stop-on-stdin-close", "--config"])
-        .arg(&config)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts");
+    let mut node = serve(&config);
     up.wait_for_states(&["serving", "serving", "serving"]);
     let before = up.run(&["get", "unicode", "0041", "--level", "all"]);
     assert!(before.starts_with("0041;"), "{before}");
@@ -268,6 +261,71 @@ fn a_cluster_keeps_everything_when_a_node_is_killed_during_an_import() {
     let up = Up::start(&directory, base_port);
     assert_eq!(up.run(&["get", "unicode", "0041", "--level", "all"]), before);
     up.stop();
+}
+
+/// Starts a node that was killed.
+fn serve(config: &Path) -> Child {
+    Command::new(PROGRAM)
+        .args(["serve", "--stop-on-stdin-close", "--config"])
+        .arg(config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts")
+}
+
+impl Up {
+    /// How many exchanges a node has made since its start.
+    fn exchanges(&self, id: &str) -> u64 {
+        let status = self.run(&["status", "--json"]);
+        let document: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        let nodes = document["nodes"].as_array().expect("a list of nodes");
+        let node = nodes.iter().find(|node| node["node"] == id).expect("a member");
+        node["counters"]["exchanges"].as_u64().unwrap_or(0)
+    }
+}
+
+#[test]
+fn a_node_that_was_away_is_filled_without_a_read() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("data");
+    let up = Up::start(&directory, free_base_port());
+    let file = unicode_data(scratch.path());
+    let file_name = file.to_str().expect("text");
+    up.run(&["tables", "create", "unicode", "--r", "one"]);
+    let (away, process) = up.nodes[1].clone();
+    signal("-KILL", process);
+    up.wait_for(&format!("{away} died"));
+    let import = ["import", "--table", "unicode", "--delimiter", ";", "--key", "1", file_name];
+    up.run(&import);
+
+    // It comes back, and is killed again while it is being filled.
+    let config = directory.join(&away).join("quoit.toml");
+    let mut node = serve(&config);
+    std::thread::sleep(Duration::from_millis(3_000));
+    signal("-KILL", node.id());
+    node.wait().expect("it was started here");
+    let mut node = serve(&config);
+    let began = Instant::now();
+    while up.exchanges(&away) < 2 {
+        assert!(began.elapsed() < LIMIT, "it makes no exchanges");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
+    // The others are killed: what is read comes from its disk alone.
+    for (id, process) in [&up.nodes[0], &up.nodes[2]] {
+        signal("-KILL", *process);
+        up.wait_for(&format!("{id} died"));
+    }
+    let export = scratch.path().join("export.txt");
+    up.run(&["export", "--table", "unicode", "--output", export.to_str().expect("text")]);
+    assert!(
+        fs::read(&export).expect("written") == fs::read(&file).expect("there"),
+        "the export differs"
+    );
+    drop(node.stdin.take());
+    assert!(node.wait().expect("it was started here").success());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use quoit_simulations::plan::{
 use quoit_simulations::run::run;
 
 /// Seeds of the swarm that once failed, and what was wrong.
-const SEEDS: [(u64, &str); 4] = [
+const SEEDS: [(u64, &str); 6] = [
     (
         113_528,
         "what mends a replica was dropped as late after half a second: one with a slow disk that \
@@ -25,6 +25,16 @@ const SEEDS: [(u64, &str); 4] = [
         2_017_894,
         "each start took the clock further from the wall by a whole lease, until a node whose clock \
          was behind refused the others' sessions",
+    ),
+    (
+        305,
+        "a replica that crashed when floors were raised stayed behind, and reads at All repaired it for \
+         ever",
+    ),
+    (
+        504_712,
+        "a replica with a full disk answered that it held a later value: one of the same batch, which \
+         was not committed then; a read counted it, and a later read went back",
     ),
     (
         4_002_431,

@@ -211,7 +211,8 @@ impl StorageAnswer {
     /// Takes back what was promised of a batch that was not committed: nothing of it is acknowledged.
     pub fn take_back(&mut self, tag: Tag, reason: &str) {
         match self {
-            Self::Applied(Outcome::Merged(_)) | Self::AppliedMany(_) => {
+            // What is older than something of the same batch is not older than what is there.
+            Self::Applied(Outcome::Merged(_) | Outcome::Older(_)) | Self::AppliedMany(_) => {
                 *self = Self::NotCommitted(reason.to_owned());
             }
             // Documents are saved on their own; all else goes with the batch.
@@ -398,6 +399,9 @@ mod tests {
         let mut answer = StorageAnswer::Applied(Outcome::Merged(Bytes::new()));
         answer.take_back(own, "full");
         assert_eq!(answer, StorageAnswer::NotCommitted("full".to_owned()));
+        let mut older = StorageAnswer::Applied(Outcome::Older(HybridTime(5)));
+        older.take_back(own, "full");
+        assert_eq!(older, StorageAnswer::NotCommitted("full".to_owned()));
         let mut refused = StorageAnswer::Applied(Outcome::TooLarge);
         refused.take_back(own, "full");
         assert_eq!(refused, StorageAnswer::Applied(Outcome::TooLarge));
