@@ -36,6 +36,7 @@ pub(crate) fn record() -> ClusterRecord {
         ],
         table_id_next: TableId(3),
         voters: (1..=3).map(NodeId).collect(),
+        incarnations: Vec::new(),
     }
 }
 
