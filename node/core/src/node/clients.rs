@@ -147,6 +147,13 @@ impl NodeCore {
         if !placed.tally.primaries().any(|node| node == turn.own()) {
             return self.forward(id, origin, write, &placed, now, effects);
         }
+        if !turn.shared.continuity.is_confirmed() {
+            let failure = not_done(
+                FailureCode::NotServing,
+                "this replica does not know yet whether it has lost anything",
+            );
+            return turn.refuse(origin, failure);
+        }
         let problem = turn.shared.clock_problem.as_ref().or(turn.shared.storage_problem.as_ref());
         if let Some(problem) = problem {
             let failure = not_done(FailureCode::NotServing, problem.clone());
@@ -232,6 +239,9 @@ impl NodeCore {
         now: Now,
         effects: &mut Effects,
     ) {
+        if outcomes.contains(&Outcome::NewRecord) {
+            self.on_new_record(now, effects);
+        }
         let mut turn = Self::turn(&mut self.shared, now, effects);
         for outcome in outcomes {
             let Outcome::Change((connection, request), result) = outcome else { continue };

@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use quoit_core::handshake::Genesis;
 use quoit_core::peer::PeerMessage;
 use quoit_core::random::Random;
-use quoit_core::{CoreConfig, Effect, Event, Instant, NodeCore, Now, Recovered};
+use quoit_core::{CoreConfig, Effect, Event, Instant, NodeCore, Now};
 use quoit_protocol::ClientResponse;
 use quoit_protocol::frame::{BODY_BYTES_MAX, take_frame};
 use quoit_ring::{ClusterId, Member, NodeId, VnodeCount, WallTime, Zone};
@@ -219,7 +219,7 @@ impl World {
         config.repair_interval_ms = 0;
         (machine.configure)(&mut config);
         let (worker, recovered) = Worker::open(machine, self.genesis.vnodes, seed);
-        let core = NodeCore::new(config, Recovered { ..recovered }, self.now(id));
+        let core = NodeCore::new(config, recovered, self.now(id));
         let process = Process { core, worker, life, tick_at: None };
         self.machines.get_mut(&id).expect("it is there").process = Some(process);
         self.handle(id, Event::Tick);
