@@ -16,13 +16,6 @@ pub struct NodeStatus {
     pub epoch: Epoch,
     /// How often this node was started.
     pub boot_count: u64,
-    /// Greater after each loss of what the node held; 0 while it is not known whether it has lost
-    /// anything.
-    pub incarnation: u64,
-    /// Of so many virtual nodes it is a replica.
-    pub replica_vnodes: u32,
-    /// In so many of these it does not count until it has been filled by the others.
-    pub recovering_vnodes: u32,
     /// For how long it has been running, in milliseconds.
     pub uptime_ms: u64,
     /// The program's version.
@@ -35,6 +28,15 @@ pub struct NodeStatus {
     pub storage: StorageStatus,
     /// Requests since the start, by name.
     pub counters: Vec<(String, u64)>,
+    /// Greater after each loss of what the node held; 0 before it has met the others.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Of so many virtual nodes it is a replica.
+    #[serde(default)]
+    pub replica_vnodes: u32,
+    /// In so many of these it does not count until it has been filled by the others.
+    #[serde(default)]
+    pub recovering_vnodes: u32,
 }
 
 /// How one node sees a member.

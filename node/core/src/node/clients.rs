@@ -43,13 +43,10 @@ impl NodeCore {
                 let message = turn.tell_record();
                 turn.effects.push(Effect::ToClient { connection, request, message });
             }
-            ClientRequest::AskStatus(_) => {
-                let mut turn = Self::turn(&mut self.shared, now, effects);
-                if turn.is_storage_full() {
-                    return turn.refuse(origin, overloaded());
-                }
-                let inner = Inner::Figures { connection, request };
-                turn.ask_storage_inner(inner, StorageRequest::Figures);
+            ClientRequest::AskStatus(_) => self.on_ask_status((connection, request), now, effects),
+            ClientRequest::AcceptLoss(accept) => {
+                self.accept_loss(accept.vnode, now, effects);
+                self.on_ask_status((connection, request), now, effects);
             }
             ClientRequest::ChangeTables(change) => {
                 self.on_change_tables((connection, request), change, now, effects);
@@ -69,6 +66,16 @@ impl NodeCore {
                 self.begin_scan(origin, parts, now, effects);
             }
         }
+    }
+
+    fn on_ask_status(&mut self, from: ChangeOrigin, now: Now, effects: &mut Effects) {
+        let (connection, request) = from;
+        let mut turn = Self::turn(&mut self.shared, now, effects);
+        if turn.is_storage_full() {
+            return turn.refuse(Origin::Client { connection, request }, overloaded());
+        }
+        let inner = Inner::Figures { connection, request };
+        turn.ask_storage_inner(inner, StorageRequest::Figures);
     }
 
     /// Whether no more operations may begin.

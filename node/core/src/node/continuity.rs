@@ -149,6 +149,21 @@ impl NodeCore {
         }
     }
 
+    /// An operator says that nobody has more than what is held here.
+    pub(super) fn accept_loss(
+        &mut self,
+        vnode: Option<VnodeIndex>,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let count = self.recovery.accept_loss(vnode);
+        effects.push(Effect::Note(format!(
+            "a client has accepted the loss of what {count} virtual nodes held: they count again as \
+             they are"
+        )));
+        self.trust_what_is_due(now, effects);
+    }
+
     /// Asks how far the log is durable, to tell the others.
     pub(super) fn ask_how_durable(&mut self, now: Now, effects: &mut Effects) {
         self.recovery.judge_all();
@@ -177,15 +192,24 @@ impl NodeCore {
         ))
     }
 
+    /// The node's incarnation; `None` until it knows that it has lost nothing, or what follows from
+    /// that.
+    pub fn incarnation(&self) -> Option<u64> {
+        self.shared.continuity.life().map(|life| life.incarnation)
+    }
+
     /// Of how many virtual nodes this node is a replica, and in how many of these it does not count
     /// yet.
-    pub(crate) fn recovering(&self) -> (u32, u32) {
-        let Some(record) = self.shared.keeper.current() else { return (0, 0) };
+    pub fn recovering(&self) -> (u32, u32) {
+        let count = |vnodes: usize| u32::try_from(vnodes).unwrap_or(u32::MAX);
+        let Some(record) = self.shared.keeper.current() else {
+            let vnodes = self.shared.config.genesis.vnodes.get();
+            return (vnodes, count(self.recovery.distrusted().count()));
+        };
         let own = self.shared.config.node;
         let most = record.tables.iter().map(|table| table.options.replication).max();
         let most = most.unwrap_or(self.shared.config.genesis.replication);
         let is_held = |vnode: &VnodeIndex| record.is_primary(own, *vnode, most);
-        let count = |vnodes: usize| u32::try_from(vnodes).unwrap_or(u32::MAX);
         let held = record.vnodes.all().filter(is_held).count();
         (count(held), count(self.recovery.distrusted().filter(is_held).count()))
     }

@@ -210,7 +210,8 @@ impl NodeCore {
             "no cluster record yet: a majority of the initial members must be up once".to_owned()
         });
         let shared = &self.shared;
-        [missing, shared.clock_problem.clone(), shared.storage_problem.clone()]
+        let unconfirmed = self.unconfirmed();
+        [missing, unconfirmed, shared.clock_problem.clone(), shared.storage_problem.clone()]
             .into_iter()
             .flatten()
             .collect()
@@ -225,7 +226,6 @@ impl NodeCore {
         if self.shared.clock.lease() <= self.shared.clock.read(now.wall) {
             reasons.push("the clock's lease is not durable yet".to_owned());
         }
-        reasons.extend(self.unconfirmed());
         if let Some(record) = self.record() {
             let own = self.shared.config.node;
             let here = |id: NodeId| id == own || self.shared.liveness.is_connected(id);

@@ -73,6 +73,13 @@ pub struct Machine {
     process: Option<Process>,
 }
 
+/// What was on a machine's disk.
+pub struct Copy {
+    disk: TwinDisk,
+    tables: TwinTables,
+    starts: u64,
+}
+
 struct Process {
     core: NodeCore,
     worker: Worker,
@@ -240,6 +247,34 @@ impl World {
         for other in self.ids() {
             self.disconnect(id, other);
         }
+    }
+
+    /// Ends a node's process and gives its machine an empty disk.
+    pub fn wipe(&mut self, id: NodeId) {
+        if self.is_running(id) {
+            self.crash(id, false);
+        }
+        let disk = TwinDisk::new(self.random.draw());
+        let machine = self.machines.get_mut(&id).expect("a node of this world");
+        (machine.disk, machine.tables, machine.starts) = (disk, TwinTables::new(), 0);
+    }
+
+    /// Puts aside what is on a node's disk.
+    pub fn copy(&self, id: NodeId) -> Copy {
+        let machine = &self.machines[&id];
+        let (disk, tables) = (machine.disk.copy(), machine.tables.copy());
+        Copy { disk, tables, starts: machine.starts }
+    }
+
+    /// Ends a node's process and gives its machine what was put aside.
+    pub fn restore(&mut self, id: NodeId, copy: &Copy) {
+        if self.is_running(id) {
+            self.crash(id, false);
+        }
+        let machine = self.machines.get_mut(&id).expect("a node of this world");
+        let Copy { disk, tables, starts } = copy;
+        (machine.disk, machine.tables, machine.starts) = (disk.copy(), tables.copy(), *starts);
+        machine.disk.kill();
     }
 
     /// Stops a process for a while: it does nothing, and its connections stay.
