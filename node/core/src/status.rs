@@ -14,7 +14,8 @@ impl NodeCore {
         if recovering > 0 {
             problems.push(format!(
                 "recovering {recovering}/{held} vnodes: what the data directory held was damaged or \
-                 lost, and this node does not count there until it is filled by the others"
+                 lost, and this node does not count there until it is filled by the others (where \
+                 none of them has it any more, `quoit repair accept-loss` gives it up)"
             ));
         }
         if let Some(damage) = &figures.damage {

@@ -267,15 +267,40 @@ fn where_all_others_are_lost_too_an_operator_must_say_so() {
 }
 
 #[test]
-fn a_table_of_one_replica_keeps_nobody_waiting() {
+fn what_only_a_lost_replica_had_is_unknown_until_it_is_given_up() {
     let mut world = World::with(7, 3, often);
     world.form();
-    let table =
-        world.table("t", TableOptions { replication: 1, ..options(ConflictPolicy::Latest) });
-    write(&mut world, node(1), table, "lost");
+    let one = TableOptions { replication: 1, ..options(ConflictPolicy::Latest) };
+    let (one, three) =
+        (world.table("one", one), world.table("three", options(ConflictPolicy::Latest)));
+    for table in [one, three] {
+        write(&mut world, node(1), table, "acknowledged");
+    }
     world.wipe(node(1));
     world.start(node(1));
-    world.run_until("nothing can be had", |world| is_filled(world, node(1)));
+    let record = world.record(node(2)).clone();
+    let own = record.vnodes.all().filter(|vnode| record.is_primary(node(1), *vnode, 1)).count();
+    let is_left = |world: &World| world.core(node(1)).recovering().1 == u32::try_from(own).unwrap();
+    world.run_until("the others are filled", is_left);
+    world.run_ms(10_000);
+    assert!(own > 0 && is_left(&world));
+    let lost: Vec<&str> = KEYS
+        .into_iter()
+        .filter(|key| record.is_primary(node(1), world.head(node(2), one, key.as_bytes()).vnode, 1))
+        .collect();
+    assert!(!lost.is_empty());
+    for key in &lost {
+        let failure = world.get(node(2), one, key).expect_err("that it is absent nobody knows");
+        assert_eq!(failure.code, FailureCode::Unavailable);
+    }
+    let request = world.send(node(1), AcceptLoss { vnode: None });
+    assert!(matches!(world.wait(request), ClientResponse::Status(_)));
+    world.run_until("it counts", |world| is_filled(world, node(1)));
+    for key in KEYS {
+        let expected: &[&str] = if lost.contains(&key) { &[] } else { &["acknowledged"] };
+        assert_eq!(world.read(node(2), one, key), expected);
+        assert_eq!(world.read(node(2), three, key), ["acknowledged"]);
+    }
 }
 
 /// Crashes, cuts, and one voter that is wiped or goes back to a copy, while records are decided.
