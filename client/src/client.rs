@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quoit_protocol::{Limits, TableChange, status::NodeStatus};
-use quoit_ring::{ClusterRecord, Level, NodeId, TableOptions};
+use quoit_ring::{ClusterRecord, Level, NodeId, TableOptions, VnodeIndex};
 use quoit_session::{Answer, Instant, Operation, OperationError, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -197,9 +197,24 @@ impl Client {
 
     /// Asks that very node what it knows of itself and the others.
     pub async fn status(&self, node: NodeId) -> Result<NodeStatus, StatusError> {
+        self.ask_node(Request::Status(node), node).await
+    }
+
+    /// Tells that very node, which has lost what it held, that nobody has more than what it holds of
+    /// a virtual node now, or of all of them: it counts at once. What it had acknowledged and the
+    /// others have lost too is gone then.
+    pub async fn accept_loss(
+        &self,
+        node: NodeId,
+        vnode: Option<VnodeIndex>,
+    ) -> Result<NodeStatus, StatusError> {
+        self.ask_node(Request::AcceptLoss { node, vnode }, node).await
+    }
+
+    async fn ask_node(&self, request: Request, node: NodeId) -> Result<NodeStatus, StatusError> {
         let answer = self
             .inner
-            .submit(Request::Status(node), None, self.inner.timeout)
+            .submit(request, None, self.inner.timeout)
             .map_err(|error| StatusError::from_session(error, node))?
             .outcome()
             .await

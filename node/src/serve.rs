@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quoit_core::continuity::{CONTINUITY_FILE, ContinuityState};
 use quoit_core::record::{RECORD_FILE, RecordState, StateError, VOTE_FILE};
 use quoit_core::{CoreConfig, NodeCore, Recovered};
 use quoit_gossip::{Gossip, GossipConfig, GossipError, Link};
@@ -198,6 +199,7 @@ fn read_tls(config: &Config) -> Result<TlsMaterial, ServeError> {
 fn core_config(config: &Config, data: &Data) -> CoreConfig {
     CoreConfig {
         boot_count: data.identity.boot_count,
+        incarnation: data.identity.incarnation,
         limits: config.limits.data,
         operations_max: config.limits.in_flight_max,
         clock_offset_ms_max: config.clock.offset_bound_ms,
@@ -235,6 +237,8 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
     let record = read_small(&disk, RECORD_FILE)?;
     let vote = read_small(&disk, VOTE_FILE)?;
     let record = RecordState::read(record.as_deref(), vote.as_deref())?;
+    let continuity = read_small(&disk, CONTINUITY_FILE)?;
+    let continuity = ContinuityState::read(continuity.as_deref())?;
     let (tables, lost) = open_tables(config, &disk, record.record.is_some())?;
     let vnodes = record.record.as_ref().map_or(config.cluster.vnodes, |record| record.vnodes);
     let options = store_options(config, vnodes);
@@ -255,8 +259,13 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
         distrusted = opened.report.distrusted,
         "the store is open"
     );
-    let (lease, distrusted) = (opened.writer.lease(), opened.reader.distrusted());
-    let recovered = Recovered { record, lease, distrusted };
+    let recovered = Recovered {
+        record,
+        lease: opened.writer.lease(),
+        continuity,
+        sequence: opened.report.sequence,
+        distrusted: opened.reader.distrusted(),
+    };
     Ok(Data { identity, opened, tables, recovered })
 }
 

@@ -131,6 +131,7 @@ pub fn initial_record(
         ring_key,
         vnodes,
         voters: members[..voters].iter().map(|member| member.id).collect(),
+        incarnations: Vec::new(),
         configurations: vec![ConfigurationNumber(1); owners.len()],
         members,
         owners,

@@ -40,6 +40,10 @@ pub struct ClusterRecord {
     pub table_id_next: TableId,
     /// Who votes on the next version, ascending.
     pub voters: Vec<NodeId>,
+    /// Members that lost what they held, ascending by id, with the incarnation that each has taken
+    /// since: what it voted before it does not know, and it votes again once this names it.
+    #[serde(default)]
+    pub incarnations: Vec<(NodeId, u64)>,
 }
 
 /// One entry of a preference list.
@@ -113,7 +117,26 @@ impl ClusterRecord {
         if self.voters.iter().any(|&voter| self.member(voter).is_none()) {
             return wrong("a voter is not a member");
         }
+        if !self.incarnations.is_sorted_by(|a, b| a.0 < b.0)
+            || self.incarnations.iter().any(|(node, _)| self.member(*node).is_none())
+        {
+            return wrong("its incarnations are not in order or not of members");
+        }
         Ok(())
+    }
+
+    /// The incarnation that a member has taken since it lost what it held; 0 where it never did.
+    pub fn incarnation(&self, node: NodeId) -> u64 {
+        let at = self.incarnations.binary_search_by_key(&node, |(other, _)| *other);
+        at.map_or(0, |at| self.incarnations[at].1)
+    }
+
+    /// Names the incarnation that a member has taken.
+    pub fn set_incarnation(&mut self, node: NodeId, incarnation: u64) {
+        match self.incarnations.binary_search_by_key(&node, |(other, _)| *other) {
+            Ok(at) => self.incarnations[at].1 = incarnation,
+            Err(at) => self.incarnations.insert(at, (node, incarnation)),
+        }
     }
 
     /// The token of a partition key in this cluster.

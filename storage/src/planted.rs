@@ -44,11 +44,13 @@ pub enum PlantedBug {
     TakeUnderFloor,
     /// A merge does not change the digests.
     SkipDigest,
+    /// A wiped or restored replica counts at once.
+    CountAtOnce,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SkipSync,
         Self::IgnoreFailedSync,
         Self::AcknowledgeEarly,
@@ -66,6 +68,7 @@ impl PlantedBug {
         Self::SettleWithoutPromises,
         Self::TakeUnderFloor,
         Self::SkipDigest,
+        Self::CountAtOnce,
     ];
 }
 

@@ -29,6 +29,7 @@ mod order;
 mod output;
 mod progress;
 mod render;
+mod repair;
 mod ring;
 #[cfg(test)]
 mod sample;
@@ -50,6 +51,7 @@ pub use import::{
 pub use items::{DeleteArguments, GetArguments, PutArguments, ScanArguments};
 pub use order::Order;
 pub use render::{NodeRow, node_rows, render_nodes_table};
+pub use repair::RepairArguments;
 pub use ring::RingArguments;
 pub use status::StatusArguments;
 pub use tables::TablesArguments;
@@ -70,6 +72,7 @@ pub enum ClientCommand {
     Bench(BenchArguments),
     Status(StatusArguments),
     Ring(RingArguments),
+    Repair(RepairArguments),
 }
 
 impl ClientCommand {
@@ -134,6 +137,7 @@ pub async fn execute(
         ClientCommand::Bench(arguments) => bench::run(&client, arguments, output).await,
         ClientCommand::Status(arguments) => status::show(&client, arguments, output).await,
         ClientCommand::Ring(arguments) => ring::show(&client.record(), arguments, output),
+        ClientCommand::Repair(arguments) => repair::run(&client, arguments, output).await,
     };
     client.close().await;
     result

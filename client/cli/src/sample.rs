@@ -36,6 +36,7 @@ pub(crate) fn record() -> ClusterRecord {
         ],
         table_id_next: TableId(3),
         voters: (1..=3).map(NodeId).collect(),
+        incarnations: Vec::new(),
     }
 }
 
@@ -52,6 +53,9 @@ pub(crate) fn status(id: u64, down: &[u64]) -> NodeStatus {
         problems: Vec::new(),
         epoch: Epoch(7),
         boot_count: 1,
+        incarnation: 9,
+        replica_vnodes: 3,
+        recovering_vnodes: 0,
         uptime_ms: 65_000,
         version: "0.1.0".into(),
         members: (1..=3).map(member).collect(),

@@ -187,6 +187,14 @@ pub struct ChangeTables {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskStatus {}
 
+/// Tells a node that has lost what it held that nobody has more than what it holds now: it counts at
+/// once. What it had acknowledged and the others have lost too is gone then. Answered by its status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptLoss {
+    /// Of which virtual node; of all where `None`.
+    pub vnode: Option<VnodeIndex>,
+}
+
 /// Asks for the cluster record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskRecord {}
@@ -359,6 +367,7 @@ messages! {
         ChangeTables(ChangeTables) = 6,
         AskStatus(AskStatus) = 7,
         AskRecord(AskRecord) = 8,
+        AcceptLoss(AcceptLoss) = 9,
     }
 }
 

@@ -28,6 +28,15 @@ pub struct NodeStatus {
     pub storage: StorageStatus,
     /// Requests since the start, by name.
     pub counters: Vec<(String, u64)>,
+    /// Greater after each loss of what the node held; 0 before it has met the others.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Of so many virtual nodes it is a replica.
+    #[serde(default)]
+    pub replica_vnodes: u32,
+    /// In so many of these it does not count until it has been filled by the others.
+    #[serde(default)]
+    pub recovering_vnodes: u32,
 }
 
 /// How one node sees a member.

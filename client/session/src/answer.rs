@@ -127,7 +127,9 @@ impl Session {
                 let record = self.record.as_ref().expect("it was sent");
                 check::page_is_good(&page, asked, place, record).map(|()| Answer::Page(page))
             }
-            (&Request::Status(asked), ClientResponse::Status(status)) if status.node == asked => {
+            (request, ClientResponse::Status(status))
+                if request.only_node() == Some(status.node) =>
+            {
                 self.on_epoch(node, status.epoch, effects);
                 Ok(Answer::Status(status))
             }

@@ -78,6 +78,13 @@ pub enum Request {
     ChangeTables(TableChange),
     /// Asks one node, and no other, what it knows.
     Status(NodeId),
+    /// Tells one node, which has lost what it held, that nobody has more: answered by its status.
+    AcceptLoss {
+        /// The node.
+        node: NodeId,
+        /// Of which virtual node; of all where `None`.
+        vnode: Option<VnodeIndex>,
+    },
     /// Asks any node for the cluster record.
     Record,
 }
@@ -94,6 +101,8 @@ impl Request {
         match self {
             Self::Get { .. } | Self::Scan { .. } | Self::Export { .. } => true,
             Self::Status(_) | Self::Record => true,
+            // It is of the loss that its sender knows of, and not of a later one.
+            Self::AcceptLoss { .. } => false,
             Self::Write { idempotent, .. } => *idempotent,
             Self::ChangeTables(TableChange::Create { .. }) => true,
             Self::ChangeTables(TableChange::Drop { .. }) => false,
@@ -104,8 +113,21 @@ impl Request {
     /// is not: two proposers would only disturb each other.
     pub(crate) fn is_hedged(&self) -> bool {
         match self {
-            Self::ChangeTables(_) | Self::Status(_) => false,
+            Self::ChangeTables(_) | Self::Status(_) | Self::AcceptLoss { .. } => false,
             _ => self.is_repeatable(),
+        }
+    }
+
+    /// The one node that is meant, and no other.
+    pub(crate) fn only_node(&self) -> Option<NodeId> {
+        match self {
+            Self::Status(node) | Self::AcceptLoss { node, .. } => Some(*node),
+            Self::Get { .. }
+            | Self::Write { .. }
+            | Self::Scan { .. }
+            | Self::Export { .. }
+            | Self::ChangeTables(_)
+            | Self::Record => None,
         }
     }
 
@@ -116,7 +138,9 @@ impl Request {
             | Self::Write { table, .. }
             | Self::Scan { table, .. }
             | Self::Export { table, .. } => Some(*table),
-            Self::ChangeTables(_) | Self::Status(_) | Self::Record => None,
+            Self::ChangeTables(_) | Self::Status(_) | Self::AcceptLoss { .. } | Self::Record => {
+                None
+            }
         }
     }
 }

@@ -145,7 +145,7 @@ impl Session {
             OperationError::Refused { failure: *failure, trail: pending.trail.clone() }
         } else if pending.damaged {
             OperationError::Damaged { trail: pending.trail.clone() }
-        } else if matches!(pending.what.request, Request::Status(_)) {
+        } else if pending.what.request.only_node().is_some() {
             OperationError::Unreachable { trail: pending.trail.clone() }
         } else {
             OperationError::Timeout { trail: pending.trail.clone() }
@@ -255,8 +255,8 @@ impl Session {
             let id = attempt.operation;
             let pending = self.operations.get_mut(&id).expect("attempts end with theirs");
             pending.trail.note(Some(attempt.node), format!("was lost: {what}"));
-            let elsewhere = pending.what.request.is_repeatable()
-                && !matches!(pending.what.request, Request::Status(_));
+            let elsewhere =
+                pending.what.request.is_repeatable() && pending.what.request.only_node().is_none();
             if !elsewhere || !pending.may_try_again() {
                 self.end(id, effects);
             } else if pending.phase == Phase::InFlight && pending.open.is_empty() {
@@ -295,12 +295,9 @@ impl Session {
     pub(crate) fn fail_hopeless(&mut self, effects: &mut Vec<Effect>) {
         let hopeless = self.peers.are_hopeless();
         for id in self.waiting() {
-            let alone = match self.operations[&id].what.request {
-                Request::Status(node) => {
-                    self.peers.nodes.get(&node).is_some_and(|peer| peer.link().is_none())
-                }
-                _ => false,
-            };
+            let only = self.operations[&id].what.request.only_node();
+            let peer = only.and_then(|node| self.peers.nodes.get(&node));
+            let alone = peer.is_some_and(|peer| peer.link().is_none());
             if hopeless || alone {
                 self.fail_unreachable(id, effects);
             }
@@ -310,10 +307,7 @@ impl Session {
     /// Fails an operation for want of a node, naming what came of each connection.
     pub(crate) fn fail_unreachable(&mut self, id: OperationId, effects: &mut Vec<Effect>) {
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
-        let only = match pending.what.request {
-            Request::Status(node) => Some(node),
-            _ => None,
-        };
+        let only = pending.what.request.only_node();
         for (node, peer) in self.peers.all() {
             if only.is_some() && node != only {
                 continue;
@@ -330,7 +324,7 @@ impl Session {
 
 /// Whether a request that was certainly not done may be better off elsewhere, or a little later.
 fn is_passing(code: FailureCode, request: &Request) -> bool {
-    if matches!(request, Request::Status(_)) {
+    if request.only_node().is_some() {
         return false;
     }
     match code {

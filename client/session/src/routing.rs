@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use quoit_protocol::{
-    AskRecord, AskStatus, ChangeTables, ClientRequest, Export, Get, Head, Scan, Write,
+    AcceptLoss, AskRecord, AskStatus, ChangeTables, ClientRequest, Export, Get, Head, Scan, Write,
     value_checksum,
 };
 use quoit_ring::{ClusterRecord, NodeId};
@@ -33,7 +33,7 @@ impl Session {
         match self.choose(now, id, &record) {
             Some((node, link)) => self.send(now, id, node, link, &record, effects),
             None => {
-                if let Request::Status(node) = self.operations[&id].what.request {
+                if let Some(node) = self.operations[&id].what.request.only_node() {
                     self.connect(now, PeerId::Node(node), effects);
                 }
                 self.wait(id, effects);
@@ -74,7 +74,7 @@ impl Session {
                 level.required(table.options.replication).map_err(OperationError::Level)?;
             }
         }
-        if let Request::Status(node) = *request {
+        if let Some(node) = request.only_node() {
             let member = record.member(node).ok_or(OperationError::UnknownNode(node))?;
             let new = || Peer::new(member.address, Instant(0));
             self.peers.nodes.entry(node).or_insert_with(new);
@@ -99,7 +99,7 @@ impl Session {
         record: &ClusterRecord,
     ) -> Option<(NodeId, LinkId)> {
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
-        if let Request::Status(node) = pending.what.request {
+        if let Some(node) = pending.what.request.only_node() {
             return Some((node, self.peers.nodes.get(&node)?.up()?));
         }
         if let Some(node) = pending.prefer.take()
@@ -219,7 +219,10 @@ fn place_of(request: &Request, record: &ClusterRecord) -> Option<Place> {
             assert!(vnode.0 < record.vnodes.get(), "{vnode:?} is not on the ring");
             return Some(Place { token: None, vnode: *vnode });
         }
-        Request::ChangeTables(_) | Request::Status(_) | Request::Record => return None,
+        Request::ChangeTables(_)
+        | Request::Status(_)
+        | Request::AcceptLoss { .. }
+        | Request::Record => return None,
     };
     let token = record.token(partition);
     Some(Place { token: Some(token), vnode: record.vnodes.vnode_of(token) })
@@ -262,6 +265,7 @@ fn message(
         }
         Request::ChangeTables(change) => ChangeTables { change, deadline_ms }.into(),
         Request::Status(_) => AskStatus {}.into(),
+        Request::AcceptLoss { vnode, .. } => AcceptLoss { vnode }.into(),
         Request::Record => AskRecord {}.into(),
     }
 }

@@ -189,6 +189,7 @@ fn record(addresses: &[SocketAddr]) -> ClusterRecord {
         tables: vec![Table { id: TableId(1), name: "t".into(), options }],
         table_id_next: TableId(2),
         voters: vec![NodeId(1)],
+        incarnations: Vec::new(),
     };
     record.check().unwrap();
     record
@@ -331,7 +332,7 @@ impl State {
                 let record = Some(self.record.lock().unwrap().clone());
                 Box::new(RecordAnswer { record, time }).into()
             }
-            ClientRequest::AskStatus(_) => {
+            ClientRequest::AskStatus(_) | ClientRequest::AcceptLoss(_) => {
                 failure(FailureCode::NotServing, false, "no status here").into()
             }
         }

@@ -393,6 +393,7 @@ pub(crate) fn is_operation(request: &ClientRequest) -> bool {
         ClientRequest::Hello(_)
         | ClientRequest::ChangeTables(_)
         | ClientRequest::AskStatus(_)
-        | ClientRequest::AskRecord(_) => false,
+        | ClientRequest::AskRecord(_)
+        | ClientRequest::AcceptLoss(_) => false,
     }
 }

@@ -14,6 +14,9 @@ pub struct CoreConfig {
     pub genesis: Genesis,
     /// How often the node was started.
     pub boot_count: u64,
+    /// The incarnation that the node takes if it was never confirmed by the others: its data
+    /// directory's.
+    pub incarnation: u64,
     /// The program's version, for people.
     pub version: String,
     /// What is accepted from clients.
@@ -51,6 +54,7 @@ impl CoreConfig {
             node,
             genesis,
             boot_count: 1,
+            incarnation: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             limits: Limits::default(),
             operations_max: 16_384,

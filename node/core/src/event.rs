@@ -47,8 +47,14 @@ impl Tag {
             | Self::Exchange(_)
             | Self::PeerExchange { .. }
             | Self::Settling(_) => false,
-            Self::Inner(Inner::Vote | Inner::Record) => true,
-            Self::Inner(Inner::Lease | Inner::Trust { .. } | Inner::Figures { .. }) => false,
+            Self::Inner(Inner::Vote | Inner::Record | Inner::Continuity) => true,
+            Self::Inner(
+                Inner::Lease
+                | Inner::Figures { .. }
+                | Inner::Durable
+                | Inner::Era
+                | Inner::Trust { .. },
+            ) => false,
         }
     }
 }
@@ -62,7 +68,13 @@ pub enum Inner {
     Vote,
     /// The cluster record.
     Record,
-    /// Trust in a virtual node.
+    /// What is kept of the own life and the others'.
+    Continuity,
+    /// How far the log is durable.
+    Durable,
+    /// The beginning of an era, after a loss.
+    Era,
+    /// The trust in a virtual node.
     Trust {
         /// The virtual node.
         vnode: VnodeIndex,

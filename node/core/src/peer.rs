@@ -8,6 +8,7 @@ use quoit_ring::{
 use quoit_storage::version::{Actor, ApartValue, Dot};
 use serde::{Deserialize, Serialize};
 
+pub use crate::continuity::Life;
 pub use crate::handshake::{PeerHello, PeerWelcome};
 pub use crate::repair::messages::{
     AskPromise, CompareNodes, CompareRoots, DifferingRoots, NodesCompared, Promised, Push, Pushed,
@@ -139,6 +140,8 @@ pub enum Refusal {
     Storage(String),
     /// The request made no sense to it.
     Invalid,
+    /// It does not know yet whether it has lost anything.
+    Recovering,
 }
 
 /// A client's write, handed on by a node that is no primary of its key. Once: the receiver does not
@@ -233,6 +236,10 @@ pub struct Ping {
     pub time: HybridTime,
     /// The version that the node follows; 0 where it has none.
     pub epoch: Epoch,
+    /// How far the node's own life has come, once it knows that it has lost nothing.
+    pub life: Option<Life>,
+    /// The latest that the node remembers of the receiver's.
+    pub remembered: Option<Life>,
 }
 
 quoit_protocol::messages! {

@@ -183,6 +183,7 @@ pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
         | StorageAnswer::Gathered(..)
         | StorageAnswer::Saved(_)
         | StorageAnswer::Collectible(_)
+        | StorageAnswer::Durable(_)
         | StorageAnswer::TooLate
         | StorageAnswer::Figures(_) => {
             return None;

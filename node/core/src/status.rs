@@ -10,11 +10,12 @@ impl NodeCore {
     /// The answer to a status request.
     pub(crate) fn status(&mut self, figures: StoreFigures, now: Now) -> NodeStatus {
         let mut problems = self.problems();
-        if figures.distrusted > 0 {
+        let (held, recovering) = self.recovering();
+        if recovering > 0 {
             problems.push(format!(
-                "files in the data directory were damaged or lost: every key of {} virtual nodes \
-                 is taken for unknown until enough of its other replicas were compared with this one",
-                figures.distrusted
+                "recovering {recovering}/{held} vnodes: what the data directory held was damaged or \
+                 lost, and this node does not count there until it is filled by the others (where \
+                 none of them has it any more, `quoit repair accept-loss` gives it up)"
             ));
         }
         if let Some(damage) = &figures.damage {
@@ -50,6 +51,9 @@ impl NodeCore {
             problems,
             epoch: self.epoch(),
             boot_count: shared.config.boot_count,
+            incarnation: shared.continuity.incarnation(),
+            replica_vnodes: held,
+            recovering_vnodes: recovering,
             uptime_ms: self.uptime_ms(now),
             version: shared.config.version.clone(),
             members: members.collect(),

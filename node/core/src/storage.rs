@@ -50,6 +50,8 @@ pub enum StorageRequest {
         /// The new lease.
         lease: HybridTime,
     },
+    /// Tell how far the log is durable. Answered by [`StorageAnswer::Durable`].
+    Durable,
     /// Distrust every virtual node: this replica has lost writes and nobody knows which. Answered by
     /// [`StorageAnswer::Saved`].
     BeginEra,
@@ -201,6 +203,8 @@ pub enum StorageAnswer {
     Reconciled(Reconciliation),
     /// Of how many keys it tells, and what those hold that hold anything.
     Gathered(usize, Vec<Row>),
+    /// The last record of the log that is durable.
+    Durable(u64),
     /// Nobody waits for it any more: it was not begun.
     TooLate,
     /// Figures for people.
@@ -231,7 +235,8 @@ impl StorageRequest {
             | Self::Survey { .. }
             | Self::Reconcile { .. }
             | Self::Gather { .. }
-            | Self::Figures => true,
+            | Self::Figures
+            | Self::Durable => true,
             Self::Apply { .. }
             | Self::ApplyMany { .. }
             | Self::Roots { .. }
@@ -263,6 +268,7 @@ impl StorageRequest {
                 StorageAnswer::Page(reader.page(table, &from, to, rows_max, bytes_max, whole))
             }
             Self::Figures => StorageAnswer::Figures(reader.figures()),
+            Self::Durable => StorageAnswer::Durable(reader.durable_sequence()),
             Self::Survey { range, items_max } => {
                 StorageAnswer::Surveyed(reader.survey(&range, items_max))
             }
@@ -365,7 +371,8 @@ impl StorageRequest {
             | Self::Survey { .. }
             | Self::Reconcile { .. }
             | Self::Gather { .. }
-            | Self::Figures) => {
+            | Self::Figures
+            | Self::Durable) => {
                 unreachable!("a read was handed to the writer: {other:?}")
             }
         }

@@ -12,6 +12,7 @@ use quoit_storage::version::{Actor, Dot, VersionVector};
 
 use crate::config::CoreConfig;
 use crate::context;
+use crate::continuity::Continuity;
 use crate::counters::Counters;
 use crate::event::{ConnectionId, Effect, Effects, Inner, StorageAnswer, StorageRequest, Tag};
 use crate::liveness::Liveness;
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) clock: HybridClock,
     pub(crate) liveness: Liveness,
     pub(crate) keeper: Keeper<ChangeOrigin>,
+    pub(crate) continuity: Continuity,
     pub(crate) random: Random,
     pub(crate) counters: Counters,
     pub(crate) foreground: Foreground,
@@ -66,6 +68,7 @@ impl Shared {
     pub(crate) fn new(
         config: CoreConfig,
         keeper: Keeper<ChangeOrigin>,
+        continuity: Continuity,
         random: Random,
         lease: HybridTime,
     ) -> Self {
@@ -74,6 +77,7 @@ impl Shared {
             clock: HybridClock::recover(lease),
             liveness: Liveness::default(),
             keeper,
+            continuity,
             random,
             counters: Counters::default(),
             foreground: Foreground::default(),
@@ -193,6 +197,7 @@ impl Turn<'_> {
 
     fn ask_own(&mut self, request: u64, message: &ReplicaRequest) {
         let admitted = match self.shared.keeper.current() {
+            _ if !self.shared.continuity.is_confirmed() => Err(Refusal::Recovering),
             Some(record) => replica::admit(record, message),
             None => Err(Refusal::WrongConfiguration),
         };

@@ -6,17 +6,20 @@ use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
 use quoit_core::handshake::Genesis;
 use quoit_core::operation::OperationId;
 use quoit_core::peer::{
-    MergeAnswer, PeerHead, PeerMerge, PeerMessage, PeerRead, ReadAnswer, Refusal,
+    MergeAnswer, PeerHead, PeerMerge, PeerMessage, PeerRead, Ping, ReadAnswer, Refusal,
 };
 use quoit_core::random::Random;
 use quoit_core::record::{RecordState, Vote};
 use quoit_core::{
     ConnectionId, CoreConfig, Effect, Effects, Event, Instant, NodeCore, Now, Recovered,
 };
-use quoit_protocol::{ClientRequest, Get, Got, Head, Key, Sibling, Write, Written, value_checksum};
+use quoit_protocol::{
+    ClientRequest, ClientResponse, FailureCode, Get, Got, Head, Key, Sibling, Write, Written,
+    value_checksum,
+};
 use quoit_ring::{
-    ClusterId, ClusterRecord, ConflictPolicy, HybridTime, Member, NodeId, RingKey, Table, TableId,
-    TableOptions, VnodeCount, WallTime, Zone, assignment,
+    ClusterId, ClusterRecord, ConflictPolicy, Epoch, HybridTime, Member, NodeId, RingKey, Table,
+    TableId, TableOptions, VnodeCount, WallTime, Zone, assignment,
 };
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
@@ -31,6 +34,12 @@ const UNTIL: Instant = Instant(5_000 + 500_000);
 const TIME: HybridTime = HybridTime(WALL.0 << 16);
 const CLIENT: ConnectionId = ConnectionId(3);
 const VALUE: Bytes = Bytes::from_static(b"value");
+
+const CONTINUITY: Tag = Tag::Inner(Inner::Continuity);
+
+fn ping() -> Ping {
+    Ping { wall: WALL, time: HybridTime::ZERO, epoch: Epoch(1), life: None, remembered: None }
+}
 
 /// Node 1 of three, with a record, a lease and two connected peers.
 struct Bench {
@@ -59,6 +68,13 @@ fn record(genesis: &Genesis, policy: ConflictPolicy) -> ClusterRecord {
 
 impl Bench {
     fn new(policy: ConflictPolicy) -> Self {
+        let mut bench = Self::unconfirmed(policy);
+        bench.confirm();
+        bench
+    }
+
+    /// A node that does not know yet whether it has lost anything.
+    fn unconfirmed(policy: ConflictPolicy) -> Self {
         let member = |id| Member {
             id: NodeId(id),
             address: std::net::SocketAddr::from(([127, 0, 0, 1], 7_000)),
@@ -74,8 +90,7 @@ impl Bench {
         let record = record(&genesis, policy);
         let recovered = Recovered {
             record: RecordState { record: Some(record.clone()), vote: Vote::default() },
-            lease: HybridTime::ZERO,
-            distrusted: Vec::new(),
+            ..Recovered::default()
         };
         let mut random = Random::new(SEED);
         random.draw();
@@ -87,19 +102,32 @@ impl Bench {
         let table = record.tables[0].clone();
         let mut bench = Self { core, record, table, id, actor };
         let lease = TIME.plus_ms(10_000);
+        let asked = bench.handle(Event::Tick);
+        let inner =
+            |inner, request| Effect::ToStorage { tag: Tag::Inner(inner), request, until: None };
+        assert!(matches!(&asked[0], Effect::ToStorage { tag, .. } if *tag == CONTINUITY));
         assert_eq!(
-            bench.handle(Event::Tick),
-            [Effect::ToStorage {
-                tag: Tag::Inner(Inner::Lease),
-                request: StorageRequest::ExtendLease { lease },
-                until: None,
-            }]
+            asked[1..],
+            [
+                inner(Inner::Durable, StorageRequest::Durable),
+                inner(Inner::Lease, StorageRequest::ExtendLease { lease })
+            ]
         );
-        bench.storage(Tag::Inner(Inner::Lease), StorageAnswer::Saved(Ok(())));
+        for tag in [CONTINUITY, Tag::Inner(Inner::Lease)] {
+            assert_eq!(bench.storage(tag, StorageAnswer::Saved(Ok(()))), []);
+        }
         for node in [NodeId(2), NodeId(3)] {
             assert_eq!(bench.handle(Event::PeerConnected { node }).len(), 1, "a ping");
         }
         bench
+    }
+
+    /// The peers remember nothing of it: it is confirmed.
+    fn confirm(&mut self) {
+        assert_eq!(self.peer(2, 0, ping()), []);
+        assert_eq!(self.peer(3, 0, ping()).len(), 1, "what it has become is saved");
+        let pings = self.storage(CONTINUITY, StorageAnswer::Saved(Ok(())));
+        assert!(pings.len() == 2 && pings.iter().all(|it| matches!(it, Effect::ToPeer { .. })));
     }
 
     fn handle(&mut self, event: Event) -> Effects {
@@ -466,6 +494,32 @@ fn a_replica_drops_what_comes_after_its_deadline() {
     let tag = Tag::Peer { from: NodeId(2), request: 77 };
     assert_eq!(bench.storage(tag, StorageAnswer::TooLate), []);
     assert_eq!(bench.core.counters().too_late, 2);
+}
+
+#[test]
+fn a_node_that_may_have_lost_something_answers_nothing_as_a_replica() {
+    for policy in [ConflictPolicy::Latest, ConflictPolicy::Siblings] {
+        let mut bench = Bench::unconfirmed(policy);
+        let head = bench.peer_head(HybridTime::ZERO);
+        let read = || PeerRead { head, key: key(), whole: false };
+        let refused = ReadAnswer { time: TIME, found: Err(Refusal::Recovering) };
+        let answer = Effect::ToPeer { to: NodeId(2), request: 5, message: refused.into() };
+        assert_eq!(bench.peer(2, 5, read()), [answer]);
+        let write = bench.write();
+        let effects = bench.client(write);
+        let [Effect::ToClient { message: ClientResponse::Failure(failure), .. }] = &effects[..]
+        else {
+            panic!("it coordinates no write of its own keys: {effects:?}")
+        };
+        assert!(failure.code == FailureCode::NotServing && !failure.unknown);
+        // A read of the others it coordinates.
+        let get = Get { head: bench.head(), key: key() };
+        let asked = bench.client(get);
+        assert!(asked.iter().all(|it| matches!(it, Effect::ToPeer { .. })), "{asked:?}");
+        assert_eq!(asked.len(), 2);
+        bench.confirm();
+        assert!(matches!(bench.peer(2, 6, read())[..], [Effect::ToStorage { .. }]));
+    }
 }
 
 #[test]

@@ -109,7 +109,14 @@ fn samples() -> Vec<PeerMessage> {
         Accepted { epoch: Epoch(2), ballot, accepted: true }.into(),
         Box::new(Decided { record: record() }).into(),
         AskRecord { have: Epoch(1) }.into(),
-        Ping { wall: WallTime(8), time, epoch: Epoch(1) }.into(),
+        Ping {
+            wall: WallTime(8),
+            time,
+            epoch: Epoch(1),
+            life: Some(Life { incarnation: u64::MAX, starts: 1, sequence: 2 }),
+            remembered: None,
+        }
+        .into(),
     ];
     samples.extend(refusals.map(|refusal| MergeAnswer { time, merged: Err(refusal) }.into()));
     samples
@@ -163,8 +170,14 @@ fn a_corrupt_message_is_refused_or_read_but_never_a_panic() {
 
 #[test]
 fn a_pings_bytes_are_what_they_were() {
-    let ping = PeerMessage::from(Ping { wall: WallTime(8), time: HybridTime(5), epoch: Epoch(1) });
-    assert_eq!(frame_of(&ping).body[..], [0x93, 8, 5, 1]);
+    let ping = PeerMessage::from(Ping {
+        wall: WallTime(8),
+        time: HybridTime(5),
+        epoch: Epoch(1),
+        life: Some(Life { incarnation: 7, starts: 6, sequence: 9 }),
+        remembered: None,
+    });
+    assert_eq!(frame_of(&ping).body[..], [0x95, 8, 5, 1, 0x93, 7, 6, 9, 0xc0]);
     let merged = PeerMessage::from(MergeAnswer { time: HybridTime(5), merged: Ok(()) });
     assert_eq!(&frame_of(&merged).body[..], b"\x92\x05\x81\xa2Ok\xc0");
 }

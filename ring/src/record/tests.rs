@@ -24,6 +24,7 @@ fn record() -> ClusterRecord {
         ],
         table_id_next: TableId(5),
         voters: [1, 2, 3].map(NodeId).to_vec(),
+        incarnations: Vec::new(),
     }
 }
 
@@ -79,6 +80,8 @@ fn voters_that_do_not_fit_are_refused() {
         record.voters = (1..=8).map(NodeId).collect();
     });
     refused("not a member", |record| record.voters[2] = NodeId(9));
+    refused("incarnations", |record| record.set_incarnation(NodeId(9), 1));
+    refused("incarnations", |record| record.incarnations = vec![(NodeId(2), 1), (NodeId(1), 1)]);
 }
 
 fn nodes(list: impl Iterator<Item = Preference>) -> Vec<u64> {

@@ -259,7 +259,7 @@ impl World {
         config.write_ids_max = rarities.write_ids_max as usize;
         config.limits.siblings_max = rarities.siblings_max;
         let now = machine.now(self.time_us);
-        let core = NodeCore::new(config, Recovered { ..recovered }, now);
+        let core = NodeCore::new(config, recovered, now);
         self.lives += 1;
         let life = self.lives;
         machine.process = Some(Process { core, worker, life, tick_at: None });

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use quoit_core::continuity::{CONTINUITY_FILE, ContinuityState};
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
 use quoit_core::{Event as CoreEvent, Instant, Recovered};
@@ -49,6 +50,8 @@ impl Worker {
         let (record, vote) = (record.map(|it| it.bytes), vote.map(|it| it.bytes));
         let record = RecordState::read(record.as_deref(), vote.as_deref());
         let record = record.map_err(|error| error.to_string())?;
+        let continuity = load(CONTINUITY_FILE)?.map(|it| it.bytes);
+        let continuity = ContinuityState::read(continuity.as_deref());
         let rarities = &schedule.rarities;
         let options = StoreOptions {
             vnodes: VnodeCount::new(schedule.vnodes).map_err(|error| error.to_string())?,
@@ -64,8 +67,13 @@ impl Worker {
                 store::OpenError::Log(source) => format!("the log: {source}"),
                 other => other.to_string(),
             })?;
-        let (lease, distrusted) = (opened.writer.lease(), opened.reader.distrusted());
-        let recovered = Recovered { record, lease, distrusted };
+        let recovered = Recovered {
+            record,
+            lease: opened.writer.lease(),
+            continuity: continuity.map_err(|error| error.to_string())?,
+            sequence: opened.report.sequence,
+            distrusted: opened.reader.distrusted(),
+        };
         let worker = Self {
             writer: opened.writer,
             reader: opened.reader,

@@ -110,6 +110,8 @@ struct Shared {
     flush_failure: Mutex<Option<String>>,
     /// The last sequence that was committed.
     committed: AtomicU64,
+    /// The last sequence that is durable.
+    durable: AtomicU64,
     /// The log may be cut below this sequence (excluded).
     cut: AtomicU64,
     tables: Mutex<BTreeMap<TableId, TableFigures>>,

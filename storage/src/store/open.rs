@@ -89,6 +89,9 @@ pub struct StoreReport {
     pub incomplete_keys: u64,
     /// Virtual nodes that are distrusted until enough of their peers are merged in.
     pub distrusted: u32,
+    /// The last record of the log as it was found: less than what was said to be durable, if that
+    /// was lost.
+    pub sequence: u64,
 }
 
 /// Opens a store over a disk (for log and checkpoint) and tables that are open already.
@@ -106,7 +109,8 @@ pub fn open(
     let log_options = replay.log_options(options.segment_bytes, identity);
     let (mut log, recovery) =
         Log::open(disk.clone(), log_options, &mut |entry| replay.take(entry))?;
-    let found = replay.finish(&recovery)?;
+    let mut found = replay.finish(&recovery)?;
+    found.report.sequence = log.last_sequence().0;
     let checkpoint = found.checkpoint;
     let shared = Arc::new(Shared {
         has_distrusted: AtomicBool::new(checkpoint.vnodes.has_distrusted()),
@@ -115,6 +119,7 @@ pub fn open(
         damage: Mutex::new(None),
         flush_failure: Mutex::new(None),
         committed: AtomicU64::new(log.last_sequence().0),
+        durable: AtomicU64::new(log.synced_sequence().0),
         cut: AtomicU64::new(0),
         tables: Mutex::new(checkpoint.digests.tables().clone()),
         flushing: Mutex::new(log.spare_keeper()),

@@ -109,9 +109,11 @@ impl Writer {
             Ok(merged) => merged,
             Err(outcome) => return outcome,
         };
-        // Nobody knows whether what an incomplete key holds is the greatest.
-        let counts = policy != ConflictPolicy::Latest || !held.incomplete || merged.completes;
-        let counts = counts && !is_late;
+        // Nobody knows whether what an incomplete key holds is the greatest. And a replica that lost
+        // a virtual node counts for nothing there, in tables of siblings either.
+        let is_distrusted = held.era < self.pending_vnodes().trusted_from(key.token());
+        let may_count = policy != ConflictPolicy::Latest && !is_distrusted;
+        let counts = (may_count || !held.incomplete || merged.completes) && !is_late;
         // An empty set under a mark still says that nothing is known, and one without it that
         // nothing is there, where absent keys are distrusted: both are written down.
         let changes = held.incomplete && merged.completes

@@ -223,6 +223,12 @@ impl Reader {
         lock(&self.shared.vnodes).distrusted().collect()
     }
 
+    /// The last record of the log that is durable: whatever happens to the process or the power, no
+    /// later start finds less.
+    pub fn durable_sequence(&self) -> u64 {
+        self.shared.durable.load(Ordering::Acquire)
+    }
+
     /// A virtual node's floor.
     pub fn floor(&self, vnode: VnodeIndex) -> HybridTime {
         lock(&self.shared.vnodes).floor(vnode)

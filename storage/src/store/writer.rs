@@ -49,7 +49,7 @@ pub enum Outcome {
     Older(HybridTime),
     /// The key may have lost writes. It is not coordinated here: a write changed nothing. A merge
     /// into a `latest` table was taken in, but does not count: nobody knows whether it is the
-    /// greatest.
+    /// greatest; nor does one into a virtual node that is distrusted, whatever its table is.
     Incomplete,
     /// The key would have more siblings than allowed. Nothing changed.
     TooManySiblings,
@@ -219,7 +219,7 @@ impl Writer {
         };
         if (self.options.durability == Durability::Group || batch.must_sync())
             && !is_planted(PlantedBug::SkipSync)
-            && let Err(error) = self.log.sync()
+            && let Err(error) = self.sync_log()
             && !is_planted(PlantedBug::IgnoreFailedSync)
         {
             return Err(self.poison(&error));
@@ -227,12 +227,18 @@ impl Writer {
         self.publish(batch, last)
     }
 
+    fn sync_log(&mut self) -> Result<(), LogError> {
+        self.log.sync()?;
+        self.shared.durable.store(self.log.synced_sequence().0, Ordering::Release);
+        Ok(())
+    }
+
     /// Syncs what `Periodic` commits have left unsynced.
     pub fn sync(&mut self) -> Result<(), CommitError> {
         if let Some(reason) = &self.poisoned {
             return Err(CommitError::Poisoned(reason.clone()));
         }
-        match self.log.sync() {
+        match self.sync_log() {
             Ok(()) => Ok(()),
             Err(error) => Err(self.poison(&error)),
         }

@@ -34,6 +34,7 @@ fn record(epoch: u64, members: u64) -> ClusterRecord {
         tables: vec![Table { id: TABLE, name: "t".into(), options }],
         table_id_next: TableId(2),
         voters: vec![NodeId(1)],
+        incarnations: Vec::new(),
     };
     record.check().unwrap();
     record

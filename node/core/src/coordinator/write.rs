@@ -520,5 +520,8 @@ pub(crate) fn describe(node: NodeId, refusal: &Refusal) -> String {
         Refusal::Overloaded => format!("{node} is overloaded"),
         Refusal::Storage(reason) => format!("{node}: {reason}"),
         Refusal::Invalid => format!("{node} took the request for invalid"),
+        Refusal::Recovering => {
+            format!("{node} does not know yet whether it has lost anything")
+        }
     }
 }

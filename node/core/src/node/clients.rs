@@ -43,13 +43,10 @@ impl NodeCore {
                 let message = turn.tell_record();
                 turn.effects.push(Effect::ToClient { connection, request, message });
             }
-            ClientRequest::AskStatus(_) => {
-                let mut turn = Self::turn(&mut self.shared, now, effects);
-                if turn.is_storage_full() {
-                    return turn.refuse(origin, overloaded());
-                }
-                let inner = Inner::Figures { connection, request };
-                turn.ask_storage_inner(inner, StorageRequest::Figures);
+            ClientRequest::AskStatus(_) => self.on_ask_status((connection, request), now, effects),
+            ClientRequest::AcceptLoss(accept) => {
+                self.accept_loss(accept.vnode, now, effects);
+                self.on_ask_status((connection, request), now, effects);
             }
             ClientRequest::ChangeTables(change) => {
                 self.on_change_tables((connection, request), change, now, effects);
@@ -69,6 +66,16 @@ impl NodeCore {
                 self.begin_scan(origin, parts, now, effects);
             }
         }
+    }
+
+    fn on_ask_status(&mut self, from: ChangeOrigin, now: Now, effects: &mut Effects) {
+        let (connection, request) = from;
+        let mut turn = Self::turn(&mut self.shared, now, effects);
+        if turn.is_storage_full() {
+            return turn.refuse(Origin::Client { connection, request }, overloaded());
+        }
+        let inner = Inner::Figures { connection, request };
+        turn.ask_storage_inner(inner, StorageRequest::Figures);
     }
 
     /// Whether no more operations may begin.
@@ -146,6 +153,13 @@ impl NodeCore {
         };
         if !placed.tally.primaries().any(|node| node == turn.own()) {
             return self.forward(id, origin, write, &placed, now, effects);
+        }
+        if !turn.shared.continuity.is_confirmed() {
+            let failure = not_done(
+                FailureCode::NotServing,
+                "this replica does not know yet whether it has lost anything",
+            );
+            return turn.refuse(origin, failure);
         }
         let problem = turn.shared.clock_problem.as_ref().or(turn.shared.storage_problem.as_ref());
         if let Some(problem) = problem {
@@ -232,6 +246,9 @@ impl NodeCore {
         now: Now,
         effects: &mut Effects,
     ) {
+        if outcomes.contains(&Outcome::NewRecord) {
+            self.on_new_record(now, effects);
+        }
         let mut turn = Self::turn(&mut self.shared, now, effects);
         for outcome in outcomes {
             let Outcome::Change((connection, request), result) = outcome else { continue };

@@ -4,6 +4,7 @@
 //! `clients`, `peers`, `storage`, `ticks`.
 
 mod clients;
+mod continuity;
 mod known_writes;
 mod operations;
 mod peers;
@@ -13,9 +14,10 @@ mod ticks;
 use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 
 use crate::config::CoreConfig;
+use crate::continuity::{Continuity, ContinuityState};
 use crate::coordinator::write::Progress;
 use crate::counters::Counters;
-use crate::event::{Effects, Event, Inner, StorageRequest};
+use crate::event::{Effects, Event};
 use crate::handshake::PeerHello;
 use crate::operation::OperationId;
 use crate::random::Random;
@@ -42,7 +44,11 @@ pub struct Recovered {
     pub record: RecordState,
     /// The durable lease of hybrid time.
     pub lease: HybridTime,
-    /// The virtual nodes of which writes may have been lost.
+    /// What was kept of the own life and the others'.
+    pub continuity: Option<ContinuityState>,
+    /// The last record of the commit log, as it was found.
+    pub sequence: u64,
+    /// Virtual nodes that the store does not vouch for.
     pub distrusted: Vec<VnodeIndex>,
 }
 
@@ -54,6 +60,8 @@ pub struct NodeCore {
     anti_entropy: AntiEntropy,
     settling: Settling,
     recovery: Recovery,
+    /// The store was asked how far its log is durable.
+    durable_asked: bool,
     started: Instant,
     next_ping: Instant,
     lease_asked: bool,
@@ -76,13 +84,26 @@ impl NodeCore {
             Random::new(random.draw()),
             now.instant,
         );
+        let mut continuity = Continuity::new(
+            config.node,
+            config.incarnation,
+            config.boot_count,
+            recovered.continuity,
+            recovered.sequence,
+            now.instant,
+        );
+        let named = keeper.current().map_or(0, |record| record.incarnation(config.node));
+        continuity.on_named(named);
+        let mut recovery = Recovery::default();
+        recovery.begin(recovered.distrusted.into_iter(), now.instant);
         Self {
             operations: Operations::new(random.draw()),
             anti_entropy: AntiEntropy::new(&config, Random::new(repair.draw()), now.instant),
-            recovery: Recovery::new(recovered.distrusted),
             settling: Settling::new(Random::new(repair.draw()), now.instant),
             known_writes: KnownWrites::new(config.write_ids_max),
-            shared: Shared::new(config, keeper, random, recovered.lease),
+            shared: Shared::new(config, keeper, continuity, random, recovered.lease),
+            recovery,
+            durable_asked: false,
             started: now.instant,
             next_ping: now.instant,
             lease_asked: false,
@@ -110,27 +131,22 @@ impl NodeCore {
             Event::Storage { tag, answer } => self.on_storage(tag, answer, now, effects),
             Event::Tick => self.on_tick(now, effects),
         }
-        self.on_merged(now, effects);
+        self.on_merged(now);
+        self.trust_what_is_due(now, effects);
         self.settle(now, effects);
     }
 
     /// What is known once all that a peer held of a virtual node is durable here.
-    fn on_merged(&mut self, now: Now, effects: &mut Effects) {
+    fn on_merged(&mut self, now: Now) {
         for merged in self.anti_entropy.take_merged() {
-            if let Some(record) = self.shared.keeper.current() {
-                let own = self.shared.config.node;
-                let mut trusted = self.recovery.unused(record, own);
-                if self.recovery.on_merged(&merged, record, own) {
-                    trusted.push(merged.vnode);
-                }
-                for vnode in trusted {
-                    self.recovery.on_trusted(vnode);
-                    let mut turn = Self::turn(&mut self.shared, now, effects);
-                    turn.ask_storage_inner(Inner::Trust { vnode }, StorageRequest::Trust { vnode });
-                }
-            }
             let (record, own) = (self.shared.keeper.current(), self.shared.config.node);
             self.settling.on_merged(merged, record, own, now.instant);
+            self.recovery.on_merged_from(
+                merged.vnode,
+                merged.replication,
+                merged.peer,
+                merged.began,
+            );
             self.anti_entropy.note_compared(merged);
         }
     }
@@ -144,10 +160,12 @@ impl NodeCore {
     /// The next instant at which a [`Event::Tick`] is wanted.
     pub fn next_deadline(&self) -> Option<Instant> {
         let keeper = self.shared.keeper.next_deadline();
-        let repair = self.anti_entropy.next_wake();
-        let settling = self.settling.next_wake();
-        let wakes = [self.operations.next_wake(), keeper, repair, settling, Some(self.next_ping)];
-        wakes.into_iter().flatten().min()
+        let continuity = self.shared.continuity.next_wake();
+        let wakes = [self.operations.next_wake(), keeper, continuity, Some(self.next_ping)];
+        // Nothing is repaired by a node that may have lost what it goes by.
+        let repair = [self.anti_entropy.next_wake(), self.settling.next_wake()];
+        let repair = repair.into_iter().filter(|_| self.shared.continuity.is_confirmed());
+        wakes.into_iter().chain(repair).flatten().min()
     }
 
     /// The record in force.
@@ -192,7 +210,8 @@ impl NodeCore {
             "no cluster record yet: a majority of the initial members must be up once".to_owned()
         });
         let shared = &self.shared;
-        [missing, shared.clock_problem.clone(), shared.storage_problem.clone()]
+        let unconfirmed = self.unconfirmed();
+        [missing, unconfirmed, shared.clock_problem.clone(), shared.storage_problem.clone()]
             .into_iter()
             .flatten()
             .collect()

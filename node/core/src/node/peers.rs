@@ -120,6 +120,7 @@ impl NodeCore {
         let mut turn = Self::turn(&mut self.shared, now, effects);
         let admitted = match turn.record() {
             _ if turn.is_storage_full() => Err(Refusal::Overloaded),
+            _ if !turn.shared.continuity.is_confirmed() => Err(Refusal::Recovering),
             Err(_) => Err(Refusal::WrongConfiguration),
             Ok(record) => replica::admit(record, message),
         };
@@ -151,6 +152,7 @@ impl NodeCore {
         let kind = message.kind();
         let refusal = match turn.record() {
             _ if turn.is_storage_full() => Refusal::Overloaded,
+            _ if !turn.shared.continuity.is_confirmed() => Refusal::Recovering,
             Err(_) => Refusal::WrongConfiguration,
             Ok(record) => match message.admit(record, turn.own(), from) {
                 Ok(storage) => {
@@ -232,6 +234,7 @@ impl NodeCore {
         self.shared.liveness.on_clock(from, ping.wall, now.wall, now.instant);
         self.shared.keeper.on_epoch_seen(from, ping.epoch, now.instant, effects);
         self.judge_clock(now);
+        self.on_life_told(from, ping.life, ping.remembered, now, effects);
     }
 
     pub(super) fn send_ping(&mut self, to: NodeId, now: Now, effects: &mut Effects) {
@@ -239,6 +242,8 @@ impl NodeCore {
             wall: now.wall,
             time: self.shared.clock.read(now.wall),
             epoch: self.shared.keeper.epoch(),
+            life: self.shared.continuity.life(),
+            remembered: self.shared.continuity.of(to),
         };
         effects.push(Effect::ToPeer { to, request: 0, message: message.into() });
     }

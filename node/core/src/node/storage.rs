@@ -90,6 +90,7 @@ impl NodeCore {
             | StorageAnswer::Prepared(_)
             | StorageAnswer::Saved(_)
             | StorageAnswer::Collectible(_)
+            | StorageAnswer::Durable(_)
             | StorageAnswer::TooLate
             | StorageAnswer::Figures(_) => {}
         }
@@ -143,11 +144,14 @@ impl NodeCore {
             (Inner::Record, StorageAnswer::Saved(result)) => {
                 self.shared.keeper.on_record_saved(result, now.instant, effects, &mut outcomes);
             }
-            (Inner::Trust { .. }, StorageAnswer::Saved(Ok(()))) => {}
-            // Not durable: the next exchange asks for it again.
-            (Inner::Trust { vnode }, StorageAnswer::Saved(Err(_))) => {
-                self.recovery.on_still_distrusted(vnode);
+            (Inner::Continuity, StorageAnswer::Saved(result)) => {
+                self.on_continuity_saved(&result, now, effects);
             }
+            (Inner::Era, StorageAnswer::Saved(result)) => self.on_era_begun(&result, now, effects),
+            (Inner::Trust { vnode }, StorageAnswer::Saved(result)) => {
+                self.on_trusted(vnode, &result, effects);
+            }
+            (Inner::Durable, StorageAnswer::Durable(sequence)) => self.on_durable(sequence),
             (Inner::Figures { connection, request }, StorageAnswer::Figures(figures)) => {
                 let message = Box::new(self.status(figures, now)).into();
                 effects.push(Effect::ToClient { connection, request, message });

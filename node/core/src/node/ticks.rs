@@ -17,22 +17,35 @@ impl NodeCore {
         let mut outcomes = Vec::new();
         self.shared.keeper.on_tick(now.instant, effects, &mut outcomes);
         self.on_outcomes(outcomes, now, effects);
+        self.find_out(now, effects);
+        if self.shared.continuity.is_confirmed() {
+            self.repair(now, effects);
+        }
+        if self.next_ping <= now.instant {
+            self.next_ping = now.instant.plus_ms(PING_EVERY_MS);
+            self.judge_clock(now);
+            self.ask_how_durable(now, effects);
+            self.send_pings(now, effects);
+        }
+    }
+
+    fn repair(&mut self, now: Now, effects: &mut Effects) {
         let mut turn = Self::turn(&mut self.shared, now, effects);
         self.anti_entropy.on_time(&mut turn);
         if self.settling.next_wake().is_some_and(|wake| wake <= now.instant) {
             let oldest_dot = self.operations.oldest_dot();
             self.settling.on_time(oldest_dot, &mut turn);
         }
-        if self.next_ping <= now.instant {
-            self.next_ping = now.instant.plus_ms(PING_EVERY_MS);
-            self.judge_clock(now);
-            let own = self.shared.config.node;
-            let shared = &self.shared;
-            let peers = shared.keeper.members().filter(|id| *id != own);
-            let peers: Vec<NodeId> = peers.filter(|id| shared.liveness.is_connected(*id)).collect();
-            for peer in peers {
-                self.send_ping(peer, now, effects);
-            }
+    }
+
+    /// Pings all that can be reached.
+    pub(super) fn send_pings(&mut self, now: Now, effects: &mut Effects) {
+        let own = self.shared.config.node;
+        let shared = &self.shared;
+        let peers = shared.keeper.members().filter(|id| *id != own);
+        let peers: Vec<NodeId> = peers.filter(|id| shared.liveness.is_connected(*id)).collect();
+        for peer in peers {
+            self.send_ping(peer, now, effects);
         }
     }
 

@@ -26,9 +26,10 @@ impl<O: Clone> Keeper<O> {
             self.tell_record(from, effects);
             return false;
         }
-        // Who is behind does not know who votes, nor what was decided before.
+        // Who is behind does not know who votes, nor what was decided before; and who has lost its
+        // votes must not contradict them.
         let next = epoch.0 == self.epoch().0 + 1;
-        if next && self.voters().contains(&self.node) {
+        if next && self.is_named() && self.voters().contains(&self.node) {
             if self.vote.epoch < epoch {
                 self.vote = Vote { epoch, ..Vote::default() };
             }

@@ -4,6 +4,12 @@
 //! 2001) among the voters of version e; version 1 among those of the list of initial members. Any
 //! member may propose. A vote and a record are durable before anybody hears of them. Gossip and
 //! pings spread the news of a version; the record itself is asked of whoever has it.
+//!
+//! **Who lost its votes.** A node that lost what it held does not know what it promised, and to vote
+//! again could undo it. It may have voted only on what came after a record that it followed. So it
+//! proposes, as any member may, a record that names its new incarnation; the other voters decide it,
+//! or any that comes before it. No record that the node had followed before the loss names that, so on what comes after
+//! one that does it has never voted: from there on it votes.
 
 mod acceptor;
 mod proposer;
@@ -88,6 +94,9 @@ pub struct Keeper<O> {
     loopback: VecDeque<PeerMessage>,
     /// The vote differs from what the disk is known to hold or being given.
     vote_unsaved: bool,
+    /// The incarnation under which this node votes, 0 for one that never lost anything; `None` until
+    /// it knows.
+    votes_as: Option<u64>,
 }
 
 /// What must be kept beside the record for a restart.
@@ -123,7 +132,7 @@ impl RecordState {
     }
 }
 
-fn read_file<T: serde::de::DeserializeOwned>(
+pub(crate) fn read_file<T: serde::de::DeserializeOwned>(
     file: &'static str,
     bytes: Option<&[u8]>,
 ) -> Result<Option<T>, StateError> {
@@ -135,7 +144,7 @@ fn read_file<T: serde::de::DeserializeOwned>(
         .transpose()
 }
 
-fn write_file(value: &impl Serialize) -> Bytes {
+pub(crate) fn write_file(value: &impl Serialize) -> Bytes {
     rmp_serde::to_vec(value).expect("plain data always encodes").into()
 }
 
@@ -179,6 +188,7 @@ impl<O: Clone> Keeper<O> {
             random,
             loopback: VecDeque::new(),
             vote_unsaved: false,
+            votes_as: None,
         }
     }
 
@@ -195,6 +205,25 @@ impl<O: Clone> Keeper<O> {
     /// The hash of the record in force, 0 where there is none.
     pub fn hash(&self) -> u64 {
         self.current_hash
+    }
+
+    /// Tells under which incarnation this node votes: 0 for one that never lost anything, `None`
+    /// where that is not known (any more).
+    pub fn set_votes_as(
+        &mut self,
+        votes_as: Option<u64>,
+        now: Instant,
+        effects: &mut Effects,
+        outcomes: &mut Vec<Outcome<O>>,
+    ) {
+        self.votes_as = votes_as;
+        self.work_on_changes(now, effects, outcomes);
+    }
+
+    /// Whether the record in force was decided after all that this node has lost.
+    pub fn is_named(&self) -> bool {
+        let named = self.current.as_ref().map_or(0, |record| record.incarnation(self.node));
+        self.votes_as == Some(named)
     }
 
     /// What the cluster was made from.
@@ -389,6 +418,12 @@ impl<O: Clone> Keeper<O> {
         effects: &mut Effects,
         outcomes: &mut Vec<Outcome<O>>,
     ) {
+        if let Some(record) = self.record_with_own_incarnation()
+            && self.may_propose(now)
+        {
+            self.propose(record, now, effects);
+            self.drain_loopback(now, effects);
+        }
         while let Some(change) = self.changes.front()
             && let Some(record) = &self.current
         {
@@ -398,10 +433,7 @@ impl<O: Clone> Keeper<O> {
                     outcomes.push(Outcome::Change(change.origin, result));
                 }
                 Ok(next) => {
-                    if self.proposal.is_none()
-                        && self.adopting.is_empty()
-                        && self.propose_at.is_none_or(|at| at <= now)
-                    {
+                    if self.may_propose(now) {
                         if let Some(change) = self.changes.front_mut() {
                             change.proposed = true;
                         }
@@ -412,6 +444,25 @@ impl<O: Clone> Keeper<O> {
                 }
             }
         }
+    }
+}
+
+impl<O> Keeper<O> {
+    fn may_propose(&self, now: Instant) -> bool {
+        self.proposal.is_none()
+            && self.adopting.is_empty()
+            && self.propose_at.is_none_or(|at| at <= now)
+    }
+
+    /// The record that names what this node has become, if the one in force does not.
+    fn record_with_own_incarnation(&self) -> Option<ClusterRecord> {
+        let record = self.current.as_ref()?;
+        let incarnation = self.votes_as.filter(|own| *own > record.incarnation(self.node))?;
+        record.member(self.node)?;
+        let mut next = record.clone();
+        next.epoch = Epoch(record.epoch.0 + 1);
+        next.set_incarnation(self.node, incarnation);
+        Some(next)
     }
 }
 

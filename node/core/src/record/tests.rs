@@ -23,6 +23,19 @@ fn genesis() -> Genesis {
 }
 
 fn voter(node: u64, seed: u64) -> Voter {
+    let mut keeper = new_voter(node, seed);
+    vote_as(&mut keeper, 0);
+    keeper
+}
+
+fn vote_as(keeper: &mut Voter, incarnation: u64) -> Effects {
+    let mut effects = Effects::new();
+    keeper.set_votes_as(Some(incarnation), Instant(0), &mut effects, &mut Vec::new());
+    effects
+}
+
+/// One that does not know yet whether it has lost anything.
+fn new_voter(node: u64, seed: u64) -> Voter {
     Keeper::new(NodeId(node), genesis(), RecordState::default(), Random::new(seed), Instant(0))
 }
 
@@ -112,6 +125,8 @@ fn a_vote_survives_a_restart() {
     };
     let state = RecordState::read(None, Some(&bytes[..])).expect("as it was written");
     let mut after = Keeper::<u32>::new(NodeId(1), genesis(), state, Random::new(9), Instant(0));
+    assert_eq!(messages(tell(&mut after, 3, prepare(4, 3))), [], "is it the same disk?");
+    vote_as(&mut after, 0);
     let refused = tell(&mut after, 3, prepare(4, 3));
     assert_eq!(messages(refused), [promise(5, 2, Some((5, 2, record(2))))]);
 }
@@ -196,6 +211,39 @@ fn who_is_behind_is_told_the_record_and_does_not_vote() {
     let mut effects = Effects::new();
     behind.on_record_saved(Ok(()), Instant(0), &mut effects, &mut Vec::new());
     assert_eq!(behind.epoch(), Epoch(1));
+}
+
+#[test]
+fn who_lost_its_votes_votes_on_nothing_before_a_record_names_it() {
+    let mut first = new_voter(1, 1);
+    assert_eq!(vote_as(&mut first, 9), []);
+    assert_eq!(tell(&mut first, 2, prepare(5, 2)), [], "it may have voted on the first record");
+
+    let state = RecordState { record: Some(record(1)), vote: Vote::default() };
+    let mut voter = Voter::new(NodeId(1), genesis(), state, Random::new(1), Instant(0));
+    let asked = messages(vote_as(&mut voter, 9));
+    assert!(
+        matches!(&asked[..], [PeerMessage::Prepare(a), PeerMessage::Prepare(_)] if a.epoch == Epoch(2)),
+        "it asks the others to name it: {asked:?}"
+    );
+    let later = |epoch| Prepare { epoch: Epoch(epoch), ballot: ballot(5, 2) };
+    assert_eq!(tell(&mut voter, 2, later(2)), []);
+    let mut follow = |record: &ClusterRecord| {
+        tell(&mut voter, 2, Box::new(Decided { record: record.clone() }));
+        let (mut effects, mut outcomes) = (Effects::new(), Vec::new());
+        voter.on_record_saved(Ok(()), Instant(0), &mut effects, &mut outcomes);
+        tell(&mut voter, 2, later(record.epoch.0 + 1));
+        (messages(effects).len(), save(&mut voter, Ok(())).len())
+    };
+    let mut next = record(1);
+    next.epoch = Epoch(2);
+    assert_eq!(follow(&next), (2, 0), "another change came first: it asks again");
+    next.epoch = Epoch(3);
+    next.set_incarnation(NodeId(1), 8);
+    assert_eq!(follow(&next), (2, 0), "that was before another loss");
+    next.epoch = Epoch(4);
+    next.set_incarnation(NodeId(1), 9);
+    assert_eq!(follow(&next), (0, 1));
 }
 
 #[test]

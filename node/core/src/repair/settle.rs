@@ -416,6 +416,7 @@ impl Settling {
         turn: &mut Turn<'_>,
     ) {
         let answer = match turn.shared.keeper.epoch() == ask.epoch {
+            _ if !turn.shared.continuity.is_confirmed() => Err(Refusal::Recovering),
             true => self.promise(ask.until, Some((from, request)), oldest_dot, turn),
             false => Err(Refusal::WrongConfiguration),
         };
@@ -445,6 +446,22 @@ impl Settling {
         {
             promise.get_or_insert(now);
         }
+    }
+
+    /// A peer has lost what it held, its promise among that.
+    pub(crate) fn on_peer_renewed(&mut self, node: NodeId) {
+        if self.round.as_ref().is_some_and(|round| round.promises.contains_key(&node)) {
+            self.round = None;
+        }
+        self.promised.remove(&node);
+    }
+
+    /// This node has lost what it held.
+    pub(crate) fn on_own_loss(&mut self) {
+        self.round = None;
+        self.promised.clear();
+        // What was asked for a promise is not told any more.
+        self.asked.retain(|_, asked| !matches!(asked, Asked::Promise { .. }));
     }
 
     /// A leader tells what is settled.

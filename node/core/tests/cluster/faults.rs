@@ -196,6 +196,8 @@ impl Run {
             }
             2 | 3 => {
                 if let Some(down) = self.down.pop_first() {
+                    // What a start finds it must be able to write down.
+                    self.world.machines[&down].disk.limit(None);
                     self.world.start(down);
                 }
             }

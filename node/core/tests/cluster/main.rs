@@ -6,6 +6,7 @@ mod anti_entropy;
 mod bounds;
 mod clients;
 mod clocks;
+mod continuity;
 mod damage;
 mod faults;
 mod forwards;

@@ -10,10 +10,10 @@ use quoit_ring::{ConflictPolicy, NodeId};
 
 /// Which content each version had, at whatever node.
 #[derive(Default)]
-struct Decided(BTreeMap<u64, u64>);
+pub struct Decided(BTreeMap<u64, u64>);
 
 impl Decided {
-    fn look(&mut self, world: &mut World) {
+    pub fn look(&mut self, world: &mut World) {
         for (id, effect) in world.seen.replace(Vec::new()).unwrap_or_default() {
             if let Effect::FollowRecord(record) = effect {
                 let hash = record_hash(&record);
@@ -24,13 +24,13 @@ impl Decided {
     }
 }
 
-fn create(name: &str) -> ChangeTables {
+pub fn create(name: &str) -> ChangeTables {
     let change =
         TableChange::Create { name: name.to_owned(), options: options(ConflictPolicy::Latest) };
     ChangeTables { change, deadline_ms: 20_000 }
 }
 
-fn drop_table(name: &str) -> ChangeTables {
+pub fn drop_table(name: &str) -> ChangeTables {
     ChangeTables { change: TableChange::Drop { name: name.to_owned() }, deadline_ms: 20_000 }
 }
 

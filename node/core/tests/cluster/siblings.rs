@@ -122,7 +122,8 @@ fn siblings_that_together_are_too_large_to_be_sent_fail_their_readers_and_nobody
         assert!(world.scan(id, table, "k", b"", 5).is_err());
     }
     // The others lack the earlier values, say so, and are sent them.
-    let failure = world.put(node(1), table, put("k", "v")).map(|_| ()).err();
+    let all = Put { level: Some(Level::All), ..put("k", "v") };
+    let failure = world.put(node(1), table, all).map(|_| ()).err();
     assert_eq!(failure, None, "what one holds can be sent");
     world.run_ms(500);
     let failure = world.put(node(2), table, put("k", "v")).expect_err("it grows no further");

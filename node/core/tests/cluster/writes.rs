@@ -158,6 +158,7 @@ fn a_node_that_lags_behind_the_record_refuses_and_then_learns() {
     let request = world.send(node(1), quoit_protocol::ChangeTables { change, deadline_ms: 5_000 });
     assert!(matches!(world.wait(request), ClientResponse::Record(_)));
     let table = world.record(node(1)).table("u").expect("just made").id;
+    world.run_ms(10);
     world.heal();
     // Node 3 has not heard of the table; the two that have are a quorum.
     let head = world.head(node(1), table, b"k");

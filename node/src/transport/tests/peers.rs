@@ -7,7 +7,14 @@ use super::super::*;
 use super::world::*;
 
 fn ping() -> PeerMessage {
-    Ping { wall: WallTime(1), time: HybridTime::default(), epoch: Epoch(3) }.into()
+    Ping {
+        wall: WallTime(1),
+        time: HybridTime::default(),
+        epoch: Epoch(3),
+        life: None,
+        remembered: None,
+    }
+    .into()
 }
 
 fn merge(set: Bytes) -> PeerMessage {

@@ -73,6 +73,38 @@ fn distrust_is_raised_once_and_ends_key_by_key() {
 }
 
 #[test]
+fn merges_into_a_distrusted_virtual_node_are_taken_in_and_do_not_count() {
+    let mut rig = Rig::new(2);
+    rig.writer.begin_era();
+    for number in 0..KEYS {
+        let key = key(number);
+        let merged = rig.apply(merge(&key, set(&key, 5, "new")));
+        assert_eq!(merged, Outcome::Incomplete, "{:?}", policy(&key));
+        assert_eq!(rig.read(&key), Found::Unreadable);
+    }
+    for number in 0..KEYS {
+        let key = key(number);
+        rig.writer.trust(VnodeCount::new(VNODES).unwrap().vnode_of(key.token()));
+        rig.writer.commit().unwrap();
+        assert_eq!(rig.read(&key), value("new", &key, 5));
+    }
+}
+
+#[test]
+fn what_is_said_to_be_durable_is_found_again() {
+    for seed in 0..20 {
+        let mut rig = Rig::new(seed);
+        for time in 1..20 {
+            rig.apply(write(&key(time % KEYS), time, "value"));
+            assert_eq!(rig.reader.durable_sequence(), rig.writer.log.last_sequence().0);
+        }
+        let told = rig.reader.durable_sequence();
+        let rig = rig.crash();
+        assert!(rig.report.sequence >= told && rig.report.damage.is_empty());
+    }
+}
+
+#[test]
 fn a_second_loss_distrusts_what_was_rebuilt_after_the_first() {
     for checkpoint_too in [false, true] {
         let mut rig = without_tables();

@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use quoit_core::handshake::Genesis;
 use quoit_core::peer::PeerMessage;
 use quoit_core::random::Random;
-use quoit_core::{CoreConfig, Effect, Event, Instant, NodeCore, Now, Recovered};
+use quoit_core::{CoreConfig, Effect, Event, Instant, NodeCore, Now};
 use quoit_protocol::ClientResponse;
 use quoit_protocol::frame::{BODY_BYTES_MAX, take_frame};
 use quoit_ring::{ClusterId, Member, NodeId, VnodeCount, WallTime, Zone};
@@ -71,6 +71,13 @@ pub struct Machine {
     pub configure: fn(&mut CoreConfig),
     starts: u64,
     process: Option<Process>,
+}
+
+/// What was on a machine's disk.
+pub struct Copy {
+    disk: TwinDisk,
+    tables: TwinTables,
+    starts: u64,
 }
 
 struct Process {
@@ -219,7 +226,7 @@ impl World {
         config.repair_interval_ms = 0;
         (machine.configure)(&mut config);
         let (worker, recovered) = Worker::open(machine, self.genesis.vnodes, seed);
-        let core = NodeCore::new(config, Recovered { ..recovered }, self.now(id));
+        let core = NodeCore::new(config, recovered, self.now(id));
         let process = Process { core, worker, life, tick_at: None };
         self.machines.get_mut(&id).expect("it is there").process = Some(process);
         self.handle(id, Event::Tick);
@@ -240,6 +247,34 @@ impl World {
         for other in self.ids() {
             self.disconnect(id, other);
         }
+    }
+
+    /// Ends a node's process and gives its machine an empty disk.
+    pub fn wipe(&mut self, id: NodeId) {
+        if self.is_running(id) {
+            self.crash(id, false);
+        }
+        let disk = TwinDisk::new(self.random.draw());
+        let machine = self.machines.get_mut(&id).expect("a node of this world");
+        (machine.disk, machine.tables, machine.starts) = (disk, TwinTables::new(), 0);
+    }
+
+    /// Puts aside what is on a node's disk.
+    pub fn copy(&self, id: NodeId) -> Copy {
+        let machine = &self.machines[&id];
+        let (disk, tables) = (machine.disk.copy(), machine.tables.copy());
+        Copy { disk, tables, starts: machine.starts }
+    }
+
+    /// Ends a node's process and gives its machine what was put aside.
+    pub fn restore(&mut self, id: NodeId, copy: &Copy) {
+        if self.is_running(id) {
+            self.crash(id, false);
+        }
+        let machine = self.machines.get_mut(&id).expect("a node of this world");
+        let Copy { disk, tables, starts } = copy;
+        (machine.disk, machine.tables, machine.starts) = (disk.copy(), tables.copy(), *starts);
+        machine.disk.kill();
     }
 
     /// Stops a process for a while: it does nothing, and its connections stay.

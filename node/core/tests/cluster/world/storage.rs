@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use quoit_core::continuity::{CONTINUITY_FILE, ContinuityState};
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
 use quoit_core::{Event, Instant, Recovered};
@@ -33,8 +34,14 @@ impl Worker {
         let (record, vote) = (load(RECORD_FILE), load(VOTE_FILE));
         let bytes = |loaded: Option<quoit_storage::small_file::Loaded>| loaded.map(|it| it.bytes);
         let record = RecordState::read(bytes(record).as_deref(), bytes(vote).as_deref());
-        let (lease, distrusted) = (opened.writer.lease(), opened.reader.distrusted());
-        let recovered = Recovered { record: record.expect("whole"), lease, distrusted };
+        let continuity = bytes(load(CONTINUITY_FILE));
+        let recovered = Recovered {
+            record: record.expect("whole"),
+            lease: opened.writer.lease(),
+            continuity: ContinuityState::read(continuity.as_deref()).expect("whole"),
+            sequence: opened.report.sequence,
+            distrusted: opened.reader.distrusted(),
+        };
         let worker = Self {
             writer: opened.writer,
             reader: opened.reader,
