@@ -26,7 +26,7 @@ use bytes::BytesMut;
 use quoit_core::event::{StorageRequest, Tag};
 use quoit_core::handshake::Genesis;
 use quoit_core::random::Random;
-use quoit_core::{ConnectionId, CoreConfig, Effect, Event as CoreEvent, NodeCore, Recovered};
+use quoit_core::{ConnectionId, CoreConfig, Effect, Event as CoreEvent, NodeCore};
 use quoit_ring::{ClusterId, ClusterRecord, HybridTime, Member, NodeId, TableId, VnodeCount, Zone};
 use quoit_session::{Event as SessionEvent, LinkId};
 
