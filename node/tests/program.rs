@@ -329,6 +329,52 @@ fn a_node_that_was_away_is_filled_without_a_read() {
 }
 
 #[test]
+fn a_node_whose_disk_was_wiped_finds_out_and_is_filled() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("data");
+    let up = Up::start(&directory, free_base_port());
+    let file = unicode_data(scratch.path());
+    let file_name = file.to_str().expect("text");
+    up.run(&["tables", "create", "unicode", "--r", "one"]);
+    let import = ["import", "--table", "unicode", "--delimiter", ";", "--key", "1", file_name];
+    up.run(&import);
+    // The others have heard how far it had come.
+    std::thread::sleep(Duration::from_millis(2_500));
+    let (wiped, process) = up.nodes[1].clone();
+    signal("-KILL", process);
+    up.wait_for(&format!("{wiped} died"));
+    fs::remove_dir_all(directory.join(&wiped).join("data")).expect("it was stopped");
+
+    let mut node = serve(&directory.join(&wiped).join("quoit.toml"));
+    // It answers through the others, and for itself only once it is whole.
+    let began = Instant::now();
+    let is_whole = || {
+        let status = up.run(&["status", "--json"]);
+        let document: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+        let nodes = document["nodes"].as_array().expect("a list of nodes");
+        let node = nodes.iter().find(|node| node["node"] == wiped.as_str()).expect("a member");
+        node["state"] == "serving"
+    };
+    assert!(up.run(&["get", "unicode", "0041", "--level", "quorum"]).starts_with("0041;"));
+    while !is_whole() {
+        assert!(began.elapsed() < LIMIT, "it is not filled");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    for (id, process) in [&up.nodes[0], &up.nodes[2]] {
+        signal("-KILL", *process);
+        up.wait_for(&format!("{id} died"));
+    }
+    let export = scratch.path().join("export.txt");
+    up.run(&["export", "--table", "unicode", "--output", export.to_str().expect("text")]);
+    assert!(
+        fs::read(&export).expect("written") == fs::read(&file).expect("there"),
+        "the export differs"
+    );
+    drop(node.stdin.take());
+    assert!(node.wait().expect("it was started here").success());
+}
+
+#[test]
 fn a_user_meets_clear_errors_and_resolves_siblings() {
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let up = Up::start(&scratch.path().join("data"), free_base_port());
