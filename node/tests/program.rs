@@ -284,6 +284,23 @@ impl Up {
         let node = nodes.iter().find(|node| node["node"] == id).expect("a member");
         node["counters"]["exchanges"].as_u64().unwrap_or(0)
     }
+
+    /// The second node, which was started again, has all that was imported: the others are killed, and
+    /// the table is read from its disk alone.
+    fn expect_whole(&self, mut node: Child, scratch: &Path, file: &Path) {
+        for (id, process) in [&self.nodes[0], &self.nodes[2]] {
+            signal("-KILL", *process);
+            self.wait_for(&format!("{id} died"));
+        }
+        let export = scratch.join("export.txt");
+        self.run(&["export", "--table", "unicode", "--output", export.to_str().expect("text")]);
+        assert!(
+            fs::read(&export).expect("written") == fs::read(file).expect("there"),
+            "the export differs"
+        );
+        drop(node.stdin.take());
+        assert!(node.wait().expect("it was started here").success());
+    }
 }
 
 #[test]
@@ -306,26 +323,14 @@ fn a_node_that_was_away_is_filled_without_a_read() {
     std::thread::sleep(Duration::from_millis(3_000));
     signal("-KILL", node.id());
     node.wait().expect("it was started here");
-    let mut node = serve(&config);
+    let node = serve(&config);
     let began = Instant::now();
     while up.exchanges(&away) < 2 {
         assert!(began.elapsed() < LIMIT, "it makes no exchanges");
         std::thread::sleep(Duration::from_millis(200));
     }
 
-    // The others are killed: what is read comes from its disk alone.
-    for (id, process) in [&up.nodes[0], &up.nodes[2]] {
-        signal("-KILL", *process);
-        up.wait_for(&format!("{id} died"));
-    }
-    let export = scratch.path().join("export.txt");
-    up.run(&["export", "--table", "unicode", "--output", export.to_str().expect("text")]);
-    assert!(
-        fs::read(&export).expect("written") == fs::read(&file).expect("there"),
-        "the export differs"
-    );
-    drop(node.stdin.take());
-    assert!(node.wait().expect("it was started here").success());
+    up.expect_whole(node, scratch.path(), &file);
 }
 
 #[test]
@@ -345,7 +350,7 @@ fn a_node_whose_disk_was_wiped_finds_out_and_is_filled() {
     up.wait_for(&format!("{wiped} died"));
     fs::remove_dir_all(directory.join(&wiped).join("data")).expect("it was stopped");
 
-    let mut node = serve(&directory.join(&wiped).join("quoit.toml"));
+    let node = serve(&directory.join(&wiped).join("quoit.toml"));
     // It answers through the others, and for itself only once it is whole.
     let began = Instant::now();
     let is_whole = || {
@@ -360,18 +365,7 @@ fn a_node_whose_disk_was_wiped_finds_out_and_is_filled() {
         assert!(began.elapsed() < LIMIT, "it is not filled");
         std::thread::sleep(Duration::from_millis(300));
     }
-    for (id, process) in [&up.nodes[0], &up.nodes[2]] {
-        signal("-KILL", *process);
-        up.wait_for(&format!("{id} died"));
-    }
-    let export = scratch.path().join("export.txt");
-    up.run(&["export", "--table", "unicode", "--output", export.to_str().expect("text")]);
-    assert!(
-        fs::read(&export).expect("written") == fs::read(&file).expect("there"),
-        "the export differs"
-    );
-    drop(node.stdin.take());
-    assert!(node.wait().expect("it was started here").success());
+    up.expect_whole(node, scratch.path(), &file);
 }
 
 #[test]
