@@ -27,8 +27,8 @@
 //! and what was deleted is collected within a run of half a minute.
 //!
 //! **Loss.** Faults stay within what replication bears: damage that lasts strikes one machine of a
-//! run, and only where W is at least 2. Wiped disks and old copies, which a node cannot know of
-//! before there is continuity, come only in runs that expect loss and say so.
+//! run, and only where W is at least 2. Wiped disks and old copies come only in runs that expect
+//! loss and say so, until the ledger knows which replicas have told of a loss.
 //!
 //! **Trust.** Bugs are planted on purpose ([`quoit_storage::planted`]), and `tests/planted.rs` shows
 //! that each breaks an invariant within 2,000 seeds:

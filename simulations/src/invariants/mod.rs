@@ -132,6 +132,10 @@ impl Checks {
 const PENDING: [(u8, &str, &str); 4] = [
     (10, "a change of owners is durable in both sets", "owners do not change yet"),
     (11, "every hint is delivered or counted", "there is no hinted handoff yet"),
-    (18, "a replica that lost state counts for nothing", "there is no continuity yet"),
+    (
+        18,
+        "a replica that lost state counts for nothing",
+        "disks are wiped only in runs that expect loss",
+    ),
     (19, "the same seed gives the same trace", "the crate's tests run seeds twice and compare"),
 ];
