@@ -12,6 +12,7 @@ use quoit_simulations::plan::{self, Profile};
 use quoit_simulations::report::Report;
 use quoit_simulations::run::run;
 use quoit_simulations::shrink::shrink;
+use quoit_storage::planted::{PlantedBug, plant};
 
 /// The node's own core, store and client in a virtual world, from one seed.
 #[derive(Debug, Parser)]
@@ -108,6 +109,17 @@ struct Kind {
     /// How long an endurance run is, in virtual minutes.
     #[arg(long, default_value_t = 60)]
     minutes: u64,
+    /// Plants a bug on purpose, such as skip-sync, to see that it is caught.
+    #[arg(long, value_parser = bug_of)]
+    plant: Option<PlantedBug>,
+}
+
+/// The bug of a name, and what names there are.
+fn bug_of(name: &str) -> Result<PlantedBug, String> {
+    let plain = |name: &str| name.replace('-', "").to_lowercase();
+    let named = |bug: &PlantedBug| plain(&format!("{bug:?}")) == plain(name);
+    let known = || format!("the bugs are {:?}", PlantedBug::ALL);
+    PlantedBug::ALL.into_iter().find(named).ok_or_else(known)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -130,12 +142,20 @@ impl Kind {
 
     /// What must be added to a command to play the same kind of run.
     fn arguments(&self) -> String {
-        match self.profile {
+        let profile = match self.profile {
             ProfileName::Swarm => String::new(),
             ProfileName::Small => " --profile small".to_owned(),
             ProfileName::Calm => " --profile calm".to_owned(),
             ProfileName::Endurance => format!(" --profile endurance --minutes {}", self.minutes),
-        }
+        };
+        let bug = self.plant.map_or(String::new(), |bug| format!(" --plant {bug:?}"));
+        profile + &bug
+    }
+
+    /// Plays the run of a seed, in this thread.
+    fn play(&self, seed: u64, wants_trace: bool) -> Report {
+        plant(self.plant);
+        run(&plan::draw(seed, self.profile()), wants_trace)
     }
 }
 
@@ -189,9 +209,8 @@ fn processor_seconds() -> f64 {
 }
 
 fn play_one(options: &RunOptions) -> ExitCode {
-    let schedule = plan::draw(options.seed, options.kind.profile());
     let before = processor_seconds();
-    let report = run(&schedule, options.trace.is_some());
+    let report = options.kind.play(options.seed, options.trace.is_some());
     let took = processor_seconds() - before;
     print!("{report}");
     if took > 0.0 {
@@ -212,7 +231,7 @@ fn play_one(options: &RunOptions) -> ExitCode {
 
 fn print_hashes(options: &RunOptions, seeds: u64) -> ExitCode {
     for seed in options.from..options.from + seeds {
-        let report = run(&plan::draw(seed, options.kind.profile()), false);
+        let report = options.kind.play(seed, false);
         println!("{seed} {:016x}", report.trace_hash);
     }
     ExitCode::SUCCESS
@@ -232,7 +251,7 @@ fn play_batch(options: &RunOptions, seeds: u64) -> ExitCode {
             if seed >= options.from + seeds {
                 return;
             }
-            let report = run(&plan::draw(seed, options.kind.profile()), false);
+            let report = options.kind.play(seed, false);
             operations.fetch_add(report.tally.submitted, Ordering::Relaxed);
             bar.inc(1);
             if report.violation.is_some() {
@@ -269,6 +288,7 @@ fn play_batch(options: &RunOptions, seeds: u64) -> ExitCode {
 
 fn play_shrink(options: &ShrinkOptions) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
+    plant(options.kind.plant);
     let schedule = plan::draw(options.seed, options.kind.profile());
     let Some(shrunk) = shrink(&schedule, options.runs) else {
         println!("seed {} does not fail", options.seed);

@@ -1,5 +1,8 @@
 //! The simulator must be trusted: each bug that is planted on purpose breaks an invariant, soon.
 
+use std::num::NonZero;
+use std::sync::Mutex;
+
 use quoit_simulations::plan::{self, Profile};
 use quoit_simulations::run::run;
 use quoit_storage::planted::{PlantedBug, plant};
@@ -23,14 +26,27 @@ fn caught(bug: PlantedBug) -> Option<(u64, u8)> {
 fn every_planted_bug_is_caught() {
     // What an assertion says in a run is not news here.
     std::panic::set_hook(Box::new(|_| {}));
-    let caught: Vec<_> = PlantedBug::ALL.into_iter().map(|bug| (bug, caught(bug))).collect();
-    let _ = std::panic::take_hook();
-    for (bug, how) in &caught {
-        match how {
-            Some((seed, 0)) => println!("{bug:?}: an assertion fails at seed {seed}"),
-            Some((seed, number)) => println!("{bug:?}: breaks invariant {number} at seed {seed}"),
-            None => println!("{bug:?}: not caught within {SEEDS_MAX} seeds"),
+    let left = Mutex::new(PlantedBug::ALL.into_iter());
+    let missed = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let bug = left.lock().expect("no one panics with it").next();
+            let Some(bug) = bug else { return };
+            match caught(bug) {
+                Some((seed, 0)) => println!("{bug:?}: an assertion fails at seed {seed}"),
+                Some((seed, number)) => {
+                    println!("{bug:?}: breaks invariant {number} at seed {seed}")
+                }
+                None => missed.lock().expect("no one panics with it").push(bug),
+            }
         }
-    }
-    assert!(caught.iter().all(|(_, how)| how.is_some()), "some bugs are not caught");
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(work);
+        }
+    });
+    let _ = std::panic::take_hook();
+    let missed = missed.into_inner().expect("no one panics with it");
+    assert!(missed.is_empty(), "not caught within {SEEDS_MAX} seeds: {missed:?}");
 }

@@ -10,7 +10,7 @@ use quoit_simulations::plan::{
 use quoit_simulations::run::run;
 
 /// Seeds of the swarm that once failed, and what was wrong.
-const SEEDS: [(u64, &str); 6] = [
+const SEEDS: [(u64, &str); 7] = [
     (
         113_528,
         "what mends a replica was dropped as late after half a second: one with a slow disk that \
@@ -35,6 +35,11 @@ const SEEDS: [(u64, &str); 6] = [
         504_712,
         "a replica with a full disk answered that it held a later value: one of the same batch, which \
          was not committed then; a read counted it, and a later read went back",
+    ),
+    (
+        3_000_348,
+        "a wiped disk that alone had held a table of N = 1 waits for its operator: the run's end \
+         waited for it",
     ),
     (
         4_002_431,

@@ -2,10 +2,10 @@
 //!
 //! A program without the feature `planted-bugs` knows of none of this: [`is_planted`] is `false`
 //! then, and nothing is left of it after compilation. With the feature a test plants one bug at a
-//! time in its whole process.
+//! time in one of its threads.
 
 #[cfg(feature = "planted-bugs")]
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::cell::Cell;
 
 /// A bug, each of a kind that has cost a store of this family data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,12 +73,14 @@ impl PlantedBug {
 }
 
 #[cfg(feature = "planted-bugs")]
-static PLANTED: AtomicU8 = AtomicU8::new(0);
+thread_local! {
+    static PLANTED: Cell<u8> = const { Cell::new(0) };
+}
 
-/// Plants a bug in this process, or none.
+/// Plants a bug in this thread, or none.
 #[cfg(feature = "planted-bugs")]
 pub fn plant(bug: Option<PlantedBug>) {
-    PLANTED.store(bug.map_or(0, |bug| bug as u8), Ordering::Relaxed);
+    PLANTED.set(bug.map_or(0, |bug| bug as u8));
 }
 
 /// Whether this bug is planted.
@@ -86,7 +88,7 @@ pub fn plant(bug: Option<PlantedBug>) {
 pub fn is_planted(bug: PlantedBug) -> bool {
     #[cfg(feature = "planted-bugs")]
     {
-        PLANTED.load(Ordering::Relaxed) == bug as u8
+        PLANTED.get() == bug as u8
     }
     #[cfg(not(feature = "planted-bugs"))]
     {

@@ -64,6 +64,9 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
     if !calm && random.below(10) > 0 {
         draw_faults(&mut schedule, length_ms);
     }
+    if !measured && seed % 16 == 9 {
+        hunt_zombies(&mut schedule, length_ms);
+    }
     schedule
 }
 
@@ -216,6 +219,34 @@ fn lengthen(schedule: &mut Schedule) {
             operation.action = Action::PutLarge(65_000 + random.below(10_000) as u32);
         }
     }
+}
+
+/// Makes a run one of keys that are deleted, fall silent and are collected soon, while merges of long
+/// ago come once more.
+fn hunt_zombies(schedule: &mut Schedule, length_ms: u64) {
+    const SILENT_AFTER_MS: u64 = 2_000;
+    let mut random = stream(schedule.seed, "zombies", 0);
+    let narrow = |number: u64| u32::try_from(number).expect("small");
+    let keys = 1 + random.below(6);
+    for operation in &mut schedule.operations {
+        let mut round = operation.at_ms / SILENT_AFTER_MS;
+        operation.action = Workload::Deletions.action(&mut random);
+        if operation.action == Action::Get {
+            round = random.below(round + 1);
+        }
+        operation.key = narrow(round * keys + random.below(keys));
+    }
+    schedule.rarities.repair_interval_ms = 200 + random.below(1_000);
+    schedule.rarities.settle_behind_ms = random.below(1_000);
+    let count = schedule.machines.len() as u64;
+    for at in 1..length_ms / 1_000 {
+        let (from, by) = (random.below(count), 1 + random.below(count.max(2) - 1));
+        if count > 1 {
+            let fault = Fault::Echo { from: narrow(from), to: narrow((from + by) % count) };
+            schedule.faults.push(PlannedFault { at_ms: at * 1_000, fault });
+        }
+    }
+    schedule.faults.sort_by_key(|planned| planned.at_ms);
 }
 
 fn draw_faults(schedule: &mut Schedule, length_ms: u64) {
