@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_protocol::{Limits, TableChange, status::NodeStatus};
+use quoit_protocol::{AskRepair, Limits, TableChange, status::NodeStatus};
 use quoit_ring::{ClusterRecord, Level, NodeId, TableOptions, VnodeIndex};
 use quoit_session::{Answer, Instant, Operation, OperationError, Request};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -209,6 +209,11 @@ impl Client {
         vnode: Option<VnodeIndex>,
     ) -> Result<NodeStatus, StatusError> {
         self.ask_node(Request::AcceptLoss { node, vnode }, node).await
+    }
+
+    /// Asks that very node how far its replicas were compared with the others', or has them compared.
+    pub async fn repair(&self, node: NodeId, what: AskRepair) -> Result<NodeStatus, StatusError> {
+        self.ask_node(Request::Repair { node, what }, node).await
     }
 
     async fn ask_node(&self, request: Request, node: NodeId) -> Result<NodeStatus, StatusError> {

@@ -110,7 +110,9 @@ impl Requested {
             ClientRequest::Write(_) => Operation::Delete,
             ClientRequest::Scan(_) | ClientRequest::Export(_) => Operation::Scan,
             ClientRequest::ChangeTables(_) => Operation::Table,
-            ClientRequest::AskStatus(_) | ClientRequest::AcceptLoss(_) => Operation::Status,
+            ClientRequest::AskStatus(_)
+            | ClientRequest::AcceptLoss(_)
+            | ClientRequest::AskRepair(_) => Operation::Status,
             ClientRequest::Hello(_) | ClientRequest::AskRecord(_) => return,
         };
         self.since.insert((connection, request), (operation, std::time::Instant::now()));

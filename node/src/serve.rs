@@ -265,6 +265,7 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
         continuity,
         sequence: opened.report.sequence,
         distrusted: opened.reader.distrusted(),
+        hints: opened.reader.count_hints(),
     };
     Ok(Data { identity, opened, tables, recovered })
 }

@@ -91,6 +91,8 @@ fn a_read_takes_in_a_write_that_was_just_acknowledged() {
             batch_requests_max: 4096,
             repair_interval_ms: 0,
             settle_behind_ms: 0,
+            hint_bytes_max: 0,
+            hint_age_ms_max: 0,
         },
         operations: vec![
             Operation { at_ms: 7002, id: 239, client: 1, table: 0, key: 0, action: Put },

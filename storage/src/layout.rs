@@ -7,11 +7,18 @@
 //! A value that lies apart from its set is under the same bytes with the table's highest bit set,
 //! followed by its dot: `u64 time | u64 actor`.
 //!
+//! A hint, which says that a node misses a write of a key, lies behind all keys and values, with those
+//! for one node together and the oldest first:
+//!
+//! ```text
+//! u64 2^64 - 1 | u32 2^32 - 1 | u16 16 | u64 node | u64 hybrid time | the key as it lies
+//! ```
+//!
 //! Virtual nodes and digest leaves are contiguous ranges, and so are the items of one partition
 //! key, ascending by sort key.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoit_ring::{HybridTime, TableId, Token, VnodeCount, VnodeIndex};
+use quoit_ring::{HybridTime, NodeId, TableId, Token, VnodeCount, VnodeIndex};
 
 use crate::version::{Actor, Dot};
 
@@ -19,9 +26,15 @@ const FIXED_BYTES: usize = 14;
 const DOT_BYTES: usize = 16;
 /// The highest bit of the table's id.
 const APART: u32 = 1 << 31;
+/// Where a table's id would be. As with a value that lies apart the highest bit says that no set
+/// lies here.
+const HINT: u32 = u32::MAX;
+/// A node and a time.
+const HINT_BYTES: u16 = 16;
 /// Partition key and sort key together never have more bytes than this: the log writes the length of
 /// a laid out key with 16 bits.
-pub const KEY_BYTES_MAX: usize = u16::MAX as usize - FIXED_BYTES - DOT_BYTES;
+pub const KEY_BYTES_MAX: usize =
+    u16::MAX as usize - FIXED_BYTES - (FIXED_BYTES + HINT_BYTES as usize);
 
 /// A key as the sorted tables hold it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,14 +51,14 @@ impl StoredKey {
     /// Lays out a key.
     ///
     /// # Errors
-    /// If the key is too long, or the table's id above 2^31: ids count up from 1.
+    /// If the key is too long, or the table's id 2^31 - 1 or more: ids count up from 1.
     pub fn new(
         token: Token,
         table: TableId,
         partition: &[u8],
         sort: &[u8],
     ) -> Result<Self, KeyError> {
-        if partition.len() + sort.len() > KEY_BYTES_MAX || table.0 >= APART {
+        if partition.len() + sort.len() > KEY_BYTES_MAX || table.0 >= HINT & !APART {
             return Err(KeyError);
         }
         let mut bytes = BytesMut::with_capacity(FIXED_BYTES + partition.len() + sort.len());
@@ -60,6 +73,9 @@ impl StoredKey {
             return Err(KeyError);
         }
         let key = Self { bytes };
+        if key.is_hint() {
+            return key.hinted().map(|_| key).ok_or(KeyError);
+        }
         let apart_bytes = if key.is_apart() { DOT_BYTES } else { 0 };
         let least = FIXED_BYTES + key.partition_bytes() + apart_bytes;
         if least > key.bytes.len() { Err(KeyError) } else { Ok(key) }
@@ -77,14 +93,46 @@ impl StoredKey {
         Self { bytes: bytes.freeze() }
     }
 
-    /// Whether a value lies here, and no set.
+    /// Where the hint lies that `target` misses a write of this key.
+    pub fn hint(&self, target: NodeId, time: HybridTime) -> Self {
+        assert!(!self.is_apart(), "only of a key writes are missed");
+        let mut bytes = BytesMut::with_capacity(HINTS_PREFIX_BYTES + 8 + self.bytes.len());
+        bytes.put_slice(&hints_prefix(target));
+        bytes.put_u64(time.0);
+        bytes.put_slice(&self.bytes);
+        Self { bytes: bytes.freeze() }
+    }
+
+    /// Whether a hint lies here.
+    pub fn is_hint(&self) -> bool {
+        self.table().0 == HINT
+    }
+
+    /// The node, the time and the key of the hint that lies here; `None` where no hint lies.
+    pub fn hinted(&self) -> Option<(NodeId, HybridTime, Self)> {
+        let prefix = self.bytes.get(..HINTS_PREFIX_BYTES)?;
+        let target = NodeId((&prefix[FIXED_BYTES..]).get_u64());
+        let time =
+            HybridTime((self.bytes.get(HINTS_PREFIX_BYTES..HINTS_PREFIX_BYTES + 8)?).get_u64());
+        let key = self.bytes.slice(HINTS_PREFIX_BYTES + 8..);
+        let is_key = |key: &Self| !key.is_apart();
+        let key = Self::from_plain_bytes(key).filter(is_key)?;
+        (prefix == &hints_prefix(target)[..]).then_some((target, time, key))
+    }
+
+    fn from_plain_bytes(bytes: Bytes) -> Option<Self> {
+        let key = (bytes.len() >= FIXED_BYTES).then_some(Self { bytes })?;
+        (FIXED_BYTES + key.partition_bytes() <= key.bytes.len()).then_some(key)
+    }
+
+    /// Whether a value or a hint lies here, and no set.
     pub fn is_apart(&self) -> bool {
         self.table().0 & APART != 0
     }
 
-    /// The key and the write that a value lies here for; `None` where a set lies.
+    /// The key and the write that a value lies here for; `None` where a set or a hint lies.
     pub fn owner(&self) -> Option<(Self, Dot)> {
-        if !self.is_apart() {
+        if !self.is_apart() || self.is_hint() {
             return None;
         }
         let end = self.bytes.len() - DOT_BYTES;
@@ -123,6 +171,24 @@ impl StoredKey {
     pub fn sort(&self) -> Bytes {
         self.bytes.slice(FIXED_BYTES + self.partition_bytes()..)
     }
+}
+
+const HINTS_PREFIX_BYTES: usize = FIXED_BYTES + 8;
+
+/// What all hints begin with.
+pub fn all_hints_prefix() -> Bytes {
+    let mut bytes = BytesMut::with_capacity(HINTS_PREFIX_BYTES);
+    bytes.put_u64(u64::MAX);
+    bytes.put_u32(HINT);
+    bytes.put_u16(HINT_BYTES);
+    bytes.freeze()
+}
+
+/// What the hints for one node begin with; then comes the hybrid time.
+pub fn hints_prefix(target: NodeId) -> Bytes {
+    let mut bytes = BytesMut::from(&all_hints_prefix()[..]);
+    bytes.put_u64(target.0);
+    bytes.freeze()
 }
 
 /// What the keys of one partition key begin with.
@@ -165,7 +231,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_key_reads_back_as_it_was_laid_out(
-            token: u64, table in 0..APART,
+            token: u64, table in 0..APART - 1,
             partition in prop::collection::vec(any::<u8>(), 0..30), sort in prop::collection::vec(any::<u8>(), 0..30),
         ) {
             let key = StoredKey::new(Token(token), TableId(table), &partition, &sort).expect("short");
@@ -178,7 +244,13 @@ mod tests {
             let apart = StoredKey::from_bytes(key.apart(dot).bytes().clone()).expect("laid out");
             prop_assert!(apart.is_apart() && !key.is_apart());
             prop_assert_eq!(apart.token(), key.token());
-            prop_assert_eq!(apart.owner(), Some((key, dot)));
+            prop_assert_eq!(apart.owner(), Some((key.clone(), dot)));
+            let (target, time) = (NodeId(token ^ 2), HybridTime(token ^ 3));
+            let hint = StoredKey::from_bytes(key.hint(target, time).bytes().clone());
+            let hint = hint.expect("laid out");
+            prop_assert!(hint.is_hint() && hint.is_apart() && hint.owner().is_none());
+            prop_assert!(hint > key && hint > key.apart(dot));
+            prop_assert_eq!(hint.hinted(), Some((target, time, key)));
         }
 
         #[test]
@@ -192,6 +264,10 @@ mod tests {
         #[test]
         fn any_bytes_are_a_key_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             if let Ok(key) = StoredKey::from_bytes(bytes.into()) {
+                if let Some((target, time, of)) = key.hinted() {
+                    prop_assert_eq!(of.hint(target, time), key);
+                    return Ok(());
+                }
                 if let Some((owner, dot)) = key.owner() {
                     prop_assert_eq!(owner.apart(dot), key);
                     return Ok(());

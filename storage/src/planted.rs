@@ -44,6 +44,8 @@ pub enum PlantedBug {
     TakeUnderFloor,
     /// A merge does not change the digests.
     SkipDigest,
+    /// A hint is taken for delivered though nothing was sent.
+    DropHint,
     /// A wiped or restored replica counts at once. (Disks are wiped in runs that expect loss only, so the
     /// swarm cannot catch it yet.)
     CountAtOnce,
@@ -51,7 +53,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All that the swarm must catch.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SkipSync,
         Self::IgnoreFailedSync,
         Self::AcknowledgeEarly,
@@ -69,6 +71,7 @@ impl PlantedBug {
         Self::SettleWithoutPromises,
         Self::TakeUnderFloor,
         Self::SkipDigest,
+        Self::DropHint,
     ];
 }
 

@@ -23,6 +23,7 @@ mod bench;
 mod duration;
 mod export;
 mod failure;
+mod hints;
 mod import;
 mod items;
 mod order;
@@ -45,6 +46,7 @@ pub use bench::{BenchArguments, Distribution, Workload};
 pub use duration::{ParseTimeToLiveError, TimeToLive};
 pub use export::{ExportArguments, ExportFormat};
 pub use failure::CommandError;
+pub use hints::HintsArguments;
 pub use import::{
     Column, ColumnError, Delimiter, Format, ImportArguments, OnError, ParseDelimiterError,
 };
@@ -72,6 +74,7 @@ pub enum ClientCommand {
     Bench(BenchArguments),
     Status(StatusArguments),
     Ring(RingArguments),
+    Hints(HintsArguments),
     Repair(RepairArguments),
 }
 
@@ -137,6 +140,7 @@ pub async fn execute(
         ClientCommand::Bench(arguments) => bench::run(&client, arguments, output).await,
         ClientCommand::Status(arguments) => status::show(&client, arguments, output).await,
         ClientCommand::Ring(arguments) => ring::show(&client.record(), arguments, output),
+        ClientCommand::Hints(arguments) => hints::show(&client, arguments, output).await,
         ClientCommand::Repair(arguments) => repair::run(&client, arguments, output).await,
     };
     client.close().await;

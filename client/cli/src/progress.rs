@@ -84,6 +84,48 @@ impl Drop for Progress {
     }
 }
 
+/// Shows steps of a known number on standard error.
+pub(crate) struct Steps {
+    label: &'static str,
+    bar: Option<ProgressBar>,
+    count: u64,
+    shown_at: Instant,
+}
+
+impl Steps {
+    pub(crate) fn new(label: &'static str, count: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let target = ProgressDrawTarget::stderr_with_hz(10);
+            let bar = ProgressBar::with_draw_target(Some(count), target);
+            if let Ok(style) =
+                ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len}, {eta} left")
+            {
+                bar.set_style(style);
+            }
+            bar.with_prefix(label)
+        });
+        Self { label, bar, count, shown_at: Instant::now() }
+    }
+
+    /// So many are done.
+    pub(crate) fn set(&mut self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        } else if self.shown_at.elapsed() >= LINE_INTERVAL {
+            self.shown_at = Instant::now();
+            note(&format!("{}: {} of {}", self.label, count_text(done), count_text(self.count)));
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Rows a second, rounded.
 pub(crate) fn rate(rows: u64, seconds: f64) -> u64 {
     (rows as f64 / seconds.max(1e-6)).round() as u64

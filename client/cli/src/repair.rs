@@ -1,4 +1,7 @@
-//! `quoit repair`: what an operator may have to say when replicas mend themselves.
+//! `quoit repair`: how far replicas were compared, a round of comparing them now, and what an operator
+//! may have to say when they mend themselves.
+
+mod rounds;
 
 use std::time::Duration;
 
@@ -15,7 +18,7 @@ use crate::output::Output;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 30;
 
-/// Help replicas that cannot mend themselves.
+/// Show how far replicas are in sync, have them compared now, or help those that cannot mend themselves.
 #[derive(Debug, Args)]
 pub struct RepairArguments {
     #[command(subcommand)]
@@ -24,6 +27,10 @@ pub struct RepairArguments {
 
 #[derive(Debug, Subcommand)]
 enum RepairAction {
+    /// Show since when replicas are in sync, and what is under way.
+    Status(rounds::StatusArguments),
+    /// Have replicas compared now, and what differs merged both ways.
+    Run(rounds::RunArguments),
     /// Tell a node that lost what it held that nobody has more than what it holds now: it counts at
     /// once, and what the others have lost as well is gone for good.
     AcceptLoss(AcceptLossArguments),
@@ -54,7 +61,18 @@ pub(crate) async fn run(
     arguments: &RepairArguments,
     output: Output,
 ) -> Result<(), CommandError> {
-    let RepairAction::AcceptLoss(arguments) = &arguments.action;
+    match &arguments.action {
+        RepairAction::Status(arguments) => rounds::show(client, arguments, output).await,
+        RepairAction::Run(arguments) => rounds::run(client, arguments, output).await,
+        RepairAction::AcceptLoss(arguments) => accept_loss(client, arguments, output).await,
+    }
+}
+
+async fn accept_loss(
+    client: &Client,
+    arguments: &AcceptLossArguments,
+    output: Output,
+) -> Result<(), CommandError> {
     let vnodes = client.record().vnodes.get();
     if let Some(vnode) = arguments.which.vnode.filter(|vnode| *vnode >= vnodes) {
         return Err(CommandError::BadInput(format!(
@@ -117,7 +135,9 @@ mod tests {
     fn parse(words: &str) -> Result<(NodeId, Option<u32>), clap::error::ErrorKind> {
         let words = ["repair"].into_iter().chain(words.split_whitespace());
         let line = Line::try_parse_from(words).map_err(|error| error.kind())?;
-        let RepairAction::AcceptLoss(arguments) = line.repair.action;
+        let RepairAction::AcceptLoss(arguments) = line.repair.action else {
+            panic!("another action");
+        };
         assert_eq!(arguments.which.all, arguments.which.vnode.is_none());
         Ok((arguments.node, arguments.which.vnode))
     }

@@ -56,6 +56,8 @@ pub(crate) fn status(id: u64, down: &[u64]) -> NodeStatus {
         incarnation: 9,
         replica_vnodes: 3,
         recovering_vnodes: 0,
+        hints: Vec::new(),
+        repair: None,
         uptime_ms: 65_000,
         version: "0.1.0".into(),
         members: (1..=3).map(member).collect(),

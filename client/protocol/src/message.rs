@@ -195,6 +195,20 @@ pub struct AcceptLoss {
     pub vnode: Option<VnodeIndex>,
 }
 
+/// Asks how far the node's replicas were compared with the others'. Answered by its status, which then
+/// has a [`RepairStatus`](crate::status::RepairStatus).
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct AskRepair {
+    /// Only what is compared with this table.
+    pub table: Option<TableId>,
+    /// Only this virtual node.
+    pub vnode: Option<VnodeIndex>,
+    /// Has them compared now.
+    pub run: bool,
+}
+
 /// Asks for the cluster record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskRecord {}
@@ -368,6 +382,7 @@ messages! {
         AskStatus(AskStatus) = 7,
         AskRecord(AskRecord) = 8,
         AcceptLoss(AcceptLoss) = 9,
+        AskRepair(AskRepair) = 10,
     }
 }
 

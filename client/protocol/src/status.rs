@@ -1,6 +1,6 @@
 //! What a node tells about itself and about what it sees.
 
-use quoit_ring::{Epoch, NodeId, TableId};
+use quoit_ring::{Epoch, HybridTime, NodeId, TableId, VnodeIndex};
 use serde::{Deserialize, Serialize};
 
 /// One node's own state, and its view of the others.
@@ -37,6 +37,80 @@ pub struct NodeStatus {
     /// In so many of these it does not count until it has been filled by the others.
     #[serde(default)]
     pub recovering_vnodes: u32,
+    /// What other nodes missed and this one keeps for them.
+    #[serde(default)]
+    pub hints: Vec<HintStatus>,
+    /// How far replicas were compared, where that was asked.
+    #[serde(default)]
+    pub repair: Option<RepairStatus>,
+}
+
+/// What waits for a node that missed writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintStatus {
+    /// The node.
+    pub target: NodeId,
+    /// Keys of which it missed writes; one that is written again while it is brought over counts twice.
+    pub number: u64,
+    /// Bytes of the hints (not of the keys' values).
+    pub bytes: u64,
+    /// The age of the oldest, in milliseconds.
+    pub oldest_ms: u64,
+    /// Delivered a second, of late.
+    pub per_second: u64,
+}
+
+/// How far a node's replicas were compared with the others'.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairStatus {
+    /// The node's hybrid time: what is asked for now is done where all is in sync as of this.
+    pub time: HybridTime,
+    /// Exchanges with each of the others.
+    pub peers: Vec<ExchangeStatus>,
+    /// Each of its virtual nodes, by replication factor.
+    pub vnodes: Vec<VnodeRepair>,
+}
+
+/// Exchanges with one peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeStatus {
+    /// The peer.
+    pub peer: NodeId,
+    /// When the last one ended; zero if none has.
+    pub ended: HybridTime,
+    /// Why the last one failed.
+    pub failure: Option<String>,
+    /// The one under way.
+    pub running: Option<RunningExchange>,
+}
+
+/// An exchange under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningExchange {
+    /// When it began.
+    pub began: HybridTime,
+    /// Virtual nodes (of each replication factor) that it has to compare.
+    pub vnodes: u32,
+    /// Of which so many are left.
+    pub left: u32,
+    /// Keys that it has moved, both ways.
+    pub keys: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How far one virtual node was compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VnodeRepair {
+    /// The virtual node.
+    pub vnode: VnodeIndex,
+    /// N of the tables that this is about.
+    pub replication: u8,
+    /// Each of the other replicas, and since when all that it had held is durable here; zero: it is not
+    /// known to be since this node was started.
+    pub in_sync: Vec<(NodeId, HybridTime)>,
+    /// Whether this replica counts.
+    pub is_trusted: bool,
 }
 
 /// How one node sees a member.

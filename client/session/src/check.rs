@@ -62,7 +62,10 @@ pub(crate) fn request_fits(request: &Request, limits: &Limits) -> Result<(), Ope
             let (TableChange::Create { name, .. } | TableChange::Drop { name }) = change;
             bounded("the table's name", name.len(), TABLE_NAME_BYTES_MAX)?
         }
-        Request::Status(_) | Request::AcceptLoss { .. } | Request::Record => 0,
+        Request::Status(_)
+        | Request::AcceptLoss { .. }
+        | Request::Repair { .. }
+        | Request::Record => 0,
     };
     bounded("the request", whole, BODY_BYTES_MAX - REQUEST_SURROUNDINGS_BYTES).map(|_| ())
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quoit_protocol::{Failure, Got, Key, Page, TableChange, Written, status::NodeStatus};
+use quoit_protocol::{
+    AskRepair, Failure, Got, Key, Page, TableChange, Written, status::NodeStatus,
+};
 use quoit_ring::{ClusterRecord, Level, LevelError, NodeId, TableId, VnodeIndex};
 
 use crate::{Instant, Trail};
@@ -85,6 +87,13 @@ pub enum Request {
         /// Of which virtual node; of all where `None`.
         vnode: Option<VnodeIndex>,
     },
+    /// Asks one node how far its replicas were compared, or has them compared: answered by its status.
+    Repair {
+        /// The node.
+        node: NodeId,
+        /// What is asked.
+        what: AskRepair,
+    },
     /// Asks any node for the cluster record.
     Record,
 }
@@ -100,7 +109,7 @@ impl Request {
     pub(crate) fn is_repeatable(&self) -> bool {
         match self {
             Self::Get { .. } | Self::Scan { .. } | Self::Export { .. } => true,
-            Self::Status(_) | Self::Record => true,
+            Self::Status(_) | Self::Repair { .. } | Self::Record => true,
             // It is of the loss that its sender knows of, and not of a later one.
             Self::AcceptLoss { .. } => false,
             Self::Write { idempotent, .. } => *idempotent,
@@ -113,7 +122,10 @@ impl Request {
     /// is not: two proposers would only disturb each other.
     pub(crate) fn is_hedged(&self) -> bool {
         match self {
-            Self::ChangeTables(_) | Self::Status(_) | Self::AcceptLoss { .. } => false,
+            Self::ChangeTables(_)
+            | Self::Status(_)
+            | Self::AcceptLoss { .. }
+            | Self::Repair { .. } => false,
             _ => self.is_repeatable(),
         }
     }
@@ -121,7 +133,9 @@ impl Request {
     /// The one node that is meant, and no other.
     pub(crate) fn only_node(&self) -> Option<NodeId> {
         match self {
-            Self::Status(node) | Self::AcceptLoss { node, .. } => Some(*node),
+            Self::Status(node) | Self::AcceptLoss { node, .. } | Self::Repair { node, .. } => {
+                Some(*node)
+            }
             Self::Get { .. }
             | Self::Write { .. }
             | Self::Scan { .. }
@@ -138,9 +152,11 @@ impl Request {
             | Self::Write { table, .. }
             | Self::Scan { table, .. }
             | Self::Export { table, .. } => Some(*table),
-            Self::ChangeTables(_) | Self::Status(_) | Self::AcceptLoss { .. } | Self::Record => {
-                None
-            }
+            Self::ChangeTables(_)
+            | Self::Status(_)
+            | Self::AcceptLoss { .. }
+            | Self::Repair { .. }
+            | Self::Record => None,
         }
     }
 }

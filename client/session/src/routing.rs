@@ -222,6 +222,7 @@ fn place_of(request: &Request, record: &ClusterRecord) -> Option<Place> {
         Request::ChangeTables(_)
         | Request::Status(_)
         | Request::AcceptLoss { .. }
+        | Request::Repair { .. }
         | Request::Record => return None,
     };
     let token = record.token(partition);
@@ -266,6 +267,7 @@ fn message(
         Request::ChangeTables(change) => ChangeTables { change, deadline_ms }.into(),
         Request::Status(_) => AskStatus {}.into(),
         Request::AcceptLoss { vnode, .. } => AcceptLoss { vnode }.into(),
+        Request::Repair { what, .. } => what.into(),
         Request::Record => AskRecord {}.into(),
     }
 }

@@ -332,7 +332,9 @@ impl State {
                 let record = Some(self.record.lock().unwrap().clone());
                 Box::new(RecordAnswer { record, time }).into()
             }
-            ClientRequest::AskStatus(_) | ClientRequest::AcceptLoss(_) => {
+            ClientRequest::AskStatus(_)
+            | ClientRequest::AcceptLoss(_)
+            | ClientRequest::AskRepair(_) => {
                 failure(FailureCode::NotServing, false, "no status here").into()
             }
         }

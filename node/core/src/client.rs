@@ -394,6 +394,7 @@ pub(crate) fn is_operation(request: &ClientRequest) -> bool {
         | ClientRequest::ChangeTables(_)
         | ClientRequest::AskStatus(_)
         | ClientRequest::AskRecord(_)
-        | ClientRequest::AcceptLoss(_) => false,
+        | ClientRequest::AcceptLoss(_)
+        | ClientRequest::AskRepair(_) => false,
     }
 }

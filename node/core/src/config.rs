@@ -43,6 +43,10 @@ pub struct CoreConfig {
     pub repair_busy_bytes_per_second: u64,
     /// Time is settled no later than so far back: what was begun before has ended, as a rule.
     pub settle_behind_ms: u64,
+    /// A hint that is older is dropped: exchanges find what it stands for.
+    pub hint_age_ms_max: u64,
+    /// Hints together have no more bytes than this: more are not noted.
+    pub hint_bytes_max: u64,
     /// Seeds everything that is drawn: actors, the ring key, back-off.
     pub seed: u64,
 }
@@ -68,6 +72,8 @@ impl CoreConfig {
             repair_bytes_per_second: 256 << 20,
             repair_busy_bytes_per_second: 4 << 20,
             settle_behind_ms: 70_000,
+            hint_age_ms_max: 12 * 3_600_000,
+            hint_bytes_max: 256 << 20,
             seed,
         }
     }

@@ -50,6 +50,45 @@ pub struct Counters {
     pub collected: u64,
     /// Messages that no right node sends.
     pub malformed: u64,
+    /// What became of hints.
+    pub hints: HintCounters,
+}
+
+/// What became of hints since the start. Those that were noted, and those that were there at the
+/// start, are delivered, dropped for one of these reasons, or wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HintCounters {
+    /// Writes that a replica missed, but for those of a key that one waits for already.
+    pub noted: u64,
+    /// The target has durably what the key held.
+    pub delivered: u64,
+    /// Dropped: too old.
+    pub expired: u64,
+    /// Dropped: there were as many as there may be.
+    pub full: u64,
+    /// Dropped: the hints themselves cannot be read here.
+    pub unreadable: u64,
+    /// Dropped: the key holds nothing here, or nothing that can be read.
+    pub absent: u64,
+    /// Dropped: what the key holds is too large to be sent.
+    pub too_large: u64,
+    /// Dropped: the table is no more.
+    pub table_dropped: u64,
+    /// Dropped: the target is no replica of the key any more, or this node is none.
+    pub not_a_replica: u64,
+}
+
+impl HintCounters {
+    /// All that were dropped.
+    pub fn dropped(&self) -> u64 {
+        self.expired
+            + self.full
+            + self.unreadable
+            + self.absent
+            + self.too_large
+            + self.table_dropped
+            + self.not_a_replica
+    }
 }
 
 impl Counters {
@@ -94,6 +133,15 @@ impl Counters {
             ("repair_bytes_out", self.repair_bytes_out),
             ("collected", self.collected),
             ("malformed", self.malformed),
+            ("hints_noted", self.hints.noted),
+            ("hints_delivered", self.hints.delivered),
+            ("hints_expired", self.hints.expired),
+            ("hints_full", self.hints.full),
+            ("hints_unreadable", self.hints.unreadable),
+            ("hints_absent", self.hints.absent),
+            ("hints_too_large", self.hints.too_large),
+            ("hints_table_dropped", self.hints.table_dropped),
+            ("hints_not_a_replica", self.hints.not_a_replica),
         ]
         .map(|(name, count)| (name.to_owned(), count))
         .to_vec()

@@ -1,10 +1,10 @@
 //! The one door in and the one door out: events and effects.
 
-use quoit_protocol::{ClientRequest, ClientResponse};
+use quoit_protocol::{AskRepair, ClientRequest, ClientResponse};
 use quoit_ring::{NodeId, VnodeIndex};
 
 use crate::peer::PeerMessage;
-pub use crate::storage::{StorageAnswer, StorageRequest, TreeLevel};
+pub use crate::storage::{HintChanges, StorageAnswer, StorageRequest, TreeLevel};
 use crate::time::Instant;
 
 /// A client's connection, named by the driver; never used again in a process.
@@ -53,7 +53,10 @@ impl Tag {
                 | Inner::Figures { .. }
                 | Inner::Durable
                 | Inner::Era
-                | Inner::Trust { .. },
+                | Inner::Trust { .. }
+                | Inner::NextHints { .. }
+                | Inner::Handoff { .. }
+                | Inner::ChangeHints,
             ) => false,
         }
     }
@@ -79,12 +82,26 @@ pub enum Inner {
         /// The virtual node.
         vnode: VnodeIndex,
     },
+    /// Hints that wait for a node.
+    NextHints {
+        /// The node.
+        target: NodeId,
+    },
+    /// What the keys of hints hold.
+    Handoff {
+        /// For whom.
+        target: NodeId,
+    },
+    /// Hints that are new, and such as leave.
+    ChangeHints,
     /// Figures for a client's status request.
     Figures {
         /// The client.
         connection: ConnectionId,
         /// Its request id.
         request: u64,
+        /// What else it wants to know.
+        repair: Option<AskRepair>,
     },
 }
 

@@ -40,7 +40,9 @@ pub mod time;
 mod turn;
 
 pub use config::CoreConfig;
-pub use counters::Counters;
-pub use event::{ConnectionId, Effect, Effects, Event, StorageAnswer, StorageRequest, Tag};
+pub use counters::{Counters, HintCounters};
+pub use event::{
+    ConnectionId, Effect, Effects, Event, HintChanges, StorageAnswer, StorageRequest, Tag,
+};
 pub use node::{NodeCore, Recovered};
 pub use time::{Instant, Now};

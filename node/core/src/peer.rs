@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::continuity::Life;
 pub use crate::handshake::{PeerHello, PeerWelcome};
 pub use crate::repair::messages::{
-    AskPromise, CompareNodes, CompareRoots, DifferingRoots, NodesCompared, Promised, Push, Pushed,
-    Reconcile, Reconciled, RepairHead, RepairRow, RootsCompared, Settle, Told,
+    AskPromise, CompareNodes, CompareRoots, DifferingRoots, HandOver, NodesCompared, Promised,
+    Push, Pushed, Reconcile, Reconciled, RepairHead, RepairRow, RootsCompared, Settle, Told,
 };
 
 /// The ALPN name under which peers connect.
@@ -273,6 +273,7 @@ quoit_protocol::messages! {
         AskPromise(AskPromise) = 154,
         Promised(Promised) = 155,
         Settle(Settle) = 156,
+        HandOver(HandOver) = 157,
     }
 }
 
@@ -320,7 +321,8 @@ impl PeerMessage {
             | Self::Pushed(_)
             | Self::AskPromise(_)
             | Self::Promised(_)
-            | Self::Settle(_) => Class::Background,
+            | Self::Settle(_)
+            | Self::HandOver(_) => Class::Background,
         }
     }
 

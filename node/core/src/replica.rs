@@ -181,6 +181,7 @@ pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
         | StorageAnswer::Surveyed(_)
         | StorageAnswer::Reconciled(_)
         | StorageAnswer::Gathered(..)
+        | StorageAnswer::Hints(_)
         | StorageAnswer::Saved(_)
         | StorageAnswer::Collectible(_)
         | StorageAnswer::Durable(_)

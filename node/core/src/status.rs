@@ -1,6 +1,12 @@
 //! What a node tells people about itself and about what it sees.
 
-use quoit_protocol::status::{MemberStatus, NodeStatus, StorageStatus, TableStatus};
+use std::collections::{BTreeMap, BTreeSet};
+
+use quoit_protocol::AskRepair;
+use quoit_protocol::status::{
+    HintStatus, MemberStatus, NodeStatus, RepairStatus, StorageStatus, TableStatus, VnodeRepair,
+};
+use quoit_ring::{Table, VnodeIndex};
 use quoit_storage::store::StoreFigures;
 
 use crate::node::NodeCore;
@@ -74,6 +80,53 @@ impl NodeCore {
                 unreadable: figures.unreadable,
             },
             counters: self.counters().named(),
+            hints: self.hint_statuses(now),
+            repair: None,
         }
+    }
+
+    fn hint_statuses(&self, now: Now) -> Vec<HintStatus> {
+        let hints = &self.shared().hints;
+        let time = self.shared().clock.read(now.wall);
+        let status = |target| {
+            let figures = hints.figures(target);
+            HintStatus {
+                target,
+                number: figures.number,
+                bytes: figures.bytes,
+                oldest_ms: time.wall().0.saturating_sub(figures.oldest.wall().0),
+                per_second: self.handoff().rate(target),
+            }
+        };
+        hints.all_targets().into_iter().map(status).collect()
+    }
+
+    /// How far the replicas of some tables' virtual nodes were compared.
+    pub(crate) fn repair_status(&self, what: AskRepair, now: Now) -> Option<RepairStatus> {
+        let record = self.record()?;
+        let (own, recovering) = (self.shared().config.node, self.distrusted());
+        let of_table = |table: &&Table| what.table.is_none_or(|wanted| wanted == table.id);
+        let tables = record.tables.iter().filter(of_table);
+        let replications: BTreeSet<u8> = tables.map(|table| table.options.replication).collect();
+        let mut vnodes = Vec::new();
+        for replication in replications {
+            let wanted = |vnode: &VnodeIndex| {
+                what.vnode.is_none_or(|wanted| wanted == *vnode)
+                    && record.is_primary(own, *vnode, replication)
+            };
+            vnodes.extend(record.vnodes.all().filter(wanted).map(|vnode| {
+                let others = record.primaries(vnode, replication).filter(|node| *node != own);
+                let known: BTreeMap<_, _> = self.compared(vnode, replication).into_iter().collect();
+                let since = |node| (node, known.get(&node).copied().unwrap_or_default());
+                VnodeRepair {
+                    vnode,
+                    replication,
+                    in_sync: others.map(since).collect(),
+                    is_trusted: !recovering.contains(&vnode),
+                }
+            }));
+        }
+        let time = self.shared().clock.read(now.wall);
+        Some(RepairStatus { time, peers: self.exchange_statuses(), vnodes })
     }
 }

@@ -2,11 +2,11 @@
 //! on a store: the node's storage threads and both simulators call the same code.
 
 use bytes::Bytes;
-use quoit_ring::{HybridTime, TableId, VnodeIndex};
+use quoit_ring::{HybridTime, NodeId, TableId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::{
-    Collectible, Mutation, Outcome, PageRow, Range, Reader, Reconciliation, Root, RootsCompared,
-    Row, StoreFigures, Survey, Whole, Writer,
+    Collectible, Hint, Hints, Mutation, Outcome, PageRow, Range, Reader, Reconciliation, Root,
+    RootsCompared, Row, StoreFigures, Survey, Whole, Writer,
 };
 
 use crate::event::Tag;
@@ -151,8 +151,42 @@ pub enum StorageRequest {
         /// Its bytes.
         bytes: Bytes,
     },
+    /// Read hints for a node, the oldest first. Answered by [`StorageAnswer::Hints`].
+    NextHints {
+        /// The node.
+        target: NodeId,
+        /// Of those noted then or later.
+        from: HybridTime,
+        /// At most so many.
+        count_max: usize,
+    },
+    /// Keep new hints, and forget others. Answered by [`StorageAnswer::Saved`].
+    ChangeHints(HintChanges),
     /// Answered by [`StorageAnswer::Figures`].
     Figures,
+}
+
+/// What becomes of hints.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HintChanges {
+    /// New ones.
+    pub added: Vec<Hint>,
+    /// Whose target has durably what the key held.
+    pub delivered: Vec<Hint>,
+    /// Those that will never be delivered, each of which was counted.
+    pub dropped: Vec<Hint>,
+}
+
+impl HintChanges {
+    /// Those that leave.
+    pub fn removed(&self) -> impl Iterator<Item = &Hint> {
+        self.delivered.iter().chain(&self.dropped)
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed().next().is_none()
+    }
 }
 
 /// A level of a virtual node's tree.
@@ -203,6 +237,8 @@ pub enum StorageAnswer {
     Reconciled(Reconciliation),
     /// Of how many keys it tells, and what those hold that hold anything.
     Gathered(usize, Vec<Row>),
+    /// The hints.
+    Hints(Hints),
     /// The last record of the log that is durable.
     Durable(u64),
     /// Nobody waits for it any more: it was not begun.
@@ -235,6 +271,7 @@ impl StorageRequest {
             | Self::Survey { .. }
             | Self::Reconcile { .. }
             | Self::Gather { .. }
+            | Self::NextHints { .. }
             | Self::Figures
             | Self::Durable => true,
             Self::Apply { .. }
@@ -249,6 +286,7 @@ impl StorageRequest {
             | Self::Barrier
             | Self::RaiseFloors { .. }
             | Self::Collectible { .. }
+            | Self::ChangeHints(_)
             | Self::Save { .. } => false,
         }
     }
@@ -279,6 +317,9 @@ impl StorageRequest {
                 let (told, rows) = reader.gather_keys(&keys, bytes_max);
                 StorageAnswer::Gathered(told, rows)
             }
+            Self::NextHints { target, from, count_max } => {
+                StorageAnswer::Hints(reader.hints(target, from, count_max))
+            }
             other @ (Self::Apply { .. }
             | Self::ApplyMany { .. }
             | Self::Roots { .. }
@@ -291,6 +332,7 @@ impl StorageRequest {
             | Self::Barrier
             | Self::RaiseFloors { .. }
             | Self::Collectible { .. }
+            | Self::ChangeHints(_)
             | Self::Save { .. }) => {
                 unreachable!("no read was handed to a reader: {other:?}")
             }
@@ -366,11 +408,16 @@ impl StorageRequest {
                 let saved = writer.save(name, &bytes).map_err(|error| error.to_string());
                 (None, StorageAnswer::Saved(saved))
             }
+            Self::ChangeHints(changes) => {
+                let changed = writer.change_hints(&changes.added, changes.removed());
+                (None, StorageAnswer::Saved(changed.map_err(str::to_owned)))
+            }
             other @ (Self::Read { .. }
             | Self::Page { .. }
             | Self::Survey { .. }
             | Self::Reconcile { .. }
             | Self::Gather { .. }
+            | Self::NextHints { .. }
             | Self::Figures
             | Self::Durable) => {
                 unreachable!("a read was handed to the writer: {other:?}")

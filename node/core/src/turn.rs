@@ -21,6 +21,7 @@ use crate::peer::{Forwarded, Refusal};
 use crate::random::Random;
 use crate::record::Keeper;
 use crate::repair::anti_entropy::Foreground;
+use crate::repair::hints::Hints;
 use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
 use crate::time::{Instant, Now};
 
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) random: Random,
     pub(crate) counters: Counters,
     pub(crate) foreground: Foreground,
+    pub(crate) hints: Hints,
     /// One actor a virtual node, for as long as this core has kept all the dots that it made.
     pub(crate) actors: BTreeMap<VnodeIndex, Actor>,
     /// This replica's answers that needed no storage worker.
@@ -71,6 +73,7 @@ impl Shared {
         continuity: Continuity,
         random: Random,
         lease: HybridTime,
+        hints: Hints,
     ) -> Self {
         Self {
             config,
@@ -81,6 +84,7 @@ impl Shared {
             random,
             counters: Counters::default(),
             foreground: Foreground::default(),
+            hints,
             actors: BTreeMap::new(),
             immediate: VecDeque::new(),
             to_heal: VecDeque::new(),

@@ -124,6 +124,12 @@ pub struct Rarities {
     /// Time is settled no later than so far back.
     #[serde(default)]
     pub settle_behind_ms: u64,
+    /// Bytes of hints; 0: none are kept.
+    #[serde(default)]
+    pub hint_bytes_max: u64,
+    /// The age at which hints are dropped.
+    #[serde(default)]
+    pub hint_age_ms_max: u64,
 }
 
 impl Default for Rarities {
@@ -140,6 +146,8 @@ impl Default for Rarities {
             batch_requests_max: 4_096,
             repair_interval_ms: 10_000,
             settle_behind_ms: 70_000,
+            hint_bytes_max: 1 << 20,
+            hint_age_ms_max: 12 * 3_600_000,
         }
     }
 }

@@ -64,6 +64,9 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
     if !calm && random.below(10) > 0 {
         draw_faults(&mut schedule, length_ms);
     }
+    if !measured {
+        draw_hints(&mut schedule.rarities, seed);
+    }
     if !measured && seed % 16 == 9 {
         hunt_zombies(&mut schedule, length_ms);
     }
@@ -158,6 +161,7 @@ fn draw_rarities(random: &mut Random) -> Rarities {
         },
         // The bucket of digests in which the world begins ends soon: see `machine`.
         settle_behind_ms: [usual.settle_behind_ms, 0, 500, 2_000][random.below(4) as usize],
+        ..usual
     }
 }
 
@@ -218,6 +222,17 @@ fn lengthen(schedule: &mut Schedule) {
         if operation.action == Action::Put && random.below(2) == 0 {
             operation.action = Action::PutLarge(65_000 + random.below(10_000) as u32);
         }
+    }
+}
+
+fn draw_hints(rarities: &mut Rarities, seed: u64) {
+    let mut random = stream(seed, "hints", 0);
+    match random.below(8) {
+        // What differs must also be found where nobody has noted it.
+        0..=2 => rarities.hint_bytes_max = 0,
+        3 => rarities.hint_bytes_max = 200 + random.below(2_000),
+        4 => rarities.hint_age_ms_max = 200 + random.below(5_000),
+        _ => {}
     }
 }
 

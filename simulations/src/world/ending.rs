@@ -46,6 +46,7 @@ impl World {
         self.run_while(DRAIN_US, behind);
         self.run_until(self.time_us + 6_000_000);
         let keys = self.ledger.keys();
+        self.wait_for_hints();
         self.wait_for_exchanges(&keys);
         if self.is_lost_for_good() {
             return;
@@ -68,7 +69,7 @@ impl World {
 
     /// Whether a replica waits for an operator's word: it has lost what nobody else had (N = 1), or the
     /// others are lost too. That happens in runs that expect loss only.
-    fn is_lost_for_good(&self) -> bool {
+    pub(super) fn is_lost_for_good(&self) -> bool {
         let cores = self.machines.iter().filter_map(|machine| machine.process.as_ref());
         self.schedule.expects_loss && cores.map(|it| it.core.recovering().1).any(|left| left > 0)
     }

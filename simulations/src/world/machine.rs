@@ -57,6 +57,8 @@ pub(crate) struct Process {
     pub(crate) worker: Worker,
     pub(crate) life: u64,
     pub(crate) tick_at: Option<u64>,
+    /// So many hints were there at the start.
+    pub(crate) hints_recovered: u64,
 }
 
 impl Machine {

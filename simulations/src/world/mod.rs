@@ -12,6 +12,7 @@ mod clients;
 mod echoes;
 mod ending;
 mod floors;
+mod hints;
 mod load;
 mod machine;
 mod network;
@@ -144,6 +145,7 @@ pub(crate) struct World {
     tables: Vec<TableId>,
     /// When operations and faults begin.
     begun_us: u64,
+    handed_over: hints::HandedOver,
     sent: u64,
     events: u64,
     /// Answers to the reads of the end.
@@ -214,6 +216,7 @@ impl World {
             record: None,
             tables: Vec::new(),
             begun_us: 0,
+            handed_over: hints::HandedOver::new(),
             sent: 0,
             events: 0,
             floor_max: HybridTime::ZERO,
@@ -258,11 +261,14 @@ impl World {
         config.settle_behind_ms = rarities.settle_behind_ms;
         config.write_ids_max = rarities.write_ids_max as usize;
         config.limits.siblings_max = rarities.siblings_max;
+        config.hint_bytes_max = rarities.hint_bytes_max;
+        config.hint_age_ms_max = rarities.hint_age_ms_max;
         let now = machine.now(self.time_us);
+        let hints_recovered = recovered.hints.values().map(|figures| figures.number).sum();
         let core = NodeCore::new(config, recovered, now);
         self.lives += 1;
         let life = self.lives;
-        machine.process = Some(Process { core, worker, life, tick_at: None });
+        machine.process = Some(Process { core, worker, life, tick_at: None, hints_recovered });
         let at_us = self.time_us;
         self.trace.add(&[at_us, node as u64, life]);
         self.trace.line(at_us, || format!("n{} starts {damage:?}", node + 1));

@@ -120,6 +120,9 @@ impl World {
         if !self.network.dial(dialler, acceptor).alive {
             return;
         }
+        if let PeerMessage::HandOver(handed) = message {
+            self.note_handed_over(from, to, handed);
+        }
         if let PeerMessage::MergeAnswer(answer) = message {
             self.network.echoes.on_answered((to, from), request, answer.merged.is_ok());
         }

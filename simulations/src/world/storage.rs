@@ -73,6 +73,7 @@ impl Worker {
             continuity: continuity.map_err(|error| error.to_string())?,
             sequence: opened.report.sequence,
             distrusted: opened.reader.distrusted(),
+            hints: opened.reader.count_hints(),
         };
         let worker = Self {
             writer: opened.writer,
@@ -141,6 +142,10 @@ impl World {
             if let StorageRequest::Apply { mutation, .. } = &request {
                 self.checks.dots.on_apply(node, life, mutation);
             }
+            if let StorageRequest::ChangeHints(changes) = &request {
+                self.check_hints(node, changes);
+            }
+            let process = self.machines[node].process.as_mut().expect("it runs");
             process.worker.waiting.push((tag, request, until));
             if !std::mem::replace(&mut process.worker.busy, true) {
                 self.push_in(5, node, life, Then::Work);

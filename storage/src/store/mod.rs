@@ -36,6 +36,7 @@
 
 mod collect;
 mod compare;
+mod hints;
 mod mutation;
 mod open;
 mod prepare;
@@ -62,6 +63,7 @@ use vnodes::Vnodes;
 
 pub use collect::Collectible;
 pub use compare::{Range, Reconciliation, Root, RootsCompared, Row, Survey, Unknown};
+pub use hints::{Hint, HintFigures, Hints};
 pub use mutation::{Change, Mutation};
 pub use open::{OpenError, Opened, StoreReport, open};
 pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures, Whole};

@@ -278,7 +278,7 @@ impl Writer {
         encoded
     }
 
-    fn put_value(&mut self, at: StoredKey, replication: u8, value: Option<Bytes>) {
+    pub(super) fn put_value(&mut self, at: StoredKey, replication: u8, value: Option<Bytes>) {
         let record = value_record(&at, replication, value.as_ref());
         // The tables share the record's memory.
         let value = value.map(|value| record.slice(record.len() - value.len()..));

@@ -168,7 +168,8 @@ impl Reader {
                     return false;
                 };
                 if key.table() != table {
-                    return true;
+                    // Behind the hints there is nothing, and they may be many.
+                    return !key.is_hint();
                 }
                 let found = self.judge(&key, &sealed);
                 let row_bytes = match &found {

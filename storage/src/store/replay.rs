@@ -226,6 +226,9 @@ impl<'a> Replay<'a> {
         // come so far, and no further, with this very damage.
         let damaged = format!("record {} of the commit log is damaged", sequence.0);
         match About::read(payload) {
+            About::Key { key, .. } if key.is_hint() => {
+                self.report.damage.push(format!("{damaged}: a replica is told of one write less"));
+            }
             About::Key { key, replication } => {
                 self.report.damage.push(format!("{damaged}: its key is rebuilt from peers"));
                 if key.is_apart() {

@@ -5,6 +5,7 @@
 pub mod forward;
 pub mod read;
 pub mod scan;
+pub(crate) mod trailing;
 pub mod write;
 
 use bytes::Bytes;

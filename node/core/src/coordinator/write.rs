@@ -15,6 +15,7 @@ use quoit_storage::store::{Change, Mutation, Outcome};
 use quoit_storage::version::{ApartValue, Content, Dot, SiblingSet, Version, VersionVector};
 
 use super::SET_BYTES_MAX;
+use super::trailing::Trail;
 use crate::event::{StorageRequest, Tag};
 use crate::operation::{OperationId, Origin, Place, not_done};
 use crate::peer::{PeerMerge, PeerRead, Refusal, WireSet, wire_values};
@@ -127,6 +128,30 @@ impl WriteOperation {
     /// The time of the dot under which the write is handed out now.
     pub(crate) fn dot_time(&self) -> Option<HybridTime> {
         self.dot.map(|dot| dot.time)
+    }
+
+    /// What is left of it now that it has ended: who has not acknowledged it. `None` where nobody was
+    /// sent it.
+    pub(crate) fn trail(&self, own: NodeId) -> Option<Trail> {
+        self.seen.as_ref()?;
+        let others = || self.tally.primaries().filter(|node| *node != own);
+        let waiting = |node: &NodeId| self.tally.is_waiting(*node);
+        let missed = |node: &NodeId| !waiting(node) && !self.tally.has_counted(*node);
+        let missed: Vec<NodeId> = others().filter(missed).collect();
+        let waiting_own = [own].into_iter().filter(waiting);
+        let waiting: Vec<NodeId> = waiting_own.chain(others().filter(waiting)).collect();
+        let is_durable = self.tally.has_counted(own);
+        let is_lost = !is_durable && !waiting.contains(&own);
+        let is_all = missed.is_empty() && waiting.is_empty();
+        (!is_lost && !is_all).then(|| Trail {
+            id: self.id,
+            round: self.round,
+            deadline: self.deadline,
+            key: self.stored_key.clone(),
+            is_durable,
+            waiting,
+            missed,
+        })
     }
 
     /// When [`WriteOperation::on_wake`] is to be called.

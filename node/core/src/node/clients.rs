@@ -1,6 +1,6 @@
 //! What clients ask, and what is begun for them.
 
-use quoit_protocol::{ChangeTables, ClientRequest, Failure, FailureCode, Get, Write};
+use quoit_protocol::{AskRepair, ChangeTables, ClientRequest, Failure, FailureCode, Get, Write};
 use quoit_storage::planted::{PlantedBug, is_planted};
 
 use super::{KnownWrite, NodeCore, Operation, known_writes};
@@ -43,10 +43,16 @@ impl NodeCore {
                 let message = turn.tell_record();
                 turn.effects.push(Effect::ToClient { connection, request, message });
             }
-            ClientRequest::AskStatus(_) => self.on_ask_status((connection, request), now, effects),
+            ClientRequest::AskStatus(_) => {
+                self.on_ask_status((connection, request), None, now, effects);
+            }
+            ClientRequest::AskRepair(what) => {
+                self.run_exchanges(what, now);
+                self.on_ask_status((connection, request), Some(what), now, effects);
+            }
             ClientRequest::AcceptLoss(accept) => {
                 self.accept_loss(accept.vnode, now, effects);
-                self.on_ask_status((connection, request), now, effects);
+                self.on_ask_status((connection, request), None, now, effects);
             }
             ClientRequest::ChangeTables(change) => {
                 self.on_change_tables((connection, request), change, now, effects);
@@ -68,13 +74,19 @@ impl NodeCore {
         }
     }
 
-    fn on_ask_status(&mut self, from: ChangeOrigin, now: Now, effects: &mut Effects) {
+    fn on_ask_status(
+        &mut self,
+        from: ChangeOrigin,
+        repair: Option<AskRepair>,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         let (connection, request) = from;
         let mut turn = Self::turn(&mut self.shared, now, effects);
         if turn.is_storage_full() {
             return turn.refuse(Origin::Client { connection, request }, overloaded());
         }
-        let inner = Inner::Figures { connection, request };
+        let inner = Inner::Figures { connection, request, repair };
         turn.ask_storage_inner(inner, StorageRequest::Figures);
     }
 

@@ -11,10 +11,17 @@ mod peers;
 mod storage;
 mod ticks;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use quoit_protocol::AskRepair;
+use quoit_protocol::status::ExchangeStatus;
 use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 
 use crate::config::CoreConfig;
 use crate::continuity::{Continuity, ContinuityState};
+use quoit_storage::store::HintFigures;
+
+use crate::coordinator::trailing::Trailing;
 use crate::coordinator::write::Progress;
 use crate::counters::Counters;
 use crate::event::{Effects, Event};
@@ -22,7 +29,9 @@ use crate::handshake::PeerHello;
 use crate::operation::OperationId;
 use crate::random::Random;
 use crate::record::{Keeper, RecordState};
-use crate::repair::anti_entropy::AntiEntropy;
+use crate::repair::anti_entropy::{AntiEntropy, Wanted};
+use crate::repair::handoff::Handoff;
+use crate::repair::hints::Hints;
 use crate::repair::recovery::Recovery;
 use crate::repair::settle::Settling;
 use crate::time::{Instant, Now};
@@ -50,6 +59,8 @@ pub struct Recovered {
     pub sequence: u64,
     /// Virtual nodes that the store does not vouch for.
     pub distrusted: Vec<VnodeIndex>,
+    /// The hints that wait for each node.
+    pub hints: BTreeMap<NodeId, HintFigures>,
 }
 
 /// A node's core. See the crate's documentation.
@@ -60,6 +71,8 @@ pub struct NodeCore {
     anti_entropy: AntiEntropy,
     settling: Settling,
     recovery: Recovery,
+    handoff: Handoff,
+    trailing: Trailing,
     /// The store was asked how far its log is durable.
     durable_asked: bool,
     started: Instant,
@@ -100,8 +113,17 @@ impl NodeCore {
             operations: Operations::new(random.draw()),
             anti_entropy: AntiEntropy::new(&config, Random::new(repair.draw()), now.instant),
             settling: Settling::new(Random::new(repair.draw()), now.instant),
+            handoff: Handoff::new(&config, repair.draw(), now.instant),
+            trailing: Trailing::new(config.operations_max),
             known_writes: KnownWrites::new(config.write_ids_max),
-            shared: Shared::new(config, keeper, continuity, random, recovered.lease),
+            shared: Shared::new(
+                config,
+                keeper,
+                continuity,
+                random,
+                recovered.lease,
+                Hints::new(recovered.hints, repair.draw()),
+            ),
             recovery,
             durable_asked: false,
             started: now.instant,
@@ -123,10 +145,14 @@ impl NodeCore {
             }
             Event::PeerConnected { node } => {
                 self.shared.liveness.on_connected(node);
+                self.handoff.on_alive(node, now.instant);
                 self.send_ping(node, now, effects);
             }
             Event::PeerDisconnected { node } => self.on_peer_lost(node, now, effects),
-            Event::SeemsAlive { node } => self.shared.liveness.on_belief(node, true),
+            Event::SeemsAlive { node } => {
+                self.shared.liveness.on_belief(node, true);
+                self.handoff.on_alive(node, now.instant);
+            }
             Event::SeemsDead { node } => self.shared.liveness.on_belief(node, false),
             Event::Storage { tag, answer } => self.on_storage(tag, answer, now, effects),
             Event::Tick => self.on_tick(now, effects),
@@ -161,11 +187,13 @@ impl NodeCore {
     pub fn next_deadline(&self) -> Option<Instant> {
         let keeper = self.shared.keeper.next_deadline();
         let continuity = self.shared.continuity.next_wake();
-        let wakes = [self.operations.next_wake(), keeper, continuity, Some(self.next_ping)];
+        let operations = [self.operations.next_wake(), self.trailing.next_wake()];
+        let wakes = [keeper, continuity, Some(self.next_ping)].into_iter().chain(operations);
         // Nothing is repaired by a node that may have lost what it goes by.
-        let repair = [self.anti_entropy.next_wake(), self.settling.next_wake()];
+        let repair =
+            [self.anti_entropy.next_wake(), self.settling.next_wake(), self.handoff.next_wake()];
         let repair = repair.into_iter().filter(|_| self.shared.continuity.is_confirmed());
-        wakes.into_iter().chain(repair).flatten().min()
+        wakes.chain(repair).flatten().min()
     }
 
     /// The record in force.
@@ -267,6 +295,11 @@ impl NodeCore {
     ) {
         let mut turn = Self::turn(&mut self.shared, now, effects);
         if let Some(ended) = self.operations.step(id, &mut turn, step) {
+            if let Operation::Write(write) = &ended
+                && let Some(trail) = write.trail(turn.own())
+            {
+                self.trailing.keep(trail, &mut turn);
+            }
             self.on_ended(&ended);
         }
     }
@@ -292,6 +325,35 @@ impl NodeCore {
     /// How long the node has been running.
     pub(crate) fn uptime_ms(&self, now: Now) -> u64 {
         now.instant.ms_since(self.started)
+    }
+
+    pub(crate) fn handoff(&self) -> &Handoff {
+        &self.handoff
+    }
+
+    /// Hints that wait for other nodes.
+    pub fn hints_waiting(&self) -> u64 {
+        let hints = &self.shared.hints;
+        hints.all_targets().into_iter().map(|target| hints.figures(target).number).sum()
+    }
+
+    /// Exchanges with each peer, for people.
+    pub(crate) fn exchange_statuses(&self) -> Vec<ExchangeStatus> {
+        self.anti_entropy.statuses()
+    }
+
+    /// Virtual nodes in which this replica does not count.
+    pub(crate) fn distrusted(&self) -> BTreeSet<VnodeIndex> {
+        self.recovery.distrusted().collect()
+    }
+
+    /// Has replicas compared now, if that is asked.
+    pub(crate) fn run_exchanges(&mut self, what: AskRepair, now: Now) {
+        if what.run {
+            let table = what.table.and_then(|table| self.record()?.table_by_id(table));
+            let replication = table.map(|table| table.options.replication);
+            self.anti_entropy.run(Wanted { replication, vnode: what.vnode }, now.instant);
+        }
     }
 
     pub(crate) fn shared(&self) -> &Shared {

@@ -62,6 +62,14 @@ impl NodeCore {
             PeerMessage::Push(it) => {
                 self.serve_exchange(from, request, ExchangeRequest::Push(it), now, effects);
             }
+            PeerMessage::HandOver(it) => {
+                self.serve_exchange(from, request, ExchangeRequest::HandOver(it), now, effects);
+            }
+            PeerMessage::Pushed(pushed) if self.handoff.awaits(from, request) => {
+                self.shared.observe_peer(pushed.time, now);
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.handoff.on_answer(from, pushed, &mut turn);
+            }
             answer @ (PeerMessage::RootsCompared(_)
             | PeerMessage::NodesCompared(_)
             | PeerMessage::Reconciled(_)
@@ -213,6 +221,10 @@ impl NodeCore {
             self.send_ping(from, now, effects);
         }
         let (id, slot) = OperationId::of_request(request);
+        if self.operations.get_mut(id).is_none() {
+            let mut turn = Self::turn(&mut self.shared, now, effects);
+            return self.trailing.on_answer((id, slot), from, &answer, &mut turn);
+        }
         self.with_operation(id, now, effects, |operation, turn| {
             operation.on_answer(from, slot, answer, turn)
         });
@@ -227,6 +239,8 @@ impl NodeCore {
         }
         let mut turn = Self::turn(&mut self.shared, now, effects);
         self.anti_entropy.on_peer_lost(node, &mut turn);
+        self.handoff.on_peer_lost(node, &mut turn);
+        self.trailing.on_peer_lost(node, &mut turn);
     }
 
     fn on_ping(&mut self, from: NodeId, ping: &Ping, now: Now, effects: &mut Effects) {

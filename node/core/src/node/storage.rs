@@ -85,6 +85,7 @@ impl NodeCore {
             | StorageAnswer::Surveyed(_)
             | StorageAnswer::Reconciled(_)
             | StorageAnswer::Gathered(..)
+            | StorageAnswer::Hints(_)
             | StorageAnswer::Found(_)
             | StorageAnswer::Page(_)
             | StorageAnswer::Prepared(_)
@@ -151,9 +152,23 @@ impl NodeCore {
             (Inner::Trust { vnode }, StorageAnswer::Saved(result)) => {
                 self.on_trusted(vnode, &result, effects);
             }
+            (Inner::NextHints { target }, StorageAnswer::Hints(hints)) => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.handoff.on_hints(target, hints, &mut turn);
+            }
+            (Inner::Handoff { target }, answer) => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.handoff.on_gathered(target, answer, &mut turn);
+            }
+            (Inner::ChangeHints, StorageAnswer::Saved(result)) => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.handoff.on_saved(result, &mut turn);
+            }
             (Inner::Durable, StorageAnswer::Durable(sequence)) => self.on_durable(sequence),
-            (Inner::Figures { connection, request }, StorageAnswer::Figures(figures)) => {
-                let message = Box::new(self.status(figures, now)).into();
+            (Inner::Figures { connection, request, repair }, StorageAnswer::Figures(figures)) => {
+                let mut status = self.status(figures, now);
+                status.repair = repair.and_then(|what| self.repair_status(what, now));
+                let message = Box::new(status).into();
                 effects.push(Effect::ToClient { connection, request, message });
             }
             (inner, answer) => unreachable!("storage answered {inner:?} with {answer:?}"),

@@ -14,6 +14,8 @@ impl NodeCore {
         while let Some(id) = self.operations.due(now.instant) {
             self.with_operation(id, now, effects, |operation, turn| operation.on_wake(turn));
         }
+        let mut turn = Self::turn(&mut self.shared, now, effects);
+        self.trailing.on_time(&mut turn);
         let mut outcomes = Vec::new();
         self.shared.keeper.on_tick(now.instant, effects, &mut outcomes);
         self.on_outcomes(outcomes, now, effects);
@@ -32,6 +34,9 @@ impl NodeCore {
     fn repair(&mut self, now: Now, effects: &mut Effects) {
         let mut turn = Self::turn(&mut self.shared, now, effects);
         self.anti_entropy.on_time(&mut turn);
+        if self.handoff.next_wake().is_some_and(|wake| wake <= now.instant) {
+            self.handoff.on_time(&mut turn);
+        }
         if self.settling.next_wake().is_some_and(|wake| wake <= now.instant) {
             let oldest_dot = self.operations.oldest_dot();
             self.settling.on_time(oldest_dot, &mut turn);
@@ -66,6 +71,9 @@ impl NodeCore {
 
     /// What every turn ends with: this replica's immediate answers, keys to heal, the lease.
     pub(super) fn settle(&mut self, now: Now, effects: &mut Effects) {
+        if self.shared.hints.has_news() {
+            self.handoff.on_noted(self.shared.hints.save_at().unwrap_or(now.instant));
+        }
         // A heal never leads to another, so this ends.
         loop {
             if let Some((request, answer)) = self.shared.immediate.pop_front() {

@@ -139,7 +139,16 @@ pub struct Push {
     pub rows: Vec<RepairRow>,
 }
 
-/// The answer to [`Push`].
+/// Merges what keys hold into a replica that missed writes of them (hinted handoff).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    /// Common fields.
+    pub head: RepairHead,
+    /// The rows, of any virtual nodes that both are replicas of.
+    pub rows: Vec<RepairRow>,
+}
+
+/// The answer to [`Push`] and to [`HandOver`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {
     /// The replica's hybrid time.

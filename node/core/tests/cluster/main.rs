@@ -10,6 +10,7 @@ mod continuity;
 mod damage;
 mod faults;
 mod forwards;
+mod hints;
 mod large_values;
 mod latest;
 mod pages;

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use quoit_ring::{Epoch, HybridTime, NodeId, VnodeIndex};
+use quoit_protocol::status::RunningExchange;
+use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::Root;
 
 use super::job::{Around, End, Failure, Job, Moved, Step};
-use super::{JOBS_MAX, Merged, ROOTS_MAX, STEP_MS, Steps, shared_vnodes};
+use super::{JOBS_MAX, Merged, ROOTS_MAX, STEP_MS, Steps, Wanted, shared_vnodes};
 use crate::event::{Effect, StorageAnswer, StorageRequest};
 use crate::peer::{CompareRoots, DifferingRoots, PeerMessage, RepairHead};
 use crate::time::Instant;
@@ -28,14 +29,19 @@ pub(super) struct Exchange {
     epoch: Epoch,
     since: HybridTime,
     began: Instant,
+    /// What it was asked for, if it was.
+    wanted: Option<Wanted>,
+    /// Virtual nodes of all replication factors, and those that are done.
+    vnodes: usize,
+    done: usize,
     /// Exchanges with different peers begin at different places, so that a replica that lacks much
     /// is filled by all of them.
     rank: usize,
     /// The replication factors that are left; the first is at work.
     replications: VecDeque<u8>,
     shared: Vec<VnodeIndex>,
-    /// Where in `shared` roots are still to be compared.
-    chunks: VecDeque<usize>,
+    /// Where in `shared` roots are still to be compared, and how many.
+    chunks: VecDeque<(usize, usize)>,
     /// The chunk whose roots are being compared, and which of its virtual nodes this replica does not
     /// vouch for.
     comparing: Option<(usize, usize)>,
@@ -59,20 +65,41 @@ struct Pending {
     held: Option<(PeerMessage, Instant)>,
 }
 
+/// The virtual nodes that two replicas share, as far as they are to be compared.
+fn wanted_vnodes(
+    record: &ClusterRecord,
+    replication: u8,
+    own: NodeId,
+    peer: NodeId,
+    wanted: Option<Wanted>,
+) -> Vec<VnodeIndex> {
+    let wanted = wanted.unwrap_or_default();
+    if wanted.replication.is_some_and(|n| n != replication) {
+        return Vec::new();
+    }
+    let mut shared = shared_vnodes(record, replication, own, peer);
+    shared.retain(|vnode| wanted.vnode.is_none_or(|wanted| wanted == *vnode));
+    shared
+}
+
 impl Exchange {
     /// Begins; `None` if the two share nothing.
-    pub(super) fn begin(peer: NodeId, rank: usize, turn: &mut Turn<'_>) -> Option<Self> {
+    pub(super) fn begin(
+        peer: NodeId,
+        rank: usize,
+        wanted: Option<Wanted>,
+        turn: &mut Turn<'_>,
+    ) -> Option<Self> {
         let since = turn.time();
         let own = turn.own();
         let record = turn.shared.keeper.current()?;
         let replications: BTreeSet<u8> =
             record.tables.iter().map(|table| table.options.replication).collect();
-        let shares = |n: &u8| {
-            record.vnodes.all().any(|vnode| {
-                record.is_primary(own, vnode, *n) && record.is_primary(peer, vnode, *n)
-            })
-        };
+        let shares = |n: &u8| !wanted_vnodes(record, *n, own, peer, wanted).is_empty();
         let replications: VecDeque<u8> = replications.into_iter().filter(shares).collect();
+        let counts =
+            replications.iter().map(|n| wanted_vnodes(record, *n, own, peer, wanted).len());
+        let vnodes = counts.sum();
         if replications.is_empty() {
             return None;
         }
@@ -81,6 +108,9 @@ impl Exchange {
             epoch: record.epoch,
             since,
             began: turn.now.instant,
+            wanted,
+            vnodes,
+            done: 0,
             rank,
             replications,
             shared: Vec::new(),
@@ -105,7 +135,14 @@ impl Exchange {
             return;
         };
         self.shared = shared_vnodes(record, *replication, turn.own(), self.peer);
-        self.chunks = (0..self.shared.len()).step_by(ROOTS_MAX).collect();
+        let count = |first| ROOTS_MAX.min(self.shared.len() - first);
+        let firsts = (0..self.shared.len()).step_by(ROOTS_MAX);
+        self.chunks = match self.wanted.and_then(|wanted| wanted.vnode) {
+            Some(vnode) => {
+                self.shared.binary_search(&vnode).map(|at| (at, 1)).into_iter().collect()
+            }
+            None => firsts.map(|first| (first, count(first))).collect(),
+        };
         let members = record.members.len().max(1);
         self.chunks.rotate_left(self.rank % members * self.chunks.len() / members);
     }
@@ -113,6 +150,24 @@ impl Exchange {
     /// Whether there is nothing left to do.
     pub(super) fn is_over(&self) -> bool {
         self.replications.is_empty()
+    }
+
+    /// What it was asked for, if it was.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
+        self.wanted
+    }
+
+    /// How far it is, for people.
+    pub(super) fn status(&self) -> RunningExchange {
+        let count = |vnodes: usize| u32::try_from(vnodes).unwrap_or(u32::MAX);
+        let moved = self.moved();
+        RunningExchange {
+            began: self.since,
+            vnodes: count(self.vnodes),
+            left: count(self.vnodes.saturating_sub(self.done)),
+            keys: moved.keys_in + moved.keys_out,
+            bytes: moved.bytes_in + moved.bytes_out,
+        }
     }
 
     /// What was moved so far.
@@ -185,8 +240,7 @@ impl Exchange {
                 continue;
             }
             let has_room = self.waiting.len() < JOBS_MAX && self.comparing.is_none();
-            if has_room && let Some(first) = self.chunks.pop_front() {
-                let count = ROOTS_MAX.min(self.shared.len() - first);
+            if has_room && let Some((first, count)) = self.chunks.pop_front() {
                 self.comparing = Some((first, count));
                 let vnodes = self.shared[first..first + count].to_vec();
                 let replication = self.replications.front().copied().unwrap_or(0);
@@ -315,7 +369,10 @@ impl Exchange {
             };
             match differ.get(&position) {
                 Some(floor) => waiting.push((*vnode, *floor, end)),
-                None => self.tell_merged(*vnode, end, steps),
+                None => {
+                    self.done += 1;
+                    self.tell_merged(*vnode, end, steps);
+                }
             }
         }
         let shift = self.rank * 7 % waiting.len().max(1);
@@ -389,6 +446,7 @@ impl Exchange {
             }
             Step::Done(end) => {
                 if let Some((job, _)) = self.jobs.remove(&vnode) {
+                    self.done += 1;
                     self.moved = self.moved.plus(job.moved);
                 }
                 self.tell_merged(vnode, end, steps);

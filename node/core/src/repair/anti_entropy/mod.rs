@@ -30,6 +30,7 @@ pub(crate) mod serve;
 use std::collections::BTreeMap;
 
 use quoit_protocol::Key;
+use quoit_protocol::status::ExchangeStatus;
 use quoit_ring::{ClusterRecord, HybridTime, NodeId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
 
@@ -43,7 +44,7 @@ use crate::time::Instant;
 use crate::turn::Turn;
 use exchange::{Asker, Exchange};
 use job::Failure;
-use pace::Pace;
+pub(crate) use pace::Pace;
 
 /// Jobs of an exchange at a time.
 const JOBS_MAX: usize = 4;
@@ -60,7 +61,7 @@ pub(crate) const ROWS_MAX: usize = 4_096;
 /// Bytes of rows in a message, but for one that is larger by itself.
 pub(crate) const ROW_BYTES_MAX: usize = 1 << 20;
 /// The same while clients are there: to merge them must not hold their writes up.
-const BUSY_ROW_BYTES_MAX: usize = 64 << 10;
+pub(crate) const BUSY_ROW_BYTES_MAX: usize = 64 << 10;
 /// A step that has not ended within this has failed.
 const STEP_MS: u64 = 10_000;
 /// After an exchange that failed the next one begins about so much later.
@@ -105,6 +106,17 @@ struct Peer {
     exchange: Option<Exchange>,
     busy_until: Instant,
     last: Option<Last>,
+    /// What somebody wants to have compared now.
+    wanted: Option<Wanted>,
+}
+
+/// Which virtual nodes are compared: all, or some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Wanted {
+    /// Tables of this N only.
+    pub(crate) replication: Option<u8>,
+    /// This virtual node only.
+    pub(crate) vnode: Option<VnodeIndex>,
 }
 
 /// How the last exchange with a peer ended.
@@ -172,6 +184,31 @@ impl AntiEntropy {
         all.map(|((.., peer), since)| (*peer, *since))
     }
 
+    /// Has replicas compared with every peer's as soon as can be, even where that is never done of the
+    /// node's own accord.
+    pub(crate) fn run(&mut self, wanted: Wanted, now: Instant) {
+        for peer in self.peers.values_mut() {
+            let all = Wanted::default();
+            peer.wanted = Some(match peer.wanted {
+                Some(before) if before != wanted => all,
+                Some(_) | None => wanted,
+            });
+            peer.next_at = now;
+        }
+        self.wake = Some(now);
+    }
+
+    /// Exchanges with each peer, for people.
+    pub(crate) fn statuses(&self) -> Vec<ExchangeStatus> {
+        let status = |(id, peer): (&NodeId, &Peer)| ExchangeStatus {
+            peer: *id,
+            ended: peer.last.as_ref().map_or(HybridTime::ZERO, |last| last.ended),
+            failure: peer.last.as_ref().and_then(|last| last.failure.clone()),
+            running: peer.exchange.as_ref().map(Exchange::status),
+        };
+        self.peers.iter().map(status).collect()
+    }
+
     /// Begins exchanges that are due, sends what had to wait, and gives up what takes too long.
     pub(crate) fn on_time(&mut self, turn: &mut Turn<'_>) {
         if self.wake.is_none_or(|wake| wake > turn.instant()) {
@@ -183,7 +220,9 @@ impl AntiEntropy {
         for id in peers {
             let running = self.peers.values().filter(|peer| peer.exchange.is_some()).count();
             let Some(peer) = self.peers.get_mut(&id) else { continue };
-            let is_due = peer.next_at <= now && turn.shared.liveness.is_up(id);
+            let is_due = peer.next_at <= now
+                && turn.shared.liveness.is_up(id)
+                && (peer.wanted.is_some() || turn.shared.config.repair_interval_ms > 0);
             let mut ended = Ok(());
             match &mut peer.exchange {
                 Some(exchange) if exchange.is_late(now) => {
@@ -193,7 +232,7 @@ impl AntiEntropy {
                 None if is_due && running < EXCHANGES_MAX => {
                     let peers = turn.shared.keeper.members();
                     let rank = peers.filter(|member| *member < id).count();
-                    peer.exchange = Exchange::begin(id, rank, turn);
+                    peer.exchange = Exchange::begin(id, rank, peer.wanted.take(), turn);
                     if peer.exchange.is_none() {
                         peer.next_at = now.plus_ms(FIRST_MS);
                     }
@@ -222,6 +261,7 @@ impl AntiEntropy {
                 exchange: None,
                 busy_until: Instant::default(),
                 last: None,
+                wanted: None,
             });
         }
     }
@@ -237,7 +277,9 @@ impl AntiEntropy {
         // Who comes up, and members that are new, are seen then.
         let look = turn.instant().plus_ms(FIRST_MS);
         self.wake = wakes.chain([look]).min();
-        if turn.shared.config.repair_interval_ms == 0 {
+        let is_off = turn.shared.config.repair_interval_ms == 0;
+        let is_wanted = |peer: &Peer| peer.wanted.is_some() || peer.exchange.is_some();
+        if is_off && !self.peers.is_empty() && !self.peers.values().any(is_wanted) {
             self.wake = None;
         }
     }
@@ -338,6 +380,11 @@ impl AntiEntropy {
         counters.repair_keys_out += moved.keys_out;
         counters.repair_bytes_in += moved.bytes_in;
         counters.repair_bytes_out += moved.bytes_out;
+        if failure.is_some() {
+            peer.wanted = peer.wanted.or(exchange.wanted());
+        } else if peer.wanted.is_some() {
+            peer.next_at = now;
+        }
         peer.exchange = None;
         self.asked.retain(|_, (asker, _)| *asker != id);
         let failure = failure.map(|failure| failure.to_string());

@@ -42,7 +42,7 @@ impl Foreground {
 
 /// The bucket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     idle_rate: u64,
     busy_rate: u64,
     /// In bytes; below zero after what was larger than the bucket.
@@ -51,7 +51,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(config: &CoreConfig, now: Instant) -> Self {
+    pub(crate) fn new(config: &CoreConfig, now: Instant) -> Self {
         let idle_rate = config.repair_bytes_per_second.max(1);
         let busy_rate = config.repair_busy_bytes_per_second.clamp(1, idle_rate);
         Self { idle_rate, busy_rate, level: 0, at: now }
@@ -62,7 +62,7 @@ impl Pace {
     }
 
     /// When the next step may be made: now, or later.
-    pub(super) fn ready_at(&mut self, is_busy: bool, now: Instant) -> Instant {
+    pub(crate) fn ready_at(&mut self, is_busy: bool, now: Instant) -> Instant {
         let rate = self.rate(is_busy);
         let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let gained = whole(rate.saturating_mul(now.ms_since(self.at)) / 1_000);
@@ -75,7 +75,7 @@ impl Pace {
     }
 
     /// Takes out what a step has moved.
-    pub(super) fn charge(&mut self, bytes: usize) {
+    pub(crate) fn charge(&mut self, bytes: usize) {
         self.level = self.level.saturating_sub_unsigned(bytes as u64);
     }
 }

@@ -26,6 +26,7 @@ pub(crate) enum ExchangeRequest {
     Nodes(crate::peer::CompareNodes),
     Reconcile(crate::peer::Reconcile),
     Push(crate::peer::Push),
+    HandOver(crate::peer::HandOver),
 }
 
 /// What kind of request it is.
@@ -64,6 +65,7 @@ impl ExchangeRequest {
             Self::Nodes(message) => &message.head,
             Self::Reconcile(message) => &message.head,
             Self::Push(message) => &message.head,
+            Self::HandOver(message) => &message.head,
         }
     }
 
@@ -72,7 +74,7 @@ impl ExchangeRequest {
             Self::Roots(_) => Kind::Roots,
             Self::Nodes(_) => Kind::Nodes,
             Self::Reconcile(_) => Kind::Reconcile,
-            Self::Push(_) => Kind::Push,
+            Self::Push(_) | Self::HandOver(_) => Kind::Push,
         }
     }
 
@@ -159,6 +161,21 @@ impl ExchangeRequest {
                 let mutations = mutations.ok_or(NotServed::Malformed("a row that is none"))?;
                 Ok(StorageRequest::ApplyMany { mutations })
             }
+            Self::HandOver(message) => {
+                if message.rows.len() > ROWS_MAX {
+                    return Err(NotServed::Malformed("too many rows"));
+                }
+                let mut mutations = Vec::with_capacity(message.rows.len());
+                for row in message.rows {
+                    let key = StoredKey::from_bytes(row.0.clone());
+                    let vnode = key.map(|key| record.vnodes.vnode_of(key.token()));
+                    let vnode = vnode.map_err(|_| NotServed::Malformed("a row that is none"))?;
+                    check_vnode(vnode)?;
+                    let mutation = mutation_of(record, vnode, head.replication, row, None);
+                    mutations.push(mutation.ok_or(NotServed::Malformed("a row that is none"))?);
+                }
+                Ok(StorageRequest::ApplyMany { mutations })
+            }
         }
     }
 }
@@ -195,7 +212,7 @@ pub(super) fn mutation_of(
 }
 
 /// A row as it travels.
-pub(super) fn wire_row(row: Row) -> RepairRow {
+pub(crate) fn wire_row(row: Row) -> RepairRow {
     (row.key.bytes().clone(), (row.set, wire_values(row.values)))
 }
 

@@ -41,6 +41,7 @@ impl Worker {
             continuity: ContinuityState::read(continuity.as_deref()).expect("whole"),
             sequence: opened.report.sequence,
             distrusted: opened.reader.distrusted(),
+            hints: opened.reader.count_hints(),
         };
         let worker = Self {
             writer: opened.writer,

@@ -1,0 +1,549 @@
+//! Hinted handoff: what a replica missed is brought to it once it is back (Dynamo, section 4.6).
+//!
+//! Delivery goes in passes, one a node at a time, over a batch of its hints, the oldest first. What the
+//! keys of the hints hold *then* is read and sent in one message, to be merged in one batch; so nothing
+//! stale is ever delivered, whatever has happened to a key since. A hint leaves when its target has
+//! answered that the set, or a later one, is durable there, or for one of the reasons that are counted
+//! ([`super::hints::Reason`]); otherwise it stays, and a later pass meets it again. Nothing is
+//! remembered but the hints themselves, so that either side may end at any moment: at worst a set is
+//! merged twice, which changes nothing.
+//!
+//! The pace is that of exchanges ([`super::anti_entropy`]): a bucket of bytes, slow while clients are
+//! there on either side. A target that is thought to be dead is sent nothing; its hints are only looked
+//! at when the oldest may be too old to keep.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use quoit_ring::{HybridTime, NodeId};
+use quoit_storage::layout::StoredKey;
+use quoit_storage::planted::{PlantedBug, is_planted};
+use quoit_storage::store::{Hint, Hints, Row};
+
+use super::anti_entropy::{BUSY_ROW_BYTES_MAX, Pace, ROW_BYTES_MAX, serve};
+use super::hints::Reason;
+use crate::config::CoreConfig;
+use crate::coordinator::SET_BYTES_MAX;
+use crate::event::{Effect, Inner, StorageAnswer, StorageRequest};
+use crate::peer::{HandOver, Pushed, Refusal, RepairHead};
+use crate::time::Instant;
+use crate::turn::Turn;
+
+/// A pass reads so many hints.
+const BATCH: usize = 1_024;
+/// What is not answered within this has failed.
+const ANSWER_MS: u64 = 10_000;
+/// After a pass that failed the next one begins so much later; twice as long after the next one.
+const BACK_OFF_MS: (u64, u64) = (100, 60_000);
+/// While the own storage is full, a pass waits so long.
+const FULL_MS: u64 = 50;
+/// Hints that may be too old are looked for no more often, and no more seldom.
+const EXPIRY_MS: (u64, u64) = (1_000, 60_000);
+/// The rate of delivery is told over so long.
+const RATE_MS: u64 = 2_000;
+
+/// The deliveries of this node.
+pub(crate) struct Handoff {
+    targets: BTreeMap<NodeId, Target>,
+    /// Numbers of messages differ from start to start: a peer's answer to the process before may
+    /// still come.
+    next: u64,
+    pace: Pace,
+    wake: Option<Instant>,
+}
+
+/// What goes on for one node.
+struct Target {
+    state: State,
+    /// The next pass goes on here.
+    from: HybridTime,
+    /// The first hint that was left behind since the passes last began anew.
+    first_left: Option<HybridTime>,
+    not_before: Instant,
+    back_off_ms: u64,
+    /// The target has said that clients keep it busy.
+    busy_until: Instant,
+    rate: Rate,
+}
+
+enum State {
+    Idle,
+    /// Its hints are being read.
+    Reading,
+    /// A pass goes on.
+    Passing(Box<Pass>),
+    /// Those that have gone are being forgotten.
+    Leaving,
+}
+
+/// One pass.
+#[derive(Default)]
+struct Pass {
+    /// Hints that are still to be taken up, of one N each: tables of different N are told apart in
+    /// every message between replicas.
+    groups: VecDeque<(u8, VecDeque<Hint>)>,
+    step: Step,
+    delivered: Vec<Hint>,
+    dropped: Vec<Hint>,
+    /// The last hint that was read.
+    last: HybridTime,
+    /// The first that stays.
+    first_left: Option<HybridTime>,
+    has_failed: bool,
+}
+
+#[derive(Default)]
+enum Step {
+    #[default]
+    Next,
+    /// Keys are being read.
+    Gathering,
+    /// What they hold is under way.
+    Sent { number: u64, hints: Vec<Hint>, until: Instant },
+}
+
+/// Deliveries a second.
+#[derive(Default)]
+struct Rate {
+    since: Instant,
+    count: u64,
+    last: u64,
+}
+
+impl Rate {
+    fn add(&mut self, count: usize, now: Instant) {
+        self.turn_over(now);
+        self.count += count as u64;
+    }
+
+    fn turn_over(&mut self, now: Instant) {
+        let passed_ms = now.ms_since(self.since);
+        if passed_ms >= RATE_MS {
+            self.last = self.count * 1_000 / passed_ms;
+            (self.since, self.count) = (now, 0);
+        }
+    }
+}
+
+impl Target {
+    fn new(now: Instant) -> Self {
+        Self {
+            state: State::Idle,
+            from: HybridTime::ZERO,
+            first_left: None,
+            not_before: now,
+            back_off_ms: BACK_OFF_MS.0,
+            busy_until: now,
+            rate: Rate::default(),
+        }
+    }
+
+    fn pass(&mut self) -> Option<&mut Pass> {
+        match &mut self.state {
+            State::Passing(pass) => Some(pass),
+            State::Idle | State::Reading | State::Leaving => None,
+        }
+    }
+}
+
+impl Pass {
+    fn leave_behind(&mut self, hint: &Hint) {
+        let first = self.first_left.get_or_insert(hint.time);
+        *first = hint.time.min(*first);
+    }
+
+    /// Nothing more of this pass comes to anything.
+    fn fail(&mut self, turn: &mut Turn<'_>) {
+        self.has_failed = true;
+        let sent = match std::mem::take(&mut self.step) {
+            Step::Sent { hints, .. } => hints,
+            Step::Next | Step::Gathering => Vec::new(),
+        };
+        let left = std::mem::take(&mut self.groups);
+        for hint in sent.into_iter().chain(left.into_iter().flat_map(|(_, hints)| hints)) {
+            turn.shared.hints.put_back(&hint);
+            self.leave_behind(&hint);
+        }
+    }
+
+    fn drop_for(&mut self, reason: Reason, hint: Hint, turn: &mut Turn<'_>) {
+        turn.shared.counters.hints.drop_for(reason, 1);
+        self.dropped.push(hint);
+    }
+}
+
+impl Handoff {
+    pub(crate) fn new(config: &CoreConfig, first: u64, now: Instant) -> Self {
+        Self {
+            targets: BTreeMap::new(),
+            next: first,
+            pace: Pace::new(config, now),
+            wake: Some(now),
+        }
+    }
+
+    /// When [`Handoff::on_time`] is to be called.
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// Hints delivered to a node in a second, of late.
+    pub(crate) fn rate(&self, target: NodeId) -> u64 {
+        self.targets.get(&target).map_or(0, |target| target.rate.last)
+    }
+
+    /// A node can be reached, or is believed to live.
+    pub(crate) fn on_alive(&mut self, node: NodeId, now: Instant) {
+        if let Some(target) = self.targets.get_mut(&node) {
+            target.not_before = now;
+            target.back_off_ms = BACK_OFF_MS.0;
+            self.wake = Some(now);
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn on_time(&mut self, turn: &mut Turn<'_>) {
+        self.wake = None;
+        for id in turn.shared.hints.targets() {
+            if let Some(at) = self.advance(id, turn) {
+                self.wake_at(at);
+            }
+        }
+        turn.save_hints();
+        if let Some(at) = turn.shared.hints.save_at() {
+            self.wake_at(at);
+        }
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.wake = self.wake.into_iter().chain([at]).min();
+    }
+
+    /// Hints were noted: they are to be written down.
+    pub(crate) fn on_noted(&mut self, at: Instant) {
+        self.wake_at(at);
+    }
+
+    /// When there will be more to do for a node, if nothing happens before.
+    fn advance(&mut self, id: NodeId, turn: &mut Turn<'_>) -> Option<Instant> {
+        let now = turn.instant();
+        let target = self.targets.entry(id).or_insert_with(|| Target::new(now));
+        target.rate.turn_over(now);
+        match &mut target.state {
+            State::Idle if target.not_before > now => Some(target.not_before),
+            State::Idle => {
+                let is_up = turn.shared.liveness.is_up(id);
+                if is_up && turn.is_storage_full() {
+                    return Some(now.plus_ms(FULL_MS));
+                }
+                let wait_ms = turn.hint_age_left_ms(turn.shared.hints.written(id).oldest);
+                if !is_up && turn.is_member(id) && wait_ms > 0 {
+                    return Some(now.plus_ms(wait_ms.clamp(EXPIRY_MS.0, EXPIRY_MS.1)));
+                }
+                target.state = State::Reading;
+                let request =
+                    StorageRequest::NextHints { target: id, from: target.from, count_max: BATCH };
+                turn.ask_storage_inner(Inner::NextHints { target: id }, request);
+                None
+            }
+            State::Passing(pass) => match &pass.step {
+                Step::Next => self.take_up(id, turn),
+                Step::Gathering => None,
+                Step::Sent { until, .. } if *until > now => Some(*until),
+                Step::Sent { .. } => {
+                    pass.fail(turn);
+                    self.take_up(id, turn)
+                }
+            },
+            State::Reading | State::Leaving => None,
+        }
+    }
+
+    /// A node's hints have been read.
+    pub(crate) fn on_hints(&mut self, id: NodeId, hints: Hints, turn: &mut Turn<'_>) {
+        let now = turn.instant();
+        self.wake = Some(now);
+        let target = self.targets.entry(id).or_insert_with(|| Target::new(now));
+        let Hints { hints, broken } = hints;
+        let Some(last) = hints.last().map(|hint| hint.time) else {
+            return Self::begin_anew(target, id, broken, turn);
+        };
+        let first = target.first_left.into_iter().chain(hints.first().map(|hint| hint.time)).min();
+        turn.shared.hints.set_oldest(id, first.unwrap_or(last));
+        let mut pass = Pass { last, ..Pass::default() };
+        let mut groups: BTreeMap<u8, VecDeque<Hint>> = BTreeMap::new();
+        for hint in hints {
+            match turn.judge(&hint) {
+                Judgement::Drop(reason) => {
+                    turn.shared.hints.begin(&hint);
+                    pass.drop_for(reason, hint, turn);
+                }
+                Judgement::Leave => pass.leave_behind(&hint),
+                Judgement::Deliver { replication } => {
+                    groups.entry(replication).or_default().push_back(hint);
+                }
+            }
+        }
+        pass.groups = groups.into_iter().collect();
+        target.state = State::Passing(Box::new(pass));
+    }
+
+    /// There are no more hints behind where the passes have come to.
+    fn begin_anew(target: &mut Target, id: NodeId, broken: bool, turn: &mut Turn<'_>) {
+        target.state = State::Idle;
+        match target.first_left.take() {
+            Some(first) => {
+                // They are tried again, ever more slowly.
+                target.from = first;
+                target.not_before = turn.instant().plus_ms(target.back_off_ms);
+                target.back_off_ms = (2 * target.back_off_ms).min(BACK_OFF_MS.1);
+            }
+            None if target.from > HybridTime::ZERO && !broken => target.from = HybridTime::ZERO,
+            None => {
+                // Which ones are lost nobody can say.
+                let lost = turn.shared.hints.forget(id);
+                turn.shared.counters.hints.drop_for(Reason::Unreadable, lost);
+                target.from = turn.shared.hints.after_all();
+            }
+        }
+    }
+
+    /// Takes up the next hints of a pass, or ends it. When there will be more to do.
+    fn take_up(&mut self, id: NodeId, turn: &mut Turn<'_>) -> Option<Instant> {
+        let now = turn.instant();
+        let is_up = turn.shared.liveness.is_up(id);
+        let target = self.targets.get_mut(&id).expect("it is advanced");
+        let is_busy = turn.shared.foreground.is_busy(now) || target.busy_until > now;
+        let State::Passing(pass) = &mut target.state else { return None };
+        if !is_up && !pass.groups.is_empty() {
+            pass.fail(turn);
+        }
+        let Some((_, hints)) = pass.groups.front() else {
+            self.end_pass(id, turn);
+            return None;
+        };
+        let ready_at = self.pace.ready_at(is_busy, now);
+        if ready_at > now {
+            return Some(ready_at);
+        }
+        if turn.is_storage_full() {
+            return Some(now.plus_ms(FULL_MS));
+        }
+        let keys: Vec<StoredKey> = hints.iter().map(|hint| hint.key.clone()).collect();
+        // Writes from now on are noted anew: what is read may be older.
+        hints.iter().for_each(|hint| turn.shared.hints.begin(hint));
+        pass.step = Step::Gathering;
+        let bytes_max = if is_busy { BUSY_ROW_BYTES_MAX } else { ROW_BYTES_MAX };
+        let request = StorageRequest::Gather { keys, bytes_max };
+        turn.ask_storage_inner(Inner::Handoff { target: id }, request);
+        None
+    }
+
+    /// What the first of a pass's keys hold has been read.
+    pub(crate) fn on_gathered(&mut self, id: NodeId, answer: StorageAnswer, turn: &mut Turn<'_>) {
+        let now = turn.instant();
+        self.wake = Some(now);
+        let target = self.targets.get_mut(&id);
+        let Some(pass) = target.and_then(Target::pass) else { return };
+        let StorageAnswer::Gathered(told, rows) = answer else { return pass.fail(turn) };
+        pass.step = Step::Next;
+        let Some((replication, hints)) = pass.groups.front_mut() else { return };
+        let replication = *replication;
+        let taken: Vec<Hint> = hints.drain(..told.min(hints.len())).collect();
+        // What was not told is read again: writes of these keys are known to be hinted till then.
+        hints.iter().for_each(|hint| turn.shared.hints.put_back(hint));
+        if hints.is_empty() {
+            pass.groups.pop_front();
+        }
+        let (mut rows, mut hints) = (VecDeque::from(rows), VecDeque::from(taken));
+        let (mut sent, mut to_send) = (Vec::new(), Vec::new());
+        while let Some(hint) = hints.pop_front() {
+            match rows.front() {
+                Some(row) if row.key != hint.key => pass.drop_for(Reason::Absent, hint, turn),
+                Some(row) if row.bytes() > SET_BYTES_MAX => {
+                    rows.pop_front();
+                    pass.drop_for(Reason::TooLarge, hint, turn);
+                }
+                Some(_) => {
+                    to_send.extend(rows.pop_front());
+                    sent.push(hint);
+                }
+                None => pass.drop_for(Reason::Absent, hint, turn),
+            }
+        }
+        if !to_send.is_empty() {
+            self.send(id, replication, sent, to_send, turn);
+        }
+    }
+
+    fn send(
+        &mut self,
+        id: NodeId,
+        replication: u8,
+        hints: Vec<Hint>,
+        rows: Vec<Row>,
+        turn: &mut Turn<'_>,
+    ) {
+        let now = turn.instant();
+        let pass = self.targets.get_mut(&id).and_then(Target::pass).expect("a pass goes on");
+        if is_planted(PlantedBug::DropHint) {
+            turn.shared.counters.hints.delivered += hints.len() as u64;
+            return pass.delivered.extend(hints);
+        }
+        self.pace.charge(rows.iter().map(Row::bytes).sum());
+        self.next = self.next.wrapping_add(1);
+        pass.step = Step::Sent { number: self.next, hints, until: now.plus_ms(ANSWER_MS) };
+        if !turn.shared.liveness.is_up(id) {
+            return pass.fail(turn);
+        }
+        let head = RepairHead {
+            epoch: turn.shared.keeper.epoch(),
+            replication,
+            time: turn.time(),
+            deadline_ms: u32::try_from(ANSWER_MS).expect("seconds"),
+        };
+        let rows = rows.into_iter().map(serve::wire_row).collect();
+        let message = HandOver { head, rows }.into();
+        turn.effects.push(Effect::ToPeer { to: id, request: self.next, message });
+    }
+
+    /// Whether an answer is to a message of this handoff.
+    pub(crate) fn awaits(&self, from: NodeId, request: u64) -> bool {
+        let state = self.targets.get(&from).map(|target| &target.state);
+        match state {
+            Some(State::Passing(pass)) => {
+                matches!(pass.step, Step::Sent { number, .. } if number == request)
+            }
+            _ => false,
+        }
+    }
+
+    /// A target has answered.
+    pub(crate) fn on_answer(&mut self, from: NodeId, answer: Pushed, turn: &mut Turn<'_>) {
+        let now = turn.instant();
+        self.wake = Some(now);
+        let Some(target) = self.targets.get_mut(&from) else { return };
+        if answer.is_busy {
+            target.busy_until = now.plus_ms(1_000);
+        }
+        let State::Passing(pass) = &mut target.state else { return };
+        let count = match &pass.step {
+            Step::Sent { hints, .. } => hints.len(),
+            Step::Next | Step::Gathering => return,
+        };
+        let taken_in = match answer.result {
+            Ok(taken_in) if taken_in.len() == count => taken_in,
+            Ok(_) => {
+                pass.fail(turn);
+                return turn.refuse_malformed(from, "an answer to other rows than it was handed");
+            }
+            Err(Refusal::WrongConfiguration) => {
+                // One of the two is behind; pings tell which.
+                return pass.fail(turn);
+            }
+            Err(_) => return pass.fail(turn),
+        };
+        let Step::Sent { hints, .. } = std::mem::take(&mut pass.step) else { return };
+        for (hint, is_taken_in) in hints.into_iter().zip(taken_in) {
+            if is_taken_in {
+                turn.shared.counters.hints.delivered += 1;
+                pass.delivered.push(hint);
+            } else {
+                turn.shared.hints.put_back(&hint);
+                pass.leave_behind(&hint);
+            }
+        }
+        target.rate.add(pass.delivered.len(), now);
+    }
+
+    /// Ends a pass of which nothing is left to do.
+    fn end_pass(&mut self, id: NodeId, turn: &mut Turn<'_>) {
+        let now = turn.instant();
+        self.wake = Some(now);
+        let target = self.targets.get_mut(&id).expect("it is advanced");
+        let State::Passing(pass) = std::mem::replace(&mut target.state, State::Idle) else {
+            return;
+        };
+        let Pass { delivered, dropped, last, first_left, has_failed, .. } = *pass;
+        target.first_left = target.first_left.into_iter().chain(first_left).min();
+        if has_failed {
+            // What lies behind fares no better now.
+            target.from = target.first_left.take().unwrap_or(target.from);
+            target.not_before = now.plus_ms(target.back_off_ms);
+            target.back_off_ms = (2 * target.back_off_ms).min(BACK_OFF_MS.1);
+        } else {
+            target.from = last;
+            if first_left.is_none() {
+                target.back_off_ms = BACK_OFF_MS.0;
+            }
+        }
+        if !delivered.is_empty() || !dropped.is_empty() {
+            target.state = State::Leaving;
+            turn.shared.hints.leave(delivered, dropped);
+        }
+    }
+
+    /// What has become of hints is written down, or is not.
+    pub(crate) fn on_saved(&mut self, result: Result<(), String>, turn: &mut Turn<'_>) {
+        self.wake = Some(turn.instant());
+        for id in turn.shared.hints.on_saved(result, turn.instant()) {
+            if let Some(target) = self.targets.get_mut(&id)
+                && matches!(target.state, State::Leaving)
+            {
+                target.state = State::Idle;
+            }
+        }
+    }
+
+    /// The connection to a node is gone: what is under way may have come, or not.
+    pub(crate) fn on_peer_lost(&mut self, node: NodeId, turn: &mut Turn<'_>) {
+        let pass = self.targets.get_mut(&node).and_then(Target::pass);
+        if let Some(pass) = pass
+            && matches!(pass.step, Step::Sent { .. })
+        {
+            pass.fail(turn);
+            self.wake = Some(turn.instant());
+        }
+    }
+}
+
+/// What is to be done with a hint.
+enum Judgement {
+    Deliver {
+        replication: u8,
+    },
+    Drop(Reason),
+    /// It cannot be said yet: the record here may be older than the write.
+    Leave,
+}
+
+impl Turn<'_> {
+    fn is_member(&self, node: NodeId) -> bool {
+        self.shared.keeper.members().any(|member| member == node)
+    }
+
+    /// How long a hint of that time is kept still.
+    fn hint_age_left_ms(&self, time: HybridTime) -> u64 {
+        let age_ms = self.time().wall().0.saturating_sub(time.wall().0);
+        (self.shared.config.hint_age_ms_max + 1).saturating_sub(age_ms)
+    }
+
+    fn judge(&self, hint: &Hint) -> Judgement {
+        if self.hint_age_left_ms(hint.time) == 0 {
+            return Judgement::Drop(Reason::Expired);
+        }
+        let Some(record) = self.shared.keeper.current() else { return Judgement::Leave };
+        let Some(table) = record.table_by_id(hint.key.table()) else {
+            return match hint.key.table() < record.table_id_next {
+                true => Judgement::Drop(Reason::TableDropped),
+                false => Judgement::Leave,
+            };
+        };
+        let (vnode, replication) =
+            (record.vnodes.vnode_of(hint.key.token()), table.options.replication);
+        let is_replica = |node: NodeId| record.is_primary(node, vnode, table.options.replication);
+        if hint.target == self.own() || !is_replica(hint.target) || !is_replica(self.own()) {
+            return Judgement::Drop(Reason::NotAReplica);
+        }
+        Judgement::Deliver { replication }
+    }
+}

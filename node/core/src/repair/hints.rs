@@ -1,0 +1,380 @@
+//! What replicas missed: noted by the coordinator of each write that a primary of its key did not
+//! acknowledge (Dynamo, section 4.6; but with strict quorums a hint is a reference, and what is
+//! delivered is what the key holds then).
+//!
+//! One hint waits for a node and a key, however many writes it misses: its delivery brings them all.
+//! That rests on two rules. A write is noted only once it is durable here, so that whoever reads the
+//! key later reads the write. And a key is forgotten here before it is read for a delivery
+//! ([`Hints::begin`]), so that a write that comes after the reading is noted anew.
+//!
+//! New hints, and those that leave, are written down together, one change at a time; what comes
+//! meanwhile goes with the next one. A node that ends before that has lost those hints: the
+//! anti-entropy finds what they stood for, as it does for those that are dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+
+use quoit_ring::{HybridTime, NodeId};
+use quoit_storage::layout::StoredKey;
+use quoit_storage::store::{Hint, HintFigures};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::counters::HintCounters;
+use crate::event::{HintChanges, Inner, StorageRequest};
+use crate::time::Instant;
+use crate::turn::Turn;
+
+/// At most so many new hints wait to be written down.
+const NOTED_MAX: usize = 4_096;
+/// The last so many keys, at least, are known to be hinted already; twice as many at most.
+const KNOWN_MAX: usize = 65_536;
+/// What could not be written down is tried again after so long.
+const RETRY_MS: u64 = 500;
+
+/// Why a hint is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Expired,
+    Full,
+    Unreadable,
+    Absent,
+    TooLarge,
+    TableDropped,
+    NotAReplica,
+}
+
+impl HintCounters {
+    pub(crate) fn drop_for(&mut self, reason: Reason, number: u64) {
+        let counter = match reason {
+            Reason::Expired => &mut self.expired,
+            Reason::Full => &mut self.full,
+            Reason::Unreadable => &mut self.unreadable,
+            Reason::Absent => &mut self.absent,
+            Reason::TooLarge => &mut self.too_large,
+            Reason::TableDropped => &mut self.table_dropped,
+            Reason::NotAReplica => &mut self.not_a_replica,
+        };
+        *counter += number;
+    }
+}
+
+/// The hints of this node.
+pub(crate) struct Hints {
+    /// Those that are written down. Nodes for which nothing waits are left out.
+    waiting: BTreeMap<NodeId, HintFigures>,
+    /// Of all, noted or written down.
+    bytes: u64,
+    known: Known,
+    /// Not written down yet.
+    changes: HintChanges,
+    /// What is being written down.
+    saving: Option<HintChanges>,
+    not_before: Instant,
+    /// The last hint's: they ascend, whatever the clock does.
+    last_time: HybridTime,
+}
+
+impl Hints {
+    pub(crate) fn new(waiting: BTreeMap<NodeId, HintFigures>, seed: u64) -> Self {
+        Self {
+            bytes: waiting.values().map(|figures| figures.bytes).sum(),
+            last_time: waiting.values().map(|it| it.newest).max().unwrap_or_default(),
+            waiting,
+            known: Known::new(seed),
+            changes: HintChanges::default(),
+            saving: None,
+            not_before: Instant(0),
+        }
+    }
+
+    /// Whether something is to be written down, and can be.
+    pub(crate) fn has_news(&self) -> bool {
+        self.saving.is_none() && !self.changes.is_empty()
+    }
+
+    /// When that is to be done.
+    pub(crate) fn save_at(&self) -> Option<Instant> {
+        self.has_news().then_some(self.not_before)
+    }
+
+    /// The nodes for which hints wait.
+    pub(super) fn targets(&self) -> Vec<NodeId> {
+        self.waiting.keys().copied().collect()
+    }
+
+    /// What waits for a node, written down or not.
+    pub(crate) fn figures(&self, target: NodeId) -> HintFigures {
+        let mut figures = self.waiting.get(&target).copied().unwrap_or_default();
+        let saving = self.saving.iter().flat_map(|saving| &saving.added);
+        for hint in self.changes.added.iter().chain(saving).filter(|it| it.target == target) {
+            add(&mut figures, hint);
+        }
+        figures
+    }
+
+    /// What is written down for a node.
+    pub(super) fn written(&self, target: NodeId) -> HintFigures {
+        self.waiting.get(&target).copied().unwrap_or_default()
+    }
+
+    /// Every node for which hints wait, written down or not.
+    pub(crate) fn all_targets(&self) -> BTreeSet<NodeId> {
+        let saving = self.saving.iter().flat_map(|saving| &saving.added);
+        let noted = self.changes.added.iter().chain(saving).map(|hint| hint.target);
+        self.waiting.keys().copied().chain(noted).collect()
+    }
+
+    /// Notes that a node misses a write, unless that would come to nothing new.
+    fn note(&mut self, target: NodeId, key: &StoredKey, now: HybridTime, bytes_max: u64) -> Noted {
+        if self.known.has(target, key) {
+            return Noted::Before;
+        }
+        let time = self.last_time.next().unwrap_or(self.last_time).max(now);
+        let hint = Hint { target, time, key: key.clone() };
+        let bytes = hint.bytes();
+        if self.changes.added.len() >= NOTED_MAX || self.bytes + bytes > bytes_max {
+            return Noted::Full;
+        }
+        self.last_time = time;
+        self.bytes += bytes;
+        self.known.add(target, key);
+        self.changes.added.push(hint);
+        Noted::New
+    }
+
+    /// The key of a hint is about to be read, to be delivered, or the hint is dropped: writes from now
+    /// on are noted anew.
+    pub(super) fn begin(&mut self, hint: &Hint) {
+        self.known.remove(hint.target, &hint.key);
+    }
+
+    /// The hint stays.
+    pub(super) fn put_back(&mut self, hint: &Hint) {
+        self.known.add(hint.target, &hint.key);
+    }
+
+    /// These leave.
+    pub(super) fn leave(&mut self, delivered: Vec<Hint>, dropped: Vec<Hint>) {
+        self.changes.delivered.extend(delivered);
+        self.changes.dropped.extend(dropped);
+    }
+
+    /// No hint for the node is older than this.
+    pub(super) fn set_oldest(&mut self, target: NodeId, oldest: HybridTime) {
+        if let Some(figures) = self.waiting.get_mut(&target) {
+            figures.oldest = oldest;
+        }
+    }
+
+    /// Nothing waits for the node (any more that could be read). How much was thought to.
+    pub(super) fn forget(&mut self, target: NodeId) -> u64 {
+        let Some(figures) = self.waiting.remove(&target) else { return 0 };
+        // Which keys those were nobody knows.
+        self.known.clear();
+        self.bytes = self.bytes.saturating_sub(figures.bytes);
+        figures.number
+    }
+
+    /// A time after all hints so far.
+    pub(super) fn after_all(&self) -> HybridTime {
+        self.last_time.next().unwrap_or(self.last_time)
+    }
+
+    /// What was to be written down is, or is not. Whose hints have left.
+    pub(crate) fn on_saved(
+        &mut self,
+        result: Result<(), String>,
+        now: Instant,
+    ) -> BTreeSet<NodeId> {
+        let saved = self.saving.take().expect("hints are saved one change at a time");
+        if result.is_err() {
+            // It may be there all the same: the same records are written again.
+            let later = std::mem::replace(&mut self.changes, saved);
+            self.changes.added.extend(later.added);
+            self.changes.delivered.extend(later.delivered);
+            self.changes.dropped.extend(later.dropped);
+            self.not_before = now.plus_ms(RETRY_MS);
+            return BTreeSet::new();
+        }
+        for hint in &saved.added {
+            add(self.waiting.entry(hint.target).or_default(), hint);
+        }
+        let mut left = BTreeSet::new();
+        for hint in saved.removed() {
+            left.insert(hint.target);
+            self.bytes = self.bytes.saturating_sub(hint.bytes());
+            if let Some(figures) = self.waiting.get_mut(&hint.target) {
+                figures.number = figures.number.saturating_sub(1);
+                figures.bytes = figures.bytes.saturating_sub(hint.bytes());
+                figures.oldest = figures.oldest.max(hint.time);
+            }
+        }
+        self.waiting.retain(|_, figures| figures.number > 0);
+        left
+    }
+}
+
+fn add(figures: &mut HintFigures, hint: &Hint) {
+    if figures.number == 0 {
+        figures.oldest = hint.time;
+    }
+    figures.number += 1;
+    figures.bytes += hint.bytes();
+    figures.newest = hint.time;
+}
+
+enum Noted {
+    New,
+    Before,
+    Full,
+}
+
+impl Turn<'_> {
+    /// Notes that a primary misses a write of a key, which is durable here.
+    pub(crate) fn note_hint(&mut self, target: NodeId, key: &StoredKey) {
+        let (time, bytes_max) = (self.time(), self.shared.config.hint_bytes_max);
+        let noted = self.shared.hints.note(target, key, time, bytes_max);
+        let counters = &mut self.shared.counters.hints;
+        match noted {
+            Noted::New => counters.noted += 1,
+            Noted::Before => {}
+            Noted::Full => {
+                counters.noted += 1;
+                counters.drop_for(Reason::Full, 1);
+            }
+        }
+    }
+
+    /// Writes down what has become of hints.
+    pub(super) fn save_hints(&mut self) {
+        let hints = &mut self.shared.hints;
+        if hints.has_news() && hints.not_before <= self.now.instant {
+            let changes = std::mem::take(&mut hints.changes);
+            hints.saving = Some(changes.clone());
+            self.ask_storage_inner(Inner::ChangeHints, StorageRequest::ChangeHints(changes));
+        }
+    }
+}
+
+/// The last keys that were hinted: a young half and an old one, which is forgotten at once when the
+/// young one is full.
+struct Known {
+    young: BTreeSet<u128>,
+    old: BTreeSet<u128>,
+    hash_keys: (u64, u64),
+}
+
+impl Known {
+    fn new(seed: u64) -> Self {
+        Self { young: BTreeSet::new(), old: BTreeSet::new(), hash_keys: (seed, !seed) }
+    }
+
+    fn hash(&self, target: NodeId, key: &StoredKey) -> u128 {
+        let mut hasher = SipHasher13::new_with_keys(self.hash_keys.0, self.hash_keys.1);
+        hasher.write_u64(target.0);
+        hasher.write(key.bytes());
+        hasher.finish128().as_u128()
+    }
+
+    fn has(&self, target: NodeId, key: &StoredKey) -> bool {
+        let hash = self.hash(target, key);
+        self.young.contains(&hash) || self.old.contains(&hash)
+    }
+
+    fn add(&mut self, target: NodeId, key: &StoredKey) {
+        if self.young.len() >= KNOWN_MAX {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(self.hash(target, key));
+    }
+
+    fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+
+    fn remove(&mut self, target: NodeId, key: &StoredKey) {
+        let hash = self.hash(target, key);
+        self.young.remove(&hash);
+        self.old.remove(&hash);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quoit_ring::{TableId, Token};
+
+    const TARGET: NodeId = NodeId(2);
+
+    fn key(number: u64) -> StoredKey {
+        StoredKey::new(Token(number), TableId(1), b"k", b"").expect("short")
+    }
+
+    fn note(hints: &mut Hints, number: u64) -> Noted {
+        hints.note(TARGET, &key(number), HybridTime(5), 1_000)
+    }
+
+    fn save(hints: &mut Hints) -> HintChanges {
+        let changes = std::mem::take(&mut hints.changes);
+        hints.saving = Some(changes.clone());
+        changes
+    }
+
+    #[test]
+    fn one_hint_waits_for_a_key_until_it_is_read_and_again_if_its_delivery_failed() {
+        let mut hints = Hints::new(BTreeMap::new(), 1);
+        assert!(matches!(note(&mut hints, 1), Noted::New));
+        assert!(matches!(note(&mut hints, 1), Noted::Before));
+        assert!(matches!(note(&mut hints, 2), Noted::New));
+        let first = save(&mut hints).added[0].clone();
+        hints.on_saved(Ok(()), Instant(0));
+        hints.begin(&first);
+        assert!(matches!(note(&mut hints, 1), Noted::New));
+        assert_eq!(hints.figures(TARGET).number, 3);
+        let again = save(&mut hints).added[0].clone();
+        assert!(again.time > first.time, "they ascend");
+        hints.begin(&again);
+        hints.put_back(&again);
+        assert!(matches!(note(&mut hints, 1), Noted::Before));
+    }
+
+    #[test]
+    fn their_bytes_have_a_bound_and_leave_with_them() {
+        let mut hints = Hints::new(BTreeMap::new(), 1);
+        let noted = (0..100).take_while(|number| matches!(note(&mut hints, *number), Noted::New));
+        let noted = noted.count();
+        assert!(noted > 2 && noted < 100);
+        assert!(matches!(note(&mut hints, 200), Noted::Full));
+        let added = save(&mut hints).added;
+        hints.on_saved(Ok(()), Instant(0));
+        assert_eq!(hints.figures(TARGET).number, noted as u64);
+        hints.leave(added[..1].to_vec(), added[1..].to_vec());
+        save(&mut hints);
+        assert_eq!(hints.on_saved(Ok(()), Instant(0)), BTreeSet::from([TARGET]));
+        assert!(hints.waiting.is_empty() && hints.changes.is_empty() && hints.saving.is_none());
+        assert!(matches!(note(&mut hints, 200), Noted::New));
+    }
+
+    #[test]
+    fn what_could_not_be_written_down_is_tried_again_later() {
+        let mut hints = Hints::new(BTreeMap::new(), 1);
+        note(&mut hints, 1);
+        save(&mut hints);
+        note(&mut hints, 2);
+        hints.on_saved(Err("full".to_owned()), Instant(0));
+        assert_eq!(hints.save_at(), Some(Instant(0).plus_ms(RETRY_MS)));
+        assert_eq!(save(&mut hints).added.len(), 2);
+    }
+
+    #[test]
+    fn the_keys_that_are_known_are_bounded_and_the_oldest_are_forgotten_first() {
+        let mut known = Known::new(1);
+        let count = 3 * KNOWN_MAX as u64;
+        (0..count).for_each(|number| known.add(TARGET, &key(number)));
+        assert!(known.young.len() + known.old.len() <= 2 * KNOWN_MAX);
+        assert!(known.has(TARGET, &key(count - KNOWN_MAX as u64)));
+        assert!(!known.has(TARGET, &key(0)));
+        assert!(!known.has(NodeId(3), &key(count - 1)));
+    }
+}

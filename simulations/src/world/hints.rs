@@ -1,0 +1,83 @@
+//! What the world looks at when hints leave.
+
+use std::collections::BTreeMap;
+
+use quoit_core::HintChanges;
+use quoit_core::peer::HandOver;
+use quoit_ring::{NodeId, VnodeCount};
+use quoit_storage::codec;
+use quoit_storage::layout::StoredKey;
+use quoit_storage::store::Found;
+use quoit_storage::version::SiblingSet;
+
+use super::World;
+use crate::invariants::hints;
+
+/// At the end every hint has left within so many seconds.
+const DELIVERED_S: u32 = 200;
+
+/// What was sent to targets of hints last, by holder, target and key.
+pub(super) type HandedOver = BTreeMap<(usize, NodeId, StoredKey), SiblingSet>;
+
+impl World {
+    pub(super) fn note_handed_over(&mut self, from: usize, to: usize, message: &HandOver) {
+        for (key, (set, _)) in &message.rows {
+            let key = StoredKey::from_bytes(key.clone()).expect("a node sends right keys");
+            let set = codec::decode(set).expect("a node sends right sets");
+            self.handed_over.insert((from, super::node_id(to), key), set);
+        }
+    }
+
+    /// Looks at hints that leave.
+    pub(super) fn check_hints(&mut self, node: usize, changes: &HintChanges) {
+        for hint in &changes.delivered {
+            let sent = self.handed_over.get(&(node, hint.target, hint.key.clone()));
+            let target = &self.machines[hint.target.0 as usize - 1];
+            let at = self.tables.iter().position(|id| *id == hint.key.table());
+            let Some(policy) = at.map(|at| self.schedule.tables[at].policy) else { continue };
+            let vnodes = VnodeCount::new(self.schedule.vnodes).expect("it was checked");
+            let is_sound = !target.is_damaged && !self.schedule.expects_loss;
+            let reader = target.process.as_ref().filter(|_| is_sound).map(|it| &it.worker.reader);
+            let held = reader.and_then(|reader| match reader.read(&hint.key) {
+                Found::Set(bytes) => {
+                    let floor = reader.floor(vnodes.vnode_of(hint.key.token()));
+                    Some((codec::decode(&bytes).expect("the store checked it"), floor))
+                }
+                Found::Unreadable => None,
+            });
+            let held = held.as_ref().map(|(set, floor)| (set, *floor));
+            let text = || format!("{} of n{}'s hint of {:?}", hint.target, node + 1, hint.key);
+            hints::check_delivered(&mut self.checks.hints, sent, held, policy, text);
+        }
+    }
+
+    /// All nodes are up: in the end nothing waits, and the counters say where it went.
+    pub(super) fn wait_for_hints(&mut self) {
+        let waits = |world: &Self| {
+            let cores = world.machines.iter().filter_map(|machine| machine.process.as_ref());
+            cores.map(|process| process.core.hints_waiting()).sum::<u64>()
+        };
+        for _ in 0..DELIVERED_S {
+            if waits(self) == 0 {
+                break;
+            }
+            self.run_until(self.time_us + 1_000_000);
+        }
+        let left = waits(self);
+        self.checks.hints.expect(left == 0 || self.is_lost_for_good(), || {
+            format!("{left} hints wait though all nodes are up")
+        });
+        for (node, machine) in self.machines.iter().enumerate() {
+            if let Some(process) = &machine.process {
+                let counters = process.core.counters().hints;
+                hints::check_balance(
+                    &mut self.checks.hints,
+                    node,
+                    process.hints_recovered,
+                    counters,
+                    process.core.hints_waiting(),
+                );
+            }
+        }
+    }
+}
