@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quoit_core::continuity::{CONTINUITY_FILE, ContinuityState};
 use quoit_core::record::{RECORD_FILE, RecordState, StateError, VOTE_FILE};
-use quoit_core::{CoreConfig, NodeCore, Recovered};
+use quoit_core::{CoreConfig, NodeCore, Recovered, SCRUB_FILE, ScrubState};
 use quoit_gossip::{Gossip, GossipConfig, GossipError, Link};
 use quoit_ring::VnodeCount;
 use quoit_storage::disk::Disk;
@@ -239,6 +239,8 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
     let record = RecordState::read(record.as_deref(), vote.as_deref())?;
     let continuity = read_small(&disk, CONTINUITY_FILE)?;
     let continuity = ContinuityState::read(continuity.as_deref())?;
+    // Whatever is wrong with it, the pass begins anew.
+    let scrub = read_small(&disk, SCRUB_FILE).ok().flatten();
     let (tables, lost) = open_tables(config, &disk, record.record.is_some())?;
     let vnodes = record.record.as_ref().map_or(config.cluster.vnodes, |record| record.vnodes);
     let options = store_options(config, vnodes);
@@ -266,6 +268,7 @@ fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
         sequence: opened.report.sequence,
         distrusted: opened.reader.distrusted(),
         hints: opened.reader.count_hints(),
+        scrub: ScrubState::read(scrub.as_deref()),
     };
     Ok(Data { identity, opened, tables, recovered })
 }

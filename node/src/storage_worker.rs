@@ -321,7 +321,7 @@ fn bytes_of_mutation(mutation: &Mutation) -> usize {
             Content::Apart { .. } | Content::Tombstone => 0,
         },
         Change::Merge { set, .. } => codec::encoded_bytes(set),
-        Change::Collect => 0,
+        Change::Collect | Change::Drop => 0,
     };
     inline + apart
 }

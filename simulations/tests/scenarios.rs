@@ -91,6 +91,7 @@ fn a_read_takes_in_a_write_that_was_just_acknowledged() {
             batch_requests_max: 4096,
             repair_interval_ms: 0,
             settle_behind_ms: 0,
+            scrub_period_ms: 0,
             hint_bytes_max: 0,
             hint_age_ms_max: 0,
         },

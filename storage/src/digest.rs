@@ -190,6 +190,11 @@ pub fn leaf_of(token: Token) -> usize {
     usize::try_from(token.0 >> (u64::BITS - LEAVES.trailing_zeros())).expect("16 bits")
 }
 
+/// The first token of a leaf.
+pub fn first_token(leaf: usize) -> Token {
+    Token((leaf as u64) << (u64::BITS - LEAVES.trailing_zeros()))
+}
+
 /// The leaves of a virtual node.
 pub fn leaves_of(vnodes: VnodeCount, vnode: VnodeIndex) -> Range<usize> {
     let first = leaf_of(vnodes.first_token(vnode));
@@ -289,6 +294,27 @@ impl Digests {
                 self.bucket_count += buckets.len();
             }
         }
+    }
+
+    /// Takes a leaf over from other digests, for every replication factor.
+    pub fn replace_leaf(&mut self, leaf: usize, other: &Self) {
+        let index = index_of(leaf);
+        let known = other.replications().chain(self.replications());
+        for replication in known.collect::<std::collections::BTreeSet<_>>() {
+            let theirs = other.leaves.get(&replication);
+            let own = self.leaves.entry(replication).or_insert_with(Leaves::new);
+            own.stays[usize::from(index)] = theirs.map_or(0, |it| it.stays[usize::from(index)]);
+            let before = own.going.remove(&index).map_or(0, |buckets| buckets.len());
+            self.bucket_count -= before;
+            for bucket in theirs.and_then(|it| it.going.get(&index)).into_iter().flatten() {
+                let Bucket { end, digest, pairs } = *bucket;
+                let end = on_grid(end, self.grid_bits);
+                let pairs = i32::try_from(pairs).unwrap_or(i32::MAX);
+                let more = own.change(index, BucketDelta { end, digest, pairs });
+                self.bucket_count = self.bucket_count.saturating_add_signed(more);
+            }
+        }
+        self.bound_buckets();
     }
 
     /// The replication factors that there are leaves for, ascending.

@@ -34,6 +34,7 @@ mod repair;
 mod ring;
 #[cfg(test)]
 mod sample;
+mod scrub;
 mod status;
 mod tables;
 
@@ -55,6 +56,7 @@ pub use order::Order;
 pub use render::{NodeRow, node_rows, render_nodes_table};
 pub use repair::RepairArguments;
 pub use ring::RingArguments;
+pub use scrub::ScrubArguments;
 pub use status::StatusArguments;
 pub use tables::TablesArguments;
 
@@ -75,6 +77,7 @@ pub enum ClientCommand {
     Status(StatusArguments),
     Ring(RingArguments),
     Hints(HintsArguments),
+    Scrub(ScrubArguments),
     Repair(RepairArguments),
 }
 
@@ -141,6 +144,7 @@ pub async fn execute(
         ClientCommand::Status(arguments) => status::show(&client, arguments, output).await,
         ClientCommand::Ring(arguments) => ring::show(&client.record(), arguments, output),
         ClientCommand::Hints(arguments) => hints::show(&client, arguments, output).await,
+        ClientCommand::Scrub(arguments) => scrub::run(&client, arguments, output).await,
         ClientCommand::Repair(arguments) => repair::run(&client, arguments, output).await,
     };
     client.close().await;

@@ -57,6 +57,7 @@ pub(crate) fn status(id: u64, down: &[u64]) -> NodeStatus {
         replica_vnodes: 3,
         recovering_vnodes: 0,
         hints: Vec::new(),
+        scrub: Default::default(),
         repair: None,
         uptime_ms: 65_000,
         version: "0.1.0".into(),

@@ -40,9 +40,37 @@ pub struct NodeStatus {
     /// What other nodes missed and this one keeps for them.
     #[serde(default)]
     pub hints: Vec<HintStatus>,
+    /// What verifying all that is held has come to.
+    #[serde(default)]
+    pub scrub: ScrubStatus,
     /// How far replicas were compared, where that was asked.
     #[serde(default)]
     pub repair: Option<RepairStatus>,
+}
+
+/// What verifying all that is held has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// When the pass began, in milliseconds since 1970; 0: none has.
+    pub began_ms: u64,
+    /// When the last one ended; 0: none has.
+    pub ended_ms: u64,
+    /// How far the pass is, of 1,000.
+    pub permille: u32,
+    /// Bytes that it has read, since the node was started.
+    pub bytes: u64,
+    /// About how many bytes there are.
+    pub total_bytes: u64,
+    /// Damaged keys found since the node was started.
+    pub damaged: u64,
+    /// Those that are whole again.
+    pub mended: u64,
+    /// Those that are not.
+    pub waiting: u64,
+    /// Where this pass has found damage that hides keys: so many stretches of the key space.
+    pub hidden: u32,
+    /// Keys of dropped tables that were taken out since the node was started.
+    pub dropped: u64,
 }
 
 /// What waits for a node that missed writes.

@@ -43,6 +43,8 @@ pub struct CoreConfig {
     pub repair_busy_bytes_per_second: u64,
     /// Time is settled no later than so far back: what was begun before has ended, as a rule.
     pub settle_behind_ms: u64,
+    /// Everything that is held is read and verified within this; 0: never.
+    pub scrub_period_ms: u64,
     /// A hint that is older is dropped: exchanges find what it stands for.
     pub hint_age_ms_max: u64,
     /// Hints together have no more bytes than this: more are not noted.
@@ -72,6 +74,7 @@ impl CoreConfig {
             repair_bytes_per_second: 256 << 20,
             repair_busy_bytes_per_second: 4 << 20,
             settle_behind_ms: 70_000,
+            scrub_period_ms: 7 * 86_400_000,
             hint_age_ms_max: 12 * 3_600_000,
             hint_bytes_max: 256 << 20,
             seed,

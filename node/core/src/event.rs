@@ -47,7 +47,9 @@ impl Tag {
             | Self::Exchange(_)
             | Self::PeerExchange { .. }
             | Self::Settling(_) => false,
-            Self::Inner(Inner::Vote | Inner::Record | Inner::Continuity) => true,
+            Self::Inner(Inner::Vote | Inner::Record | Inner::Continuity | Inner::ScrubSaved) => {
+                true
+            }
             Self::Inner(
                 Inner::Lease
                 | Inner::Figures { .. }
@@ -56,7 +58,11 @@ impl Tag {
                 | Inner::Trust { .. }
                 | Inner::NextHints { .. }
                 | Inner::Handoff { .. }
-                | Inner::ChangeHints,
+                | Inner::ChangeHints
+                | Inner::Scrub
+                | Inner::ScrubRead
+                | Inner::Recount
+                | Inner::TakenOut,
             ) => false,
         }
     }
@@ -94,6 +100,16 @@ pub enum Inner {
     },
     /// Hints that are new, and such as leave.
     ChangeHints,
+    /// A step of the scrub.
+    Scrub,
+    /// A key that the scrub has found damaged.
+    ScrubRead,
+    /// A leaf of the digests that is counted anew.
+    Recount,
+    /// Keys of dropped tables that go.
+    TakenOut,
+    /// Where the scrub has come to.
+    ScrubSaved,
     /// Figures for a client's status request.
     Figures {
         /// The client.

@@ -45,4 +45,5 @@ pub use event::{
     ConnectionId, Effect, Effects, Event, HintChanges, StorageAnswer, StorageRequest, Tag,
 };
 pub use node::{NodeCore, Recovered};
+pub use repair::scrub::{SCRUB_FILE, ScrubState};
 pub use time::{Instant, Now};

@@ -182,6 +182,7 @@ pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
         | StorageAnswer::Reconciled(_)
         | StorageAnswer::Gathered(..)
         | StorageAnswer::Hints(_)
+        | StorageAnswer::Scrubbed(_)
         | StorageAnswer::Saved(_)
         | StorageAnswer::Collectible(_)
         | StorageAnswer::Durable(_)

@@ -37,6 +37,14 @@ impl NodeCore {
                  it is tried again, but writes will be refused once memory or the log is full"
             ));
         }
+        let scrub = self.scrub().status();
+        if scrub.waiting > 0 || scrub.hidden > 0 {
+            problems.push(format!(
+                "verifying what is held has found damage: {} keys are being fetched from the others, \
+                 and blocks in {} places of the tables cannot be read (`quoit scrub status`)",
+                scrub.waiting, scrub.hidden
+            ));
+        }
         let waiting = self.not_ready(now);
         let state = match (waiting.is_empty(), problems.is_empty()) {
             (false, _) => "starting",
@@ -81,6 +89,7 @@ impl NodeCore {
             },
             counters: self.counters().named(),
             hints: self.hint_statuses(now),
+            scrub,
             repair: None,
         }
     }

@@ -1,12 +1,14 @@
 //! What the core asks of the storage worker, what that answers, and how each request is carried out
 //! on a store: the node's storage threads and both simulators call the same code.
 
+use std::ops::Range as Span;
+
 use bytes::Bytes;
 use quoit_ring::{HybridTime, NodeId, TableId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::store::{
     Collectible, Hint, Hints, Mutation, Outcome, PageRow, Range, Reader, Reconciliation, Root,
-    RootsCompared, Row, StoreFigures, Survey, Whole, Writer,
+    RootsCompared, Row, ScrubStep, Scrubbed, StoreFigures, Survey, Whole, Writer,
 };
 
 use crate::event::Tag;
@@ -160,6 +162,13 @@ pub enum StorageRequest {
         /// At most so many.
         count_max: usize,
     },
+    /// Read and verify the next entries. Answered by [`StorageAnswer::Scrubbed`].
+    Scrub(Box<ScrubStep>),
+    /// Count leaves of the digests anew. Answered by [`StorageAnswer::Saved`].
+    RecountLeaves {
+        /// The leaves.
+        leaves: Span<usize>,
+    },
     /// Keep new hints, and forget others. Answered by [`StorageAnswer::Saved`].
     ChangeHints(HintChanges),
     /// Answered by [`StorageAnswer::Figures`].
@@ -237,6 +246,8 @@ pub enum StorageAnswer {
     Reconciled(Reconciliation),
     /// Of how many keys it tells, and what those hold that hold anything.
     Gathered(usize, Vec<Row>),
+    /// What a step of the scrub has found.
+    Scrubbed(Box<Scrubbed>),
     /// The hints.
     Hints(Hints),
     /// The last record of the log that is durable.
@@ -272,6 +283,7 @@ impl StorageRequest {
             | Self::Reconcile { .. }
             | Self::Gather { .. }
             | Self::NextHints { .. }
+            | Self::Scrub(_)
             | Self::Figures
             | Self::Durable => true,
             Self::Apply { .. }
@@ -287,6 +299,7 @@ impl StorageRequest {
             | Self::RaiseFloors { .. }
             | Self::Collectible { .. }
             | Self::ChangeHints(_)
+            | Self::RecountLeaves { .. }
             | Self::Save { .. } => false,
         }
     }
@@ -317,6 +330,7 @@ impl StorageRequest {
                 let (told, rows) = reader.gather_keys(&keys, bytes_max);
                 StorageAnswer::Gathered(told, rows)
             }
+            Self::Scrub(step) => StorageAnswer::Scrubbed(Box::new(reader.scrub(&step))),
             Self::NextHints { target, from, count_max } => {
                 StorageAnswer::Hints(reader.hints(target, from, count_max))
             }
@@ -333,6 +347,7 @@ impl StorageRequest {
             | Self::RaiseFloors { .. }
             | Self::Collectible { .. }
             | Self::ChangeHints(_)
+            | Self::RecountLeaves { .. }
             | Self::Save { .. }) => {
                 unreachable!("no read was handed to a reader: {other:?}")
             }
@@ -408,6 +423,10 @@ impl StorageRequest {
                 let saved = writer.save(name, &bytes).map_err(|error| error.to_string());
                 (None, StorageAnswer::Saved(saved))
             }
+            Self::RecountLeaves { leaves } => {
+                writer.recount_leaves(leaves);
+                (None, StorageAnswer::Saved(Ok(())))
+            }
             Self::ChangeHints(changes) => {
                 let changed = writer.change_hints(&changes.added, changes.removed());
                 (None, StorageAnswer::Saved(changed.map_err(str::to_owned)))
@@ -418,6 +437,7 @@ impl StorageRequest {
             | Self::Reconcile { .. }
             | Self::Gather { .. }
             | Self::NextHints { .. }
+            | Self::Scrub(_)
             | Self::Figures
             | Self::Durable) => {
                 unreachable!("a read was handed to the writer: {other:?}")

@@ -124,6 +124,9 @@ pub struct Rarities {
     /// Time is settled no later than so far back.
     #[serde(default)]
     pub settle_behind_ms: u64,
+    /// All that is held is verified within this; 0: never.
+    #[serde(default)]
+    pub scrub_period_ms: u64,
     /// Bytes of hints; 0: none are kept.
     #[serde(default)]
     pub hint_bytes_max: u64,
@@ -146,6 +149,7 @@ impl Default for Rarities {
             batch_requests_max: 4_096,
             repair_interval_ms: 10_000,
             settle_behind_ms: 70_000,
+            scrub_period_ms: 7 * 86_400_000,
             hint_bytes_max: 1 << 20,
             hint_age_ms_max: 12 * 3_600_000,
         }

@@ -66,6 +66,10 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
     }
     if !measured {
         draw_hints(&mut schedule.rarities, seed);
+        let mut random = stream(seed, "scrub", 0);
+        if random.below(3) == 0 {
+            schedule.rarities.scrub_period_ms = 500 + random.below(10_000);
+        }
     }
     if !measured && seed % 16 == 9 {
         hunt_zombies(&mut schedule, length_ms);

@@ -261,6 +261,7 @@ impl World {
         config.settle_behind_ms = rarities.settle_behind_ms;
         config.write_ids_max = rarities.write_ids_max as usize;
         config.limits.siblings_max = rarities.siblings_max;
+        config.scrub_period_ms = rarities.scrub_period_ms;
         config.hint_bytes_max = rarities.hint_bytes_max;
         config.hint_age_ms_max = rarities.hint_age_ms_max;
         let now = machine.now(self.time_us);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quoit_core::continuity::{CONTINUITY_FILE, ContinuityState};
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
-use quoit_core::{Event as CoreEvent, Instant, Recovered};
+use quoit_core::{Event as CoreEvent, Instant, Recovered, SCRUB_FILE, ScrubState};
 use quoit_ring::VnodeCount;
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::SmallFile;
@@ -52,6 +52,7 @@ impl Worker {
         let record = record.map_err(|error| error.to_string())?;
         let continuity = load(CONTINUITY_FILE)?.map(|it| it.bytes);
         let continuity = ContinuityState::read(continuity.as_deref());
+        let scrub = load(SCRUB_FILE).ok().flatten().map(|it| it.bytes);
         let rarities = &schedule.rarities;
         let options = StoreOptions {
             vnodes: VnodeCount::new(schedule.vnodes).map_err(|error| error.to_string())?,
@@ -74,6 +75,7 @@ impl Worker {
             sequence: opened.report.sequence,
             distrusted: opened.reader.distrusted(),
             hints: opened.reader.count_hints(),
+            scrub: ScrubState::read(scrub.as_deref()),
         };
         let worker = Self {
             writer: opened.writer,
@@ -263,6 +265,6 @@ pub(crate) fn versions_of(change: &Change) -> &[quoit_storage::version::Version]
     match change {
         Change::Write { version, .. } => std::slice::from_ref(version),
         Change::Merge { set, .. } => set.versions(),
-        Change::Collect => &[],
+        Change::Collect | Change::Drop => &[],
     }
 }

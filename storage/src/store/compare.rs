@@ -300,7 +300,12 @@ impl Reader {
     }
 
     /// A set with its values that lie apart; `None`, and unknown, where they are not all there.
-    fn whole_row(&self, key: StoredKey, set: Bytes, unknown: &mut Unknown) -> Option<Row> {
+    pub(super) fn whole_row(
+        &self,
+        key: StoredKey,
+        set: Bytes,
+        unknown: &mut Unknown,
+    ) -> Option<Row> {
         if let Some(values) = self.gather(&key, &set) {
             return Some(Row { key, set, values });
         }

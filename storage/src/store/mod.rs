@@ -43,6 +43,7 @@ mod prepare;
 mod reader;
 mod replay;
 mod scan;
+mod scrub;
 mod vnodes;
 mod writer;
 
@@ -67,6 +68,7 @@ pub use hints::{Hint, HintFigures, Hints};
 pub use mutation::{Change, Mutation};
 pub use open::{OpenError, Opened, StoreReport, open};
 pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures, Whole};
+pub use scrub::{ScrubStep, Scrubbed};
 pub use writer::{CommitError, Durability, Outcome, Writer};
 
 /// How a store behaves.

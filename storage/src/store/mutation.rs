@@ -89,6 +89,8 @@ pub enum Change {
     },
     /// What may go under the virtual node's floor goes, if the key is complete.
     Collect,
+    /// The key's table is no more: all of it goes.
+    Drop,
 }
 
 /// A record of the log.

@@ -100,6 +100,10 @@ impl Writer {
                 is_late = incoming.is_late_for(&held);
                 self.merge(&key, &held, &incoming, values)
             }
+            Change::Drop => {
+                let (set, new_values) = (SiblingSet::default(), Vec::new());
+                Ok(Merged { set, completes: true, new_values })
+            }
             Change::Collect => {
                 let set = held.set.clone().without_going(floor).packed(floor);
                 Ok(Merged { set, completes: true, new_values: Vec::new() })

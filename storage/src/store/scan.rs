@@ -23,16 +23,21 @@ pub(super) struct Scanned {
 
 /// Reads all that the tables hold. What cannot be read is left out.
 pub(super) fn scan(engine: &dyn Engine) -> Scanned {
+    scan_range(engine, &[], None)
+}
+
+/// Reads what the tables hold from `from` (included) up to `to` (excluded).
+pub(super) fn scan_range(engine: &dyn Engine, from: &[u8], to: Option<&[u8]>) -> Scanned {
     let mut scanned = Scanned {
         digests: Digests::default(),
         greatest_time: HybridTime::ZERO,
         greatest_era: Era(0),
     };
     let mut unreadable = false;
-    let mut from = Bytes::new();
+    let mut from = Bytes::copy_from_slice(from);
     loop {
         let mut failed = false;
-        engine.scan(&from.clone(), None, &mut |entry| {
+        engine.scan(&from.clone(), to, &mut |entry| {
             let Ok((bytes, sealed)) = entry else {
                 failed = true;
                 return false;
@@ -42,7 +47,8 @@ pub(super) fn scan(engine: &dyn Engine) -> Scanned {
             true
         });
         unreadable |= failed;
-        match failed.then(|| after_damage(&from)).flatten() {
+        let next = failed.then(|| after_damage(&from)).flatten();
+        match next.filter(|next| to.is_none_or(|to| next[..] < *to)) {
             Some(next) => from = next,
             None => break,
         }

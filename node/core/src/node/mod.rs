@@ -33,6 +33,7 @@ use crate::repair::anti_entropy::{AntiEntropy, Wanted};
 use crate::repair::handoff::Handoff;
 use crate::repair::hints::Hints;
 use crate::repair::recovery::Recovery;
+use crate::repair::scrub::{Scrub, ScrubState};
 use crate::repair::settle::Settling;
 use crate::time::{Instant, Now};
 use crate::turn::{Shared, Turn};
@@ -59,6 +60,8 @@ pub struct Recovered {
     pub sequence: u64,
     /// Virtual nodes that the store does not vouch for.
     pub distrusted: Vec<VnodeIndex>,
+    /// Where the scrub had come to.
+    pub scrub: ScrubState,
     /// The hints that wait for each node.
     pub hints: BTreeMap<NodeId, HintFigures>,
 }
@@ -72,6 +75,7 @@ pub struct NodeCore {
     settling: Settling,
     recovery: Recovery,
     handoff: Handoff,
+    scrub: Scrub,
     trailing: Trailing,
     /// The store was asked how far its log is durable.
     durable_asked: bool,
@@ -113,6 +117,7 @@ impl NodeCore {
             operations: Operations::new(random.draw()),
             anti_entropy: AntiEntropy::new(&config, Random::new(repair.draw()), now.instant),
             settling: Settling::new(Random::new(repair.draw()), now.instant),
+            scrub: Scrub::new(recovered.scrub, now.instant),
             handoff: Handoff::new(&config, repair.draw(), now.instant),
             trailing: Trailing::new(config.operations_max),
             known_writes: KnownWrites::new(config.write_ids_max),
@@ -190,8 +195,12 @@ impl NodeCore {
         let operations = [self.operations.next_wake(), self.trailing.next_wake()];
         let wakes = [keeper, continuity, Some(self.next_ping)].into_iter().chain(operations);
         // Nothing is repaired by a node that may have lost what it goes by.
-        let repair =
-            [self.anti_entropy.next_wake(), self.settling.next_wake(), self.handoff.next_wake()];
+        let repair = [
+            self.anti_entropy.next_wake(),
+            self.settling.next_wake(),
+            self.handoff.next_wake(),
+            self.scrub.next_wake(),
+        ];
         let repair = repair.into_iter().filter(|_| self.shared.continuity.is_confirmed());
         wakes.chain(repair).flatten().min()
     }
@@ -325,6 +334,10 @@ impl NodeCore {
     /// How long the node has been running.
     pub(crate) fn uptime_ms(&self, now: Now) -> u64 {
         now.instant.ms_since(self.started)
+    }
+
+    pub(crate) fn scrub(&self) -> &Scrub {
+        &self.scrub
     }
 
     pub(crate) fn handoff(&self) -> &Handoff {

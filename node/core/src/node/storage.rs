@@ -86,6 +86,7 @@ impl NodeCore {
             | StorageAnswer::Reconciled(_)
             | StorageAnswer::Gathered(..)
             | StorageAnswer::Hints(_)
+            | StorageAnswer::Scrubbed(_)
             | StorageAnswer::Found(_)
             | StorageAnswer::Page(_)
             | StorageAnswer::Prepared(_)
@@ -164,6 +165,19 @@ impl NodeCore {
                 let mut turn = Self::turn(&mut self.shared, now, effects);
                 self.handoff.on_saved(result, &mut turn);
             }
+            (Inner::Scrub, StorageAnswer::Scrubbed(found)) => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                if let Some(wanted) = self.scrub.on_scrubbed(*found, &mut turn) {
+                    self.anti_entropy.run(wanted, now.instant);
+                }
+            }
+            (Inner::Scrub, _) => self.scrub.on_failed(now.instant),
+            (Inner::ScrubRead, StorageAnswer::Found(whole)) => {
+                let mut turn = Self::turn(&mut self.shared, now, effects);
+                self.scrub.on_looked_at(&whole.found, &mut turn);
+            }
+            // What was not done is met again by the next pass.
+            (Inner::ScrubRead | Inner::Recount | Inner::TakenOut | Inner::ScrubSaved, _) => {}
             (Inner::Durable, StorageAnswer::Durable(sequence)) => self.on_durable(sequence),
             (Inner::Figures { connection, request, repair }, StorageAnswer::Figures(figures)) => {
                 let mut status = self.status(figures, now);

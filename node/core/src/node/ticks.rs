@@ -34,6 +34,9 @@ impl NodeCore {
     fn repair(&mut self, now: Now, effects: &mut Effects) {
         let mut turn = Self::turn(&mut self.shared, now, effects);
         self.anti_entropy.on_time(&mut turn);
+        if self.scrub.next_wake().is_some_and(|wake| wake <= now.instant) {
+            self.scrub.on_time(&mut turn);
+        }
         if self.handoff.next_wake().is_some_and(|wake| wake <= now.instant) {
             self.handoff.on_time(&mut turn);
         }

@@ -5,4 +5,5 @@ pub(crate) mod handoff;
 pub(crate) mod hints;
 pub(crate) mod messages;
 pub(crate) mod recovery;
+pub(crate) mod scrub;
 pub(crate) mod settle;

@@ -17,6 +17,7 @@ mod pages;
 mod reads;
 mod record;
 mod recovery;
+mod scrub;
 mod settle;
 mod siblings;
 mod storage;

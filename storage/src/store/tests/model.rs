@@ -307,6 +307,7 @@ fn expect(
             }
             set
         }
+        Change::Drop => SiblingSet::default(),
         Change::Merge { set, .. } => {
             let greater = held.greatest_dot() > set.greatest_dot() && set.greatest_dot().is_some();
             if policy == ConflictPolicy::Latest && greater {

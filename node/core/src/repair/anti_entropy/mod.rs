@@ -269,15 +269,16 @@ impl AntiEntropy {
     fn set_wake(&mut self, turn: &Turn<'_>) {
         let running = self.peers.values().filter(|peer| peer.exchange.is_some()).count();
         let liveness = &turn.shared.liveness;
+        let is_off = turn.shared.config.repair_interval_ms == 0;
         let wakes = self.peers.iter().filter_map(|(id, peer)| match &peer.exchange {
             Some(exchange) => exchange.next_wake(),
+            None if is_off && peer.wanted.is_none() => None,
             None if running < EXCHANGES_MAX && liveness.is_up(*id) => Some(peer.next_at),
             None => None,
         });
         // Who comes up, and members that are new, are seen then.
         let look = turn.instant().plus_ms(FIRST_MS);
         self.wake = wakes.chain([look]).min();
-        let is_off = turn.shared.config.repair_interval_ms == 0;
         let is_wanted = |peer: &Peer| peer.wanted.is_some() || peer.exchange.is_some();
         if is_off && !self.peers.is_empty() && !self.peers.values().any(is_wanted) {
             self.wake = None;

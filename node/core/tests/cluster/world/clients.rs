@@ -250,6 +250,22 @@ impl World {
         }
     }
 
+    /// Puts what another key holds in the place of what a replica has under a key.
+    pub fn misplace(&mut self, id: NodeId, table: TableId, name: &str, other: &str) {
+        self.flush(id);
+        let [key, other] = [name, other].map(|name| self.stored_key(self.running(), table, name));
+        self.machines[&id].tables.misplace(key.bytes(), other.bytes());
+    }
+
+    /// Damages a long value that a replica has under a key.
+    pub fn damage_value(&mut self, id: NodeId, table: TableId, name: &str) {
+        self.flush(id);
+        let key = self.stored_key(self.running(), table, name);
+        let set = self.stored(id, table, name).expect("it is readable");
+        let dot = set.apart().next().expect("a value that lies apart").dot;
+        self.machines[&id].tables.damage(key.apart(dot).bytes());
+    }
+
     /// Damages what a replica has under a key.
     pub fn damage(&mut self, id: NodeId, table: TableId, name: &str) {
         self.flush(id);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quoit_core::continuity::{CONTINUITY_FILE, ContinuityState};
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
-use quoit_core::{Event, Instant, Recovered};
+use quoit_core::{Event, Instant, Recovered, SCRUB_FILE, ScrubState};
 use quoit_ring::{NodeId, VnodeCount};
 use quoit_storage::disk::Disk;
 use quoit_storage::small_file::SmallFile;
@@ -35,6 +35,7 @@ impl Worker {
         let bytes = |loaded: Option<quoit_storage::small_file::Loaded>| loaded.map(|it| it.bytes);
         let record = RecordState::read(bytes(record).as_deref(), bytes(vote).as_deref());
         let continuity = bytes(load(CONTINUITY_FILE));
+        let scrub = bytes(load(SCRUB_FILE));
         let recovered = Recovered {
             record: record.expect("whole"),
             lease: opened.writer.lease(),
@@ -42,6 +43,7 @@ impl Worker {
             sequence: opened.report.sequence,
             distrusted: opened.reader.distrusted(),
             hints: opened.reader.count_hints(),
+            scrub: ScrubState::read(scrub.as_deref()),
         };
         let worker = Self {
             writer: opened.writer,
