@@ -225,6 +225,7 @@ impl World {
         config.boot_count = machine.starts;
         config.repair_interval_ms = 0;
         config.hint_bytes_max = 0;
+        config.scrub_period_ms = 0;
         (machine.configure)(&mut config);
         let (worker, recovered) = Worker::open(machine, self.genesis.vnodes, seed);
         let core = NodeCore::new(config, recovered, self.now(id));
