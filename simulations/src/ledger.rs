@@ -110,6 +110,13 @@ impl Ledger {
         id.zip(history).is_some_and(|(id, history)| history.required.contains(&id))
     }
 
+    /// Whether it was acknowledged before a moment, too.
+    pub(crate) fn requires_since(&self, place: Place, value: &[u8], before_us: u64) -> bool {
+        let id = workloads::read_value(value).map(|(id, _)| id);
+        let acknowledged = id.and_then(|id| self.wrote.get(&id)?.acknowledged);
+        acknowledged.is_some_and(|at| at < before_us) && self.requires(place, value)
+    }
+
     pub(crate) fn on_begun(&mut self, operation: &Operation, now: u64) {
         self.operations.insert(operation.id, (operation.clone(), now));
         self.keys.entry(place(operation)).or_default();

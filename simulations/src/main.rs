@@ -46,6 +46,9 @@ struct RunOptions {
     /// The batch's first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// From one seed of the batch to the next: some kinds of runs are seeds of one residue by 16.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    step: u64,
     /// Seeds that are played at once.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -230,7 +233,7 @@ fn play_one(options: &RunOptions) -> ExitCode {
 }
 
 fn print_hashes(options: &RunOptions, seeds: u64) -> ExitCode {
-    for seed in options.from..options.from + seeds {
+    for seed in (options.from..).step_by(options.step as usize).take(seeds as usize) {
         let report = options.kind.play(seed, false);
         println!("{seed} {:016x}", report.trace_hash);
     }
@@ -247,8 +250,8 @@ fn play_batch(options: &RunOptions, seeds: u64) -> ExitCode {
     let operations = AtomicU64::new(0);
     let work = || {
         while !stop.load(Ordering::Relaxed) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= options.from + seeds {
+            let seed = next.fetch_add(options.step, Ordering::Relaxed);
+            if seed >= options.from + seeds * options.step {
                 return;
             }
             let report = options.kind.play(seed, false);

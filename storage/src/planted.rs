@@ -44,16 +44,21 @@ pub enum PlantedBug {
     TakeUnderFloor,
     /// A merge does not change the digests.
     SkipDigest,
+    /// A voter accepts a record under any ballot, whatever it has promised.
+    AcceptAnyBallot,
+    /// A coordinator judges by its own wall clock what has expired.
+    ExpireByWall,
     /// A hint is taken for delivered though nothing was sent.
     DropHint,
-    /// A wiped or restored replica counts at once. (Disks are wiped in runs that expect loss only, so the
-    /// swarm cannot catch it yet.)
+    /// A wiped or restored replica counts at once.
     CountAtOnce,
+    /// One that lost what it held counts once a single peer was merged in, whole or not.
+    RefillFromOne,
 }
 
 impl PlantedBug {
     /// All that the swarm must catch.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::SkipSync,
         Self::IgnoreFailedSync,
         Self::AcknowledgeEarly,
@@ -72,6 +77,10 @@ impl PlantedBug {
         Self::TakeUnderFloor,
         Self::SkipDigest,
         Self::DropHint,
+        Self::CountAtOnce,
+        Self::RefillFromOne,
+        Self::AcceptAnyBallot,
+        Self::ExpireByWall,
     ];
 }
 

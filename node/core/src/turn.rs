@@ -135,7 +135,15 @@ impl Turn<'_> {
         self.now.instant
     }
 
-    /// Hybrid time for headers and for judging expiry.
+    /// The time at which what a read returns is judged to be live or expired.
+    pub(crate) fn judging_time(&self) -> HybridTime {
+        if is_planted(PlantedBug::ExpireByWall) {
+            return HybridTime::at(self.now.wall);
+        }
+        self.time()
+    }
+
+    /// Hybrid time, for headers.
     pub(crate) fn time(&self) -> HybridTime {
         self.shared.clock.read(self.now.wall)
     }

@@ -152,6 +152,36 @@ impl Fault {
         }
     }
 
+    /// Whether a disk holds less, or other, than it was given, for ever.
+    pub fn lasts_on_disk(&self) -> bool {
+        matches!(
+            self,
+            Self::FailWrites { .. }
+                | Self::RotTable { .. }
+                | Self::Misplace { .. }
+                | Self::RotLog { .. }
+                | Self::Copy { .. }
+                | Self::Restore { .. }
+                | Self::Wipe { .. }
+        )
+    }
+
+    /// Whether every node goes on and hears of all others all the time, and every disk keeps what it
+    /// was given.
+    pub fn leaves_others_alone(&self) -> bool {
+        matches!(
+            self,
+            Self::Slow { .. }
+                | Self::Echo { .. }
+                | Self::CutClients { .. }
+                | Self::SlowDisk { .. }
+                | Self::FailReads { .. }
+                | Self::FailFlushes { .. }
+                | Self::Flush { .. }
+                | Self::Rumour { .. }
+        )
+    }
+
     /// The greatest number of a node that it names, for who takes nodes away.
     pub fn greatest_node(&self) -> u32 {
         match self {

@@ -37,6 +37,10 @@ pub struct Schedule {
     pub operations: Vec<Operation>,
     /// What goes wrong, ascending by time.
     pub faults: Vec<PlannedFault>,
+    /// Whether machines start one by one, and what they say to each other takes long, until the cluster
+    /// is formed.
+    #[serde(default)]
+    pub forms_slowly: bool,
     /// Whether faults may go beyond what replication bears: then what is lost is not judged.
     pub expects_loss: bool,
 }

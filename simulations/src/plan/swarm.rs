@@ -49,6 +49,7 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
         rarities: if measured { Rarities::default() } else { draw_rarities(&mut random) },
         operations: Vec::new(),
         faults: Vec::new(),
+        forms_slowly: !measured && seed % 16 == 11,
         expects_loss: !measured && random.below(20) == 0,
     };
     let (length_ms, every_us) = match profile {
@@ -70,6 +71,9 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
         if random.below(3) == 0 {
             schedule.rarities.scrub_period_ms = 500 + random.below(10_000);
         }
+    }
+    if !measured && seed % 16 == 7 && nodes > 2 && !schedule.expects_loss {
+        rob(&mut schedule, length_ms);
     }
     if !measured && seed % 16 == 9 {
         hunt_zombies(&mut schedule, length_ms);
@@ -227,6 +231,51 @@ fn lengthen(schedule: &mut Schedule) {
             operation.action = Action::PutLarge(65_000 + random.below(10_000) as u32);
         }
     }
+}
+
+/// Takes its disk from one machine, or gives it an older one, while the others keep theirs: no write
+/// that was acknowledged by two replicas may be lost by that, and what lost it counts for nothing until
+/// it is filled.
+fn rob(schedule: &mut Schedule, length_ms: u64) {
+    const COPY_AGE_MS: u64 = 13_000;
+    let mut random = stream(schedule.seed, "rob", 0);
+    let narrow = |number: u64| u32::try_from(number).expect("small");
+    let node = narrow(random.below(schedule.machines.len() as u64));
+    for table in &mut schedule.tables {
+        table.replication = table.replication.max(2);
+        table.write = table.write.max(2);
+        table.read = table.read.max(table.replication - table.write + 1);
+    }
+    schedule.rarities.repair_interval_ms = 300 + random.below(3_000);
+    let mut robberies = Vec::new();
+    if length_ms > COPY_AGE_MS + 2_000 && random.below(2) == 0 {
+        // What the others remember of a life they may have heard some seconds ago: an older copy than
+        // that is told from the disk that was there. Who is cut off or crashes remembers less.
+        schedule.faults.retain(|planned| planned.fault.leaves_others_alone());
+        let at_ms = random.below(length_ms - COPY_AGE_MS);
+        robberies.push((at_ms, Fault::Copy { node }));
+        let at_ms = at_ms + COPY_AGE_MS + random.below(length_ms - COPY_AGE_MS - at_ms);
+        robberies.push((at_ms, Fault::Restore { node, for_ms: 20 + random.below(1_500) }));
+    } else {
+        schedule.faults.retain(|planned| !planned.fault.lasts_on_disk());
+        for _ in 0..=random.below(3) {
+            let (at_ms, for_ms) = (1_000 + random.below(length_ms), 20 + random.below(3_000));
+            robberies.push((at_ms, Fault::Wipe { node, for_ms }));
+            if random.below(2) == 0 {
+                // What it was filled from first may lack what only it and a third have.
+                let count = schedule.machines.len() as u64;
+                let [stale, fresh] = [1, 2].map(|by| narrow((u64::from(node) + by) % count));
+                let before_ms = 100 + random.below(at_ms.min(3_000));
+                let isolate = Fault::Isolate { node: stale, for_ms: before_ms + for_ms };
+                robberies.push((at_ms.saturating_sub(before_ms), isolate));
+                let clog = Fault::Clog { one: node, two: fresh, for_ms: 500 + random.below(3_000) };
+                robberies.push((at_ms + for_ms, clog));
+            }
+        }
+    }
+    let planned = robberies.into_iter().map(|(at_ms, fault)| PlannedFault { at_ms, fault });
+    schedule.faults.extend(planned);
+    schedule.faults.sort_by_key(|planned| planned.at_ms);
 }
 
 fn draw_hints(rarities: &mut Rarities, seed: u64) {

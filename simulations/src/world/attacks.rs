@@ -79,6 +79,7 @@ impl World {
     }
 
     fn begin_on_disk(&mut self, fault: &Fault) {
+        let time_us = self.time_us;
         match *fault {
             Fault::FillDisk { node, .. } => {
                 let disk = &self.machines[node as usize].disk;
@@ -127,6 +128,7 @@ impl World {
                     machine.disk.crash();
                     machine.tables = copy.tables;
                     machine.is_robbed = true;
+                    machine.robbed_us = Some(time_us);
                 }
             }
             Fault::Wipe { node, .. } => {
@@ -137,6 +139,7 @@ impl World {
                 }
                 machine.tables = TwinTables::new();
                 machine.is_robbed = true;
+                machine.robbed_us = Some(time_us);
             }
             _ => unreachable!("it is no disk's fault: {fault:?}"),
         }

@@ -113,10 +113,25 @@ impl World {
         found.windows(2).all(|pair| pairs(&pair[0].1) == pairs(&pair[1].1))
     }
 
-    fn vnode_of(&self, table: u32, key: u32) -> VnodeIndex {
+    pub(super) fn vnode_of(&self, table: u32, key: u32) -> VnodeIndex {
         let record = self.record.as_ref().expect("there is one");
         let stored = self.stored_key(table, key).expect("there is a record");
         record.vnodes.vnode_of(stored.token())
+    }
+
+    /// What the replicas hold of a key, readable, each with its floor.
+    fn described(&self, (table, key): (u32, u32)) -> Vec<String> {
+        let vnode = self.vnode_of(table, key);
+        let described = self.found(table, key).into_iter().map(|(node, found)| {
+            let process = self.machines[node.0 as usize - 1].process.as_ref();
+            let floor = process.map(|process| process.worker.reader.floor(vnode));
+            let set = match found {
+                Found::Set(bytes) => format!("{:?}", codec::decode(&bytes)),
+                Found::Unreadable => "unreadable".to_owned(),
+            };
+            format!("{node}, floor {floor:?}: {set}")
+        });
+        described.collect()
     }
 
     /// What the replicas hold of a key.
@@ -153,8 +168,12 @@ impl World {
                 return;
             }
             let last = round + 1 == ROUNDS_MAX;
+            let held: Vec<_> = match last {
+                true => left.iter().take(2).map(|key| self.described(*key)).collect(),
+                false => Vec::new(),
+            };
             self.checks.convergence.expect(!last, || {
-                format!("after the faults {left:?} (table, key) cannot be read at All: {trouble}")
+                format!("after the faults {left:?} (table, key) cannot be read at All: {trouble}; {held:?}")
             });
             self.run_until(self.time_us + 1_000_000);
         }

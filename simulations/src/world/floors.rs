@@ -1,8 +1,9 @@
-//! What the world looks at when a floor is raised.
+//! What the world looks at when a floor is raised, and when a replica that lost what it held counts
+//! again.
 
 use std::collections::BTreeSet;
 
-use quoit_ring::VnodeCount;
+use quoit_ring::{VnodeCount, VnodeIndex};
 use quoit_storage::codec;
 use quoit_storage::store::Found;
 use quoit_storage::version::{Content, Version};
@@ -49,6 +50,46 @@ impl World {
             for other in found.iter().filter_map(|(_, found)| set(found)) {
                 let (floor, sets) = (reader.floor(vnode), (&own, &other));
                 self.checks.floors.on_raised(node, floor, plan.policy, sets, is_required);
+            }
+        }
+    }
+
+    /// Looks at a virtual node that is trusted again after a loss: what the others hold that was
+    /// acknowledged before it is there.
+    pub(super) fn check_trusted(&mut self, node: usize, vnode: VnodeIndex) {
+        let machine = &self.machines[node];
+        let (Some(robbed_us), Some(process)) = (machine.robbed_us, &machine.process) else {
+            return;
+        };
+        if self.schedule.expects_loss {
+            return;
+        }
+        let floor = process.worker.reader.floor(vnode);
+        for (table, key) in self.ledger.keys() {
+            let plan = self.schedule.tables[table as usize].clone();
+            let Some(stored) = self.stored_key(table, key) else { continue };
+            if self.vnode_of(table, key) != vnode || !plan.orders_writes() {
+                continue;
+            }
+            let set = |found: &Found| match found {
+                Found::Set(bytes) => codec::decode(bytes).ok(),
+                Found::Unreadable => None,
+            };
+            let found = self.found(table, key);
+            if !found.iter().any(|(id, _)| id.0 as usize == node + 1) {
+                continue;
+            }
+            let process = self.machines[node].process.as_ref().expect("it was just there");
+            let own = set(&process.worker.reader.read(&stored)).unwrap_or_default();
+            let was_required = |version: &Version| match &version.content {
+                Content::Value { bytes, .. } => {
+                    self.ledger.requires_since((table, key), bytes, robbed_us)
+                }
+                Content::Apart { .. } | Content::Tombstone => false,
+            };
+            for other in found.iter().filter_map(|(_, found)| set(found)) {
+                let sets = (&own, &other);
+                self.checks.losses.on_trusted(node, plan.policy, floor, sets, was_required);
             }
         }
     }

@@ -16,15 +16,16 @@ use crate::invariants::hints;
 /// At the end every hint has left within so many seconds.
 const DELIVERED_S: u32 = 200;
 
-/// What was sent to targets of hints last, by holder, target and key.
-pub(super) type HandedOver = BTreeMap<(usize, NodeId, StoredKey), SiblingSet>;
+/// What was sent to targets of hints last, and when, by holder, target and key.
+pub(super) type HandedOver = BTreeMap<(usize, NodeId, StoredKey), (SiblingSet, u64)>;
 
 impl World {
     pub(super) fn note_handed_over(&mut self, from: usize, to: usize, message: &HandOver) {
         for (key, (set, _)) in &message.rows {
             let key = StoredKey::from_bytes(key.clone()).expect("a node sends right keys");
             let set = codec::decode(set).expect("a node sends right sets");
-            self.handed_over.insert((from, super::node_id(to), key), set);
+            let sent = (set, self.time_us);
+            self.handed_over.insert((from, super::node_id(to), key), sent);
         }
     }
 
@@ -36,7 +37,9 @@ impl World {
             let at = self.tables.iter().position(|id| *id == hint.key.table());
             let Some(policy) = at.map(|at| self.schedule.tables[at].policy) else { continue };
             let vnodes = VnodeCount::new(self.schedule.vnodes).expect("it was checked");
-            let is_sound = !target.is_damaged && !self.schedule.expects_loss;
+            // It may have lost its disk since.
+            let is_robbed = target.robbed_us > sent.map(|(_, at)| *at);
+            let is_sound = !target.is_damaged && !is_robbed && !self.schedule.expects_loss;
             let reader = target.process.as_ref().filter(|_| is_sound).map(|it| &it.worker.reader);
             let held = reader.and_then(|reader| match reader.read(&hint.key) {
                 Found::Set(bytes) => {
@@ -47,6 +50,7 @@ impl World {
             });
             let held = held.as_ref().map(|(set, floor)| (set, *floor));
             let text = || format!("{} of n{}'s hint of {:?}", hint.target, node + 1, hint.key);
+            let sent = sent.map(|(set, _)| set);
             hints::check_delivered(&mut self.checks.hints, sent, held, policy, text);
         }
     }

@@ -7,7 +7,7 @@ use quoit_session::{
 };
 
 use super::{Event, World};
-use crate::plan::{self, Action};
+use crate::plan::{self, Action, stream};
 use crate::workloads;
 
 /// How long a client waits.
@@ -24,6 +24,28 @@ const READ: u64 = 0;
 const WRITE: u64 = 1;
 
 impl World {
+    /// Starts the machines: at once, or one by one and far from each other.
+    pub(super) fn begin_forming(&mut self) {
+        let count = self.machines.len();
+        let mut random = stream(self.schedule.seed, "forming", 0);
+        for node in 0..count {
+            if !self.schedule.forms_slowly {
+                self.start(node);
+                continue;
+            }
+            self.queue.push(random.below(3_000_000), Event::Start { node: node as u16 });
+            for other in 0..node {
+                self.network.slow(node, other, random.below(400_000));
+            }
+        }
+    }
+
+    fn end_forming(&mut self) {
+        for node in 0..self.machines.len() {
+            (0..node).for_each(|other| self.network.slow(node, other, 0));
+        }
+    }
+
     /// Forms the cluster and makes the tables. Says whether that came about.
     pub(crate) fn form(&mut self) -> bool {
         let recordless = |world: &Self| {
@@ -35,6 +57,7 @@ impl World {
         if !self.run_while(FORMING_US, recordless) {
             return false;
         }
+        self.end_forming();
         for at in 0..self.schedule.tables.len() {
             let table = self.schedule.tables[at].clone();
             let options = TableOptions {

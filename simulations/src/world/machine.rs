@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     /// Whether parts of what it had were damaged, or taken away behind its back.
     pub(crate) is_damaged: bool,
     pub(crate) is_robbed: bool,
+    /// When that was last done.
+    pub(crate) robbed_us: Option<u64>,
     /// What its store said is durable, by key: the set's bytes.
     pub(crate) durable: BTreeMap<Bytes, Bytes>,
     /// The floors that it had raised.
@@ -78,6 +80,7 @@ impl Machine {
             tears: false,
             is_damaged: false,
             is_robbed: false,
+            robbed_us: None,
             durable: BTreeMap::new(),
             floors: BTreeMap::new(),
             process: None,

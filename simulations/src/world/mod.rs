@@ -222,7 +222,7 @@ impl World {
             floor_max: HybridTime::ZERO,
             final_reads: BTreeMap::new(),
         };
-        (0..count).for_each(|node| world.start(node));
+        world.begin_forming();
         (0..world.clients.len()).for_each(|client| world.client(client, SessionEvent::Tick));
         world
     }
@@ -282,7 +282,8 @@ impl World {
     fn check_recovered(&mut self, node: usize) {
         let machine = &mut self.machines[node];
         let process = machine.process.as_ref().expect("it was just started");
-        if !std::mem::take(&mut machine.is_robbed) {
+        let is_robbed = std::mem::take(&mut machine.is_robbed);
+        if !is_robbed {
             let policies = |table: TableId| {
                 self.tables
                     .iter()
@@ -306,7 +307,8 @@ impl World {
             machine.durable.clear();
             machine.floors.clear();
         }
-        self.checks.records.on_start(node, process.core.epoch(), self.schedule.expects_loss);
+        let may_go_back = self.schedule.expects_loss || is_robbed;
+        self.checks.records.on_start(node, process.core.epoch(), may_go_back);
     }
 
     /// Ends a process; what was not synced may be lost if the `power` was cut.

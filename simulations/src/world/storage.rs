@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use quoit_core::continuity::{CONTINUITY_FILE, ContinuityState};
-use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
+use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
 use quoit_core::record::{RECORD_FILE, RecordState, VOTE_FILE};
 use quoit_core::{Event as CoreEvent, Instant, Recovered, SCRUB_FILE, ScrubState};
 use quoit_ring::VnodeCount;
@@ -220,8 +220,10 @@ impl World {
                 }
                 StorageAnswer::Saved(Ok(())) | StorageAnswer::AppliedMany(_) => {
                     self.checks.fsyncs.on_acknowledged(node, was_poisoned);
-                    if let Tag::Settling(_) = tag {
-                        self.check_floors(node);
+                    match tag {
+                        Tag::Settling(_) => self.check_floors(node),
+                        Tag::Inner(Inner::Trust { vnode }) => self.check_trusted(node, vnode),
+                        _ => {}
                     }
                 }
                 _ => {}

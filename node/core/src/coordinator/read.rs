@@ -450,7 +450,7 @@ impl ReadOperation {
         };
         let got = Got {
             time: HybridTime::ZERO,
-            siblings: live_siblings(&set, &self.values, turn.time()),
+            siblings: live_siblings(&set, &self.values, turn.judging_time()),
             context: turn.seal_context(&self.stored_key, set.vector()),
             answered: u8::try_from(self.sources.len()).unwrap_or(u8::MAX),
             repaired,

@@ -395,7 +395,7 @@ impl ScanOperation {
     }
 
     fn answer(&mut self, turn: &mut Turn<'_>) -> Progress {
-        let at = turn.time();
+        let at = turn.judging_time();
         let mut items = Vec::with_capacity(self.merged.len());
         for row in &self.merged {
             let siblings = live_siblings(&row.set, &row.values, at);

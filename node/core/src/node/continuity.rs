@@ -137,10 +137,12 @@ impl NodeCore {
         &mut self,
         vnode: VnodeIndex,
         result: &Result<(), String>,
+        now: Now,
         effects: &mut Effects,
     ) {
-        if let Err(reason) = result {
-            self.shared.storage_problem = Some(reason.clone());
+        match result {
+            Ok(()) => self.settling.collect_there(vnode, now.instant),
+            Err(reason) => self.shared.storage_problem = Some(reason.clone()),
         }
         let was_under_way = self.recovery.is_under_way();
         self.recovery.on_trusted(vnode, result.is_ok());

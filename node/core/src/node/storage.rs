@@ -151,7 +151,7 @@ impl NodeCore {
             }
             (Inner::Era, StorageAnswer::Saved(result)) => self.on_era_begun(&result, now, effects),
             (Inner::Trust { vnode }, StorageAnswer::Saved(result)) => {
-                self.on_trusted(vnode, &result, effects);
+                self.on_trusted(vnode, &result, now, effects);
             }
             (Inner::NextHints { target }, StorageAnswer::Hints(hints)) => {
                 let mut turn = Self::turn(&mut self.shared, now, effects);

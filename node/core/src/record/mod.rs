@@ -87,6 +87,8 @@ pub struct Keeper<O> {
     /// The greatest round that was seen refused: the next try goes beyond it.
     round_seen: u64,
     propose_at: Option<Instant>,
+    /// Tries in a row that came to nothing.
+    failed_tries: u32,
     changes: VecDeque<PendingChange<O>>,
     asked_at: Option<Instant>,
     random: Random,
@@ -173,6 +175,7 @@ impl<O: Clone> Keeper<O> {
         Self {
             node,
             propose_at: state.record.is_none().then_some(first_try),
+            failed_tries: 0,
             genesis,
             current: state.record,
             current_hash,
@@ -387,6 +390,7 @@ impl<O: Clone> Keeper<O> {
             self.proposal = None;
         }
         self.propose_at = None;
+        self.failed_tries = 0;
         self.current = Some(record);
         outcomes.push(Outcome::NewRecord);
         self.work_on_changes(now, effects, outcomes);

@@ -13,6 +13,9 @@ use crate::time::Instant;
 const TRY_MS: u64 = 1_000;
 /// After a refused try a node waits up to so long.
 const BACK_OFF_MS: u64 = 200;
+/// Both double with each try in a row that came to nothing, so often at most: where the way is long or
+/// many try at once, one of them gets through.
+const DOUBLED_MAX: u32 = 4;
 
 /// A try to decide the next version.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl<O: Clone> Keeper<O> {
         self.round_seen += 1;
         let proposal = Proposal {
             epoch: record.epoch,
-            deadline: now.plus_ms(TRY_MS),
+            deadline: now.plus_ms(TRY_MS << self.failed_tries.min(DOUBLED_MAX)),
             ballot: Ballot { round: self.round_seen, node: self.node.0, nonce: self.random.draw() },
             voters: self.voters(),
             record,
@@ -148,7 +151,8 @@ impl<O: Clone> Keeper<O> {
     /// Gives the try up; another follows after a while.
     pub(super) fn back_off(&mut self, now: Instant) {
         self.proposal = None;
-        let wait = 20 + self.random.below(BACK_OFF_MS);
+        let wait = 20 + self.random.below(BACK_OFF_MS << self.failed_tries.min(DOUBLED_MAX));
+        self.failed_tries = self.failed_tries.saturating_add(1);
         self.propose_at = Some(now.plus_ms(wait));
     }
 }

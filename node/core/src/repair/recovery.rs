@@ -22,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quoit_ring::{ClusterRecord, NodeId, VnodeIndex};
 
+use quoit_storage::planted::{PlantedBug, is_planted};
+
 use crate::time::Instant;
 
 /// At most so many virtual nodes are being trusted at a time.
@@ -162,7 +164,10 @@ impl Needs {
                 record.primaries(vnode, replication).filter(|node| *node != own).collect();
             let is_merged =
                 |peer: &&NodeId| merged.is_some_and(|it| it.contains(&(replication, **peer)));
-            let needed = usize::from(replication.saturating_sub(write)) + 1;
+            let needed = match is_planted(PlantedBug::RefillFromOne) {
+                true => 1,
+                false => usize::from(replication.saturating_sub(write)) + 1,
+            };
             others.iter().filter(is_merged).count() >= needed.min(others.len()).max(1)
         })
     }

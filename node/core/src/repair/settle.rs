@@ -173,6 +173,12 @@ impl Settling {
         self.wake
     }
 
+    /// A virtual node counts again: what may go there was left alone while it did not.
+    pub(crate) fn collect_there(&mut self, vnode: VnodeIndex, now: Instant) {
+        self.collecting.queue.push_back(vnode);
+        self.wake = self.wake.map(|wake| wake.min(now));
+    }
+
     /// The nodes that have kept a round of this node waiting for long.
     pub(crate) fn waits_for(&self, now: Instant) -> Vec<NodeId> {
         let Some(round) = &self.round else { return Vec::new() };

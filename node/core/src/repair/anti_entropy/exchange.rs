@@ -10,9 +10,13 @@ use quoit_storage::store::Root;
 use super::job::{Around, End, Failure, Job, Moved, Step};
 use super::{JOBS_MAX, Merged, ROOTS_MAX, STEP_MS, Steps, Wanted, shared_vnodes};
 use crate::event::{Effect, StorageAnswer, StorageRequest};
+use crate::peer::Refusal;
 use crate::peer::{CompareRoots, DifferingRoots, PeerMessage, RepairHead};
 use crate::time::Instant;
 use crate::turn::Turn;
+
+/// What a peer had no room for is asked again after so long.
+const OVERLOAD_MS: u64 = 100;
 
 /// Whose step it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,8 @@ struct Pending {
     deadline: Option<Instant>,
     /// A message that waits for its turn.
     held: Option<(PeerMessage, Instant)>,
+    /// The message that was sent last: one that the peer has no room for is sent again.
+    sent: Option<PeerMessage>,
 }
 
 /// The virtual nodes that two replicas share, as far as they are to be compared.
@@ -215,16 +221,16 @@ impl Exchange {
         if turn.shared.keeper.epoch() != self.epoch {
             return Err(Failure::OtherRecord);
         }
-        let vnodes: Vec<VnodeIndex> = self.jobs.keys().copied().collect();
-        for vnode in vnodes {
-            let Some((_, pending)) = self.jobs.get_mut(&vnode) else { continue };
-            let Some((message, _)) = pending.held.take() else { continue };
+        let jobs = self.jobs.keys().map(|vnode| Asker::Job(*vnode));
+        for asker in jobs.chain([Asker::Roots]).collect::<Vec<_>>() {
+            let Some(pending) = self.pending_of(asker) else { continue };
+            let Some((message, held_until)) = pending.held.take() else { continue };
             // Others may have gone first meanwhile.
-            let ready = steps.pace.ready_at(steps.is_busy, turn.instant());
+            let ready = steps.pace.ready_at(steps.is_busy, turn.instant()).max(held_until);
             if ready > turn.instant() {
                 pending.held = Some((message, ready));
             } else {
-                self.ask_peer(Asker::Job(vnode), message, steps, turn);
+                self.ask_peer(asker, message, steps, turn);
             }
         }
         self.fill(steps, turn)
@@ -317,6 +323,14 @@ impl Exchange {
         steps: &mut Steps<'_>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Failure> {
+        if is_overload(&message) {
+            let again_at = turn.instant().plus_ms(OVERLOAD_MS);
+            if let Some(pending) = self.pending_of(asker) {
+                let held = pending.sent.take().map(|message| (message, again_at));
+                *pending = Pending { held, ..Pending::default() };
+            }
+            return Ok(());
+        }
         match (asker, message) {
             (Asker::Roots, PeerMessage::RootsCompared(compared)) => {
                 self.on_roots_compared(compared.result?, steps)?;
@@ -474,17 +488,35 @@ impl Exchange {
         turn: &mut Turn<'_>,
     ) {
         let request = steps.number(asker);
-        turn.effects.push(Effect::ToPeer { to: self.peer, request, message });
         self.set_deadline(asker, turn.instant().plus_ms(STEP_MS));
+        if let Some(pending) = self.pending_of(asker) {
+            pending.sent = Some(message.clone());
+        }
+        turn.effects.push(Effect::ToPeer { to: self.peer, request, message });
+    }
+
+    fn pending_of(&mut self, asker: Asker) -> Option<&mut Pending> {
+        match asker {
+            Asker::Roots => Some(&mut self.roots),
+            Asker::Job(vnode) => self.jobs.get_mut(&vnode).map(|(_, pending)| pending),
+        }
     }
 
     fn set_deadline(&mut self, asker: Asker, deadline: Instant) {
-        let pending = match asker {
-            Asker::Roots => Some(&mut self.roots),
-            Asker::Job(vnode) => self.jobs.get_mut(&vnode).map(|(_, pending)| pending),
-        };
-        if let Some(pending) = pending {
-            *pending = Pending { deadline: Some(deadline), held: None };
+        if let Some(pending) = self.pending_of(asker) {
+            *pending = Pending { deadline: Some(deadline), ..Pending::default() };
         }
     }
+}
+
+/// Whether the peer has no room for a request now.
+fn is_overload(message: &PeerMessage) -> bool {
+    let refusal = match message {
+        PeerMessage::RootsCompared(answer) => answer.result.as_ref().err(),
+        PeerMessage::NodesCompared(answer) => answer.result.as_ref().err(),
+        PeerMessage::Reconciled(answer) => answer.result.as_ref().err(),
+        PeerMessage::Pushed(answer) => answer.result.as_ref().err(),
+        _ => None,
+    };
+    refusal == Some(&Refusal::Overloaded)
 }
