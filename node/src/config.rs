@@ -152,6 +152,12 @@ pub struct RepairSettings {
     pub bytes_per_second: u64,
     /// `busy_mib_per_second`: and no faster while they are; in bytes here.
     pub busy_bytes_per_second: u64,
+    /// `hint_hours`: what a replica missed is noted for no longer; in milliseconds here.
+    pub hint_age_ms: u64,
+    /// `hint_mib`: such notes together have no more; 0: none are kept. In bytes here.
+    pub hint_bytes: u64,
+    /// `scrub_hours`: everything is read and verified within this; 0: never. In milliseconds here.
+    pub scrub_period_ms: u64,
 }
 
 /// `[limits]`
@@ -259,6 +265,9 @@ impl Config {
             interval_ms: positive(section, "interval_seconds", 0..=86_400, 60) * 1_000,
             bytes_per_second: positive(section, "mib_per_second", 1..=65_536, 256) << 20,
             busy_bytes_per_second: positive(section, "busy_mib_per_second", 1..=65_536, 4) << 20,
+            hint_age_ms: positive(section, "hint_hours", 1..=8_760, 12) * 3_600_000,
+            hint_bytes: positive(section, "hint_mib", 0..=65_536, 256) << 20,
+            scrub_period_ms: positive(section, "scrub_hours", 0..=8_760, 168) * 3_600_000,
         });
         let limits = document.section("limits", read_limits);
         let clock = document.section("clock", |section| ClockSettings {

@@ -206,6 +206,9 @@ fn core_config(config: &Config, data: &Data) -> CoreConfig {
         repair_interval_ms: config.repair.interval_ms,
         repair_bytes_per_second: config.repair.bytes_per_second,
         repair_busy_bytes_per_second: config.repair.busy_bytes_per_second,
+        hint_age_ms_max: config.repair.hint_age_ms,
+        hint_bytes_max: config.repair.hint_bytes,
+        scrub_period_ms: config.repair.scrub_period_ms,
         ..CoreConfig::new(config.node.id, config.genesis(), random())
     }
 }

@@ -28,7 +28,13 @@ struct Up {
 
 impl Up {
     fn start(directory: &Path, base_port: u16) -> Self {
+        Self::start_with(directory, base_port, &[])
+    }
+
+    /// Settings of the nodes come from the environment.
+    fn start_with(directory: &Path, base_port: u16, settings: &[(&str, &str)]) -> Self {
         let mut process = Command::new(PROGRAM)
+            .envs(settings.iter().copied())
             .args(["up", "--vnodes", "64", "--dir"])
             .arg(directory)
             .args(["--base-port", &base_port.to_string()])
@@ -265,7 +271,12 @@ fn a_cluster_keeps_everything_when_a_node_is_killed_during_an_import() {
 
 /// Starts a node that was killed.
 fn serve(config: &Path) -> Child {
+    serve_with(config, &[])
+}
+
+fn serve_with(config: &Path, settings: &[(&str, &str)]) -> Child {
     Command::new(PROGRAM)
+        .envs(settings.iter().copied())
         .args(["serve", "--stop-on-stdin-close", "--config"])
         .arg(config)
         .stdin(Stdio::piped())
@@ -276,6 +287,23 @@ fn serve(config: &Path) -> Child {
 }
 
 impl Up {
+    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.run(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// What the nodes that answer say, by a command that lists them.
+    fn nodes_of(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        self.json(arguments)["nodes"].as_array().expect("a list of nodes").clone()
+    }
+
+    /// Keys that wait for other nodes.
+    fn hints(&self) -> u64 {
+        let nodes = self.nodes_of(&["hints"]);
+        let hints = nodes.iter().flat_map(|node| node["hints"].as_array().expect("a list"));
+        hints.map(|hints| hints["keys"].as_u64().expect("a number")).sum()
+    }
+
     /// How many exchanges a node has made since its start.
     fn exchanges(&self, id: &str) -> u64 {
         let status = self.run(&["status", "--json"]);
@@ -287,8 +315,19 @@ impl Up {
 
     /// The second node, which was started again, has all that was imported: the others are killed, and
     /// the table is read from its disk alone.
-    fn expect_whole(&self, mut node: Child, scratch: &Path, file: &Path) {
-        for (id, process) in [&self.nodes[0], &self.nodes[2]] {
+    fn expect_whole(&self, node: Child, scratch: &Path, file: &Path) {
+        self.expect_whole_with(node, &[&self.nodes[0], &self.nodes[2]], scratch, file);
+    }
+
+    /// The same, where only `others` still run.
+    fn expect_whole_with(
+        &self,
+        mut node: Child,
+        others: &[&(String, u32)],
+        scratch: &Path,
+        file: &Path,
+    ) {
+        for (id, process) in others {
             signal("-KILL", *process);
             self.wait_for(&format!("{id} died"));
         }
@@ -366,6 +405,191 @@ fn a_node_whose_disk_was_wiped_finds_out_and_is_filled() {
         std::thread::sleep(Duration::from_millis(300));
     }
     up.expect_whole(node, scratch.path(), &file);
+}
+
+#[test]
+fn a_node_that_was_away_is_brought_what_it_missed_through_kills_of_both_sides() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("data");
+    // Nothing else may fill it.
+    let settings = [("QUOIT_REPAIR_INTERVAL_SECONDS", "0")];
+    let up = Up::start_with(&directory, free_base_port(), &settings);
+    let file = unicode_data(scratch.path());
+    let file_name = file.to_str().expect("text");
+    up.run(&["tables", "create", "unicode", "--r", "one"]);
+    let [(keeper, keeper_process), (away, away_process), _] = &up.nodes[..] else {
+        panic!("three nodes");
+    };
+    signal("-KILL", *away_process);
+    up.wait_for(&format!("{away} died"));
+    up.run(&["import", "--table", "unicode", "--delimiter", ";", "--key", "1", file_name]);
+    let lines = fs::read_to_string(&file).expect("text").lines().count() as u64;
+    let began = Instant::now();
+    while up.hints() < lines {
+        assert!(began.elapsed() < LIMIT, "{} of {lines} keys are noted", up.hints());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    // Both sides are killed while it is brought over.
+    let config_of = |id: &str| directory.join(id).join("quoit.toml");
+    let mut node = serve_with(&config_of(away), &settings);
+    let began = Instant::now();
+    while up.hints() == lines {
+        assert!(began.elapsed() < LIMIT, "nothing is brought over");
+    }
+    signal("-KILL", node.id());
+    node.wait().expect("it was started here");
+    node = serve_with(&config_of(away), &settings);
+    signal("-KILL", *keeper_process);
+    up.wait_for(&format!("{keeper} died"));
+    let mut keeping = serve_with(&config_of(keeper), &settings);
+    let is_done = || {
+        let nodes = up.nodes_of(&["hints"]);
+        nodes.len() == 3 && up.hints() == 0
+    };
+    while !is_done() {
+        assert!(began.elapsed() < LIMIT, "{} keys wait still", up.hints());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    signal("-KILL", keeping.id());
+    keeping.wait().expect("it was started here");
+    up.expect_whole_with(node, &[&up.nodes[2]], scratch.path(), &file);
+}
+
+#[test]
+fn an_old_copy_of_a_disk_is_told_from_the_disk_and_filled() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("data");
+    let up = Up::start(&directory, free_base_port());
+    let file = unicode_data(scratch.path());
+    let text = fs::read_to_string(&file).expect("text");
+    let (first, rest) = text.split_at(text.match_indices('\n').nth(9_999).expect("lines").0 + 1);
+    let import = |name: &str, part: &str| {
+        let path = scratch.path().join(name);
+        fs::write(&path, part).expect("written");
+        let path = path.to_str().expect("text");
+        up.run(&["import", "--table", "unicode", "--delimiter", ";", "--key", "1", path]);
+    };
+    up.run(&["tables", "create", "unicode", "--r", "one"]);
+    import("first", first);
+    let (aged, process) = up.nodes[1].clone();
+    signal("-KILL", process);
+    up.wait_for(&format!("{aged} died"));
+    let (data, copy) = (directory.join(&aged).join("data"), scratch.path().join("copy"));
+    copy_directory(&data, &copy);
+    let config = directory.join(&aged).join("quoit.toml");
+    let mut node = serve(&config);
+    up.wait_for_states(&["serving"; 3]);
+    import("rest", rest);
+    // What others remember of a life they write down every ten seconds.
+    std::thread::sleep(Duration::from_millis(12_000));
+    let incarnation = |up: &Up| {
+        let nodes = up.nodes_of(&["status"]);
+        let node = nodes.iter().find(|node| node["node"] == aged.as_str()).expect("a member");
+        (node["incarnation"].as_u64(), node["state"] == "serving")
+    };
+    let (before, _) = incarnation(&up);
+    signal("-KILL", node.id());
+    node.wait().expect("it was started here");
+    fs::remove_dir_all(&data).expect("it was stopped");
+    copy_directory(&copy, &data);
+
+    let node = serve(&config);
+    let began = Instant::now();
+    while !matches!(incarnation(&up), (now, true) if now > before) {
+        assert!(began.elapsed() < LIMIT, "it is not told, or not filled: {:?}", incarnation(&up));
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    up.expect_whole(node, scratch.path(), &file);
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("it is there").map(|entry| entry.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).expect("copied");
+        }
+    }
+}
+
+/// The largest file of sorted tables of a node.
+fn largest_table(data: &Path) -> PathBuf {
+    let mut found: Vec<(u64, PathBuf)> = Vec::new();
+    let mut directories = vec![data.join("tables")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("it is there").map(|it| it.expect("an entry")) {
+            let metadata = entry.metadata().expect("its size");
+            match metadata.is_dir() {
+                true => directories.push(entry.path()),
+                false => found.push((metadata.len(), entry.path())),
+            }
+        }
+    }
+    found.into_iter().max().expect("there are tables").1
+}
+
+#[test]
+fn damage_in_a_nodes_files_is_found_fetched_again_and_never_read() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch.path().join("data");
+    let settings = [("QUOIT_STORAGE_MEMTABLE_MIB", "1"), ("QUOIT_STORAGE_BLOCK_CACHE_MIB", "1")];
+    let up = Up::start_with(&directory, free_base_port(), &settings);
+    let file = unicode_data(scratch.path());
+    let file_name = file.to_str().expect("text");
+    up.run(&["tables", "create", "unicode"]);
+    up.run(&["import", "--table", "unicode", "--delimiter", ";", "--key", "1", file_name]);
+    let (struck, process) = up.nodes[1].clone();
+    signal("-KILL", process);
+    up.wait_for(&format!("{struck} died"));
+    let table = largest_table(&directory.join(&struck).join("data"));
+    let mut bytes = fs::read(&table).expect("readable");
+    // Not its end: what an open itself reads would have all made anew.
+    let end = bytes.len().saturating_sub(bytes.len() / 4);
+    (1_000..end).step_by(40_000).for_each(|at| bytes[at] ^= 0x10);
+    fs::write(&table, bytes).expect("written");
+
+    let mut node = serve_with(&directory.join(&struck).join("quoit.toml"), &settings);
+    let began = Instant::now();
+    let scrub = || {
+        let nodes = up.nodes_of(&["scrub", "status"]);
+        nodes.into_iter().find(|node| node["node"] == struck.as_str())
+    };
+    // All the while the whole table is read through a quorum, and is what it was.
+    let export = scratch.path().join("export.txt");
+    let export_name = export.to_str().expect("text");
+    let (mut found, mut is_through) = (0, false);
+    while !is_through {
+        assert!(began.elapsed() < LIMIT, "{:?}", scrub());
+        let _ = fs::remove_file(&export);
+        up.run(&["export", "--table", "unicode", "--output", export_name]);
+        assert!(fs::read(&export).expect("written") == fs::read(&file).expect("there"));
+        let Some(scrub) = scrub() else { continue };
+        let number = |name: &str| scrub[name].as_u64().expect("a number");
+        found = found.max(number("damaged_keys") + number("unreadable_blocks"));
+        is_through = number("ended_ms") > 0 && found > 0 && number("damaged_keys_left") == 0;
+    }
+    // What it could not read it has from the others: it answers for itself.
+    let text = fs::read_to_string(&file).expect("text");
+    let keys: Vec<&str> =
+        text.lines().step_by(211).map(|line| &line[..line.find(';').expect("a key")]).collect();
+    let began = Instant::now();
+    let is_whole = || {
+        let status = up.nodes_of(&["status"]);
+        let node = status.iter().find(|node| node["node"] == struck.as_str()).expect("a member");
+        let before = node["unreadable"].as_u64().expect("a number");
+        keys.iter().for_each(|key| drop(up.run(&["get", "unicode", key, "--level", "all"])));
+        let status = up.nodes_of(&["status"]);
+        let node = status.iter().find(|node| node["node"] == struck.as_str()).expect("a member");
+        node["unreadable"].as_u64() == Some(before)
+    };
+    while !is_whole() {
+        assert!(began.elapsed() < LIMIT, "it meets keys that it cannot read");
+    }
+    drop(node.stdin.take());
+    assert!(node.wait().expect("it was started here").success());
 }
 
 #[test]

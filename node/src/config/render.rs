@@ -45,6 +45,9 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "interval_seconds = {}", repair.interval_ms / 1_000)?;
     writeln!(text, "mib_per_second = {}", repair.bytes_per_second / MIB)?;
     writeln!(text, "busy_mib_per_second = {}", repair.busy_bytes_per_second / MIB)?;
+    writeln!(text, "hint_hours = {}", repair.hint_age_ms / 3_600_000)?;
+    writeln!(text, "hint_mib = {}", repair.hint_bytes / MIB)?;
+    writeln!(text, "scrub_hours = {}", repair.scrub_period_ms / 3_600_000)?;
     writeln!(text, "\n[limits]")?;
     writeln!(text, "key_bytes_max = {}", limits.data.key_bytes_max)?;
     writeln!(text, "value_bytes_max = {}", limits.data.value_bytes_max)?;

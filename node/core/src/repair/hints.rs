@@ -24,8 +24,8 @@ use crate::event::{HintChanges, Inner, StorageRequest};
 use crate::time::Instant;
 use crate::turn::Turn;
 
-/// At most so many new hints wait to be written down.
-const NOTED_MAX: usize = 4_096;
+/// Bytes of new hints that wait to be written down: an import notes them faster than a disk syncs.
+const NOTED_BYTES_MAX: u64 = 16 << 20;
 /// The last so many keys, at least, are known to be hinted already; twice as many at most.
 const KNOWN_MAX: usize = 65_536;
 /// What could not be written down is tried again after so long.
@@ -65,6 +65,8 @@ pub(crate) struct Hints {
     /// Of all, noted or written down.
     bytes: u64,
     known: Known,
+    /// Of those that are not written down yet.
+    noted_bytes: u64,
     /// Not written down yet.
     changes: HintChanges,
     /// What is being written down.
@@ -81,6 +83,7 @@ impl Hints {
             last_time: waiting.values().map(|it| it.newest).max().unwrap_or_default(),
             waiting,
             known: Known::new(seed),
+            noted_bytes: 0,
             changes: HintChanges::default(),
             saving: None,
             not_before: Instant(0),
@@ -132,11 +135,12 @@ impl Hints {
         let time = self.last_time.next().unwrap_or(self.last_time).max(now);
         let hint = Hint { target, time, key: key.clone() };
         let bytes = hint.bytes();
-        if self.changes.added.len() >= NOTED_MAX || self.bytes + bytes > bytes_max {
+        if self.noted_bytes + bytes > NOTED_BYTES_MAX || self.bytes + bytes > bytes_max {
             return Noted::Full;
         }
         self.last_time = time;
         self.bytes += bytes;
+        self.noted_bytes += bytes;
         self.known.add(target, key);
         self.changes.added.push(hint);
         Noted::New
@@ -250,6 +254,7 @@ impl Turn<'_> {
         let hints = &mut self.shared.hints;
         if hints.has_news() && hints.not_before <= self.now.instant {
             let changes = std::mem::take(&mut hints.changes);
+            hints.noted_bytes = 0;
             hints.saving = Some(changes.clone());
             self.ask_storage_inner(Inner::ChangeHints, StorageRequest::ChangeHints(changes));
         }
