@@ -264,7 +264,7 @@ impl Config {
         let repair = document.section("repair", |section| RepairSettings {
             interval_ms: positive(section, "interval_seconds", 0..=86_400, 60) * 1_000,
             bytes_per_second: positive(section, "mib_per_second", 1..=65_536, 256) << 20,
-            busy_bytes_per_second: positive(section, "busy_mib_per_second", 1..=65_536, 4) << 20,
+            busy_bytes_per_second: positive(section, "busy_mib_per_second", 1..=65_536, 1) << 20,
             hint_age_ms: positive(section, "hint_hours", 1..=8_760, 12) * 3_600_000,
             hint_bytes: positive(section, "hint_mib", 0..=65_536, 256) << 20,
             scrub_period_ms: positive(section, "scrub_hours", 0..=8_760, 168) * 3_600_000,

@@ -72,7 +72,7 @@ impl CoreConfig {
             write_ids_max: 65_536,
             repair_interval_ms: 60_000,
             repair_bytes_per_second: 256 << 20,
-            repair_busy_bytes_per_second: 4 << 20,
+            repair_busy_bytes_per_second: 1 << 20,
             settle_behind_ms: 70_000,
             scrub_period_ms: 7 * 86_400_000,
             hint_age_ms_max: 12 * 3_600_000,

@@ -61,7 +61,7 @@ pub(crate) const ROWS_MAX: usize = 4_096;
 /// Bytes of rows in a message, but for one that is larger by itself.
 pub(crate) const ROW_BYTES_MAX: usize = 1 << 20;
 /// The same while clients are there: to merge them must not hold their writes up.
-pub(crate) const BUSY_ROW_BYTES_MAX: usize = 64 << 10;
+pub(crate) const BUSY_ROW_BYTES_MAX: usize = 16 << 10;
 /// A step that has not ended within this has failed.
 const STEP_MS: u64 = 10_000;
 /// After an exchange that failed the next one begins about so much later.
