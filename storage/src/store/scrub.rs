@@ -38,7 +38,7 @@ pub struct Scrubbed {
     pub entries: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Keys whose set, or a value of it, is damaged.
+    /// Keys whose set, or a value of it, is damaged, or that are marked as incomplete.
     pub damaged: Vec<StoredKey>,
     /// Leaves of the digests in which there is damage that hides keys.
     pub hidden: Option<Range<usize>>,
@@ -76,6 +76,7 @@ impl Reader {
                 key.table() < step.table_id_next && !step.tables.contains(&key.table());
             match Stored::open(key.bytes(), &sealed) {
                 Ok(stored) if is_dropped => found.dropped.push((key, stored.standing.replication)),
+                Ok(stored) if stored.standing.incomplete => found.damaged.push(key),
                 Ok(stored) if codec::has_apart(&stored.set) => apart.push((key, stored.set)),
                 Ok(_) => {}
                 Err(_) => found.damaged.push(key),

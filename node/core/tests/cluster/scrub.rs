@@ -59,7 +59,14 @@ fn expect_whole(world: &mut World, table: TableId, keys: &[&str]) {
         }
         world.run_ms(1_000);
     }
-    panic!("{:?}", scrub(world, node(3)));
+    let mut differ = Vec::new();
+    for key in keys {
+        let held = [1, 3].map(|id| world.stored(node(id), table, key));
+        if held[0] != held[1] {
+            differ.push((*key, held));
+        }
+    }
+    panic!("{differ:?} {:?} {:?}", scrub(world, node(3)), world.core(node(3)).counters());
 }
 
 #[test]
