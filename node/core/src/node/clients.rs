@@ -47,7 +47,6 @@ impl NodeCore {
                 self.on_ask_status((connection, request), None, now, effects);
             }
             ClientRequest::AskRepair(what) => {
-                self.run_exchanges(what, now);
                 self.on_ask_status((connection, request), Some(what), now, effects);
             }
             ClientRequest::AcceptLoss(accept) => {

@@ -181,7 +181,11 @@ impl NodeCore {
             (Inner::Durable, StorageAnswer::Durable(sequence)) => self.on_durable(sequence),
             (Inner::Figures { connection, request, repair }, StorageAnswer::Figures(figures)) => {
                 let mut status = self.status(figures, now);
-                status.repair = repair.and_then(|what| self.repair_status(what, now));
+                if let Some(what) = repair {
+                    status.repair = self.repair_status(what, now);
+                    // Not before: what begins now begins after the time that was told.
+                    self.run_exchanges(what, now);
+                }
                 let message = Box::new(status).into();
                 effects.push(Effect::ToClient { connection, request, message });
             }

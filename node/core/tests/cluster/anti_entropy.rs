@@ -5,6 +5,7 @@ use quoit_core::peer::{
     CompareNodes, CompareRoots, PeerMessage, Push, Reconcile, Refusal, RepairHead, RootsCompared,
 };
 use quoit_core::{CoreConfig, Effect, Event};
+use quoit_protocol::{AskRepair, ClientResponse};
 use quoit_ring::{
     ConflictPolicy, Epoch, HybridTime, Level, NodeId, TableId, TableOptions, VnodeIndex,
 };
@@ -336,5 +337,36 @@ fn the_first_leaf_of_a_virtual_node_is_compared_like_the_others() {
     world.put(node(1), table, quorum(key, "v")).expect("two are up");
     world.heal();
     expect_equal(&mut world, table, &[key]);
+    world.end();
+}
+
+#[test]
+fn a_round_that_is_asked_for_is_made_at_once_and_told_to_be_done() {
+    // Of its own accord no node would begin one.
+    let mut world = World::new(9, 3);
+    world.form();
+    let table = world.table("t", options(ConflictPolicy::Latest));
+    world.isolate(node(3));
+    let keys: Vec<_> = (0..40).map(named).collect();
+    keys.iter().for_each(|key| {
+        world.put(node(1), table, quorum(key, "meanwhile")).expect("two are up");
+    });
+    world.heal();
+    world.run_ms(3_000);
+    assert!(!are_equal(&mut world, table, &keys));
+    let repair = |world: &mut World, run| {
+        let request = world.send(node(3), AskRepair { table: Some(table), vnode: None, run });
+        match world.wait(request) {
+            ClientResponse::Status(status) => status.repair.expect("it was asked for"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let asked = repair(&mut world, true);
+    world.run_ms(2_000);
+    let done = repair(&mut world, false);
+    let pairs: Vec<_> = done.vnodes.iter().flat_map(|vnode| &vnode.in_sync).collect();
+    assert_eq!(pairs.len(), 2 * 8);
+    assert!(pairs.iter().all(|(_, since)| *since >= asked.time), "{asked:?} {done:?}");
+    assert!(are_equal(&mut world, table, &keys));
     world.end();
 }
