@@ -26,8 +26,9 @@
 //! **Settled time.** The world begins shortly before a bucket of the digests ends, so that floors rise
 //! and what was deleted is collected within a run of half a minute.
 //!
-//! **Loss.** Faults stay within what replication bears: damage that lasts, a wiped disk, an old copy of
-//! one, strike one machine of a run, and only where W is at least 2. An old copy is put back in runs
+//! **Loss.** Faults stay within what replication bears: damage that lasts strikes one machine of a run,
+//! and only where W is at least 2; a disk is taken away, or replaced by an old copy of itself, only while
+//! every other replica counts, whichever lost theirs before. An old copy is put back in runs
 //! where it is older than what the others remember durably of a life (13 s). Runs that expect loss go
 //! beyond that, and say so.
 //!
@@ -60,7 +61,7 @@
 //! | a merge does not change the digests | 12 | 4 |
 //! | a hint is dropped silently | 11 | 1 |
 //! | a wiped or restored replica counts at once | 5 | 663 |
-//! | one that lost its disk is filled from a single peer | 18 | 3863 |
+//! | one that lost its disk is filled from a single peer | 18 | 375 |
 //! | a voter accepts any ballot | 9 | 123 |
 //! | a coordinator judges expiry by its own wall clock | 5 | 6 |
 //!

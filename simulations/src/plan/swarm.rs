@@ -233,9 +233,9 @@ fn lengthen(schedule: &mut Schedule) {
     }
 }
 
-/// Takes its disk from one machine, or gives it an older one, while the others keep theirs: no write
-/// that was acknowledged by two replicas may be lost by that, and what lost it counts for nothing until
-/// it is filled.
+/// Takes their disks from machines, one after the other, or gives one an older disk: no write that was
+/// acknowledged by two replicas may be lost by that, and what lost its disk counts for nothing until it
+/// is filled.
 fn rob(schedule: &mut Schedule, length_ms: u64) {
     const COPY_AGE_MS: u64 = 13_000;
     let mut random = stream(schedule.seed, "rob", 0);
@@ -258,12 +258,14 @@ fn rob(schedule: &mut Schedule, length_ms: u64) {
         robberies.push((at_ms, Fault::Restore { node, for_ms: 20 + random.below(1_500) }));
     } else {
         schedule.faults.retain(|planned| !planned.fault.lasts_on_disk());
-        for _ in 0..=random.below(3) {
+        for number in 0..=random.below(3) {
+            // Another one each time: where not all others count at that moment, it only crashes.
+            let count = schedule.machines.len() as u64;
+            let node = narrow((u64::from(node) + number) % count);
             let (at_ms, for_ms) = (1_000 + random.below(length_ms), 20 + random.below(3_000));
             robberies.push((at_ms, Fault::Wipe { node, for_ms }));
             if random.below(2) == 0 {
                 // What it was filled from first may lack what only it and a third have.
-                let count = schedule.machines.len() as u64;
                 let [stale, fresh] = [1, 2].map(|by| narrow((u64::from(node) + by) % count));
                 let before_ms = 100 + random.below(at_ms.min(3_000));
                 let isolate = Fault::Isolate { node: stale, for_ms: before_ms + for_ms };

@@ -4,7 +4,7 @@ use quoit_core::Event as CoreEvent;
 use quoit_storage::layout::StoredKey;
 use quoit_storage::twin::engine::TwinTables;
 
-use super::machine::Copy;
+use super::machine::{Copy, Machine};
 use super::{Event, Then, World, node_id};
 use crate::plan::Fault;
 use crate::workloads;
@@ -122,6 +122,9 @@ impl World {
             }
             Fault::Restore { node, .. } => {
                 self.take_down(node as usize, true);
+                if !self.may_be_robbed(node as usize) {
+                    return;
+                }
                 let machine = &mut self.machines[node as usize];
                 if let Some(copy) = machine.copy.take() {
                     machine.disk.restore(&copy.disk);
@@ -133,6 +136,9 @@ impl World {
             }
             Fault::Wipe { node, .. } => {
                 self.take_down(node as usize, true);
+                if !self.may_be_robbed(node as usize) {
+                    return;
+                }
                 let machine = &mut self.machines[node as usize];
                 for path in machine.disk.paths() {
                     machine.disk.lose(&path);
@@ -143,6 +149,21 @@ impl World {
             }
             _ => unreachable!("it is no disk's fault: {fault:?}"),
         }
+    }
+
+    /// Whether replication bears the loss of a machine's disk now: where W is at least 2, an acknowledged
+    /// write is durable at another replica, and that one must count. Where all others do, all that was
+    /// ever acknowledged is there.
+    fn may_be_robbed(&self, node: usize) -> bool {
+        // One that does not know yet whether it has lost anything says so.
+        let counts = |(at, machine): (usize, &Machine)| {
+            at == node
+                || machine.process.as_ref().is_some_and(|process| {
+                    let is_sure = process.core.problems().is_empty();
+                    is_sure && !machine.is_damaged && process.core.recovering().1 == 0
+                })
+        };
+        self.schedule.expects_loss || self.machines.iter().enumerate().all(counts)
     }
 
     /// A planned fault ends.

@@ -39,8 +39,8 @@ pub const SCRUB_FILE: &str = "scrub";
 const STEP_BYTES: usize = 1 << 20;
 const BUSY_STEP_BYTES: usize = 128 << 10;
 const STEP_ENTRIES: usize = 4_096;
-/// No pass is slower than this, in bytes a second: a small store is through soon, and then waits. One in
-/// a hurry is as fast as that.
+/// No pass is slower than this, in bytes a second: a small store is through soon, and then waits.
+/// One in a hurry is as fast as that.
 const RATE_MIN: u64 = 512 << 10;
 const HURRY_RATE: u64 = 16 << 20;
 const BUSY_HURRY_RATE: u64 = 2 << 20;
