@@ -10,7 +10,7 @@ use quoit_simulations::plan::{
 use quoit_simulations::run::run;
 
 /// Seeds of the swarm that once failed, and what was wrong.
-const SEEDS: [(u64, &str); 10] = [
+const SEEDS: [(u64, &str); 11] = [
     (
         113_528,
         "what mends a replica was dropped as late after half a second: one with a slow disk that \
@@ -50,6 +50,11 @@ const SEEDS: [(u64, &str); 10] = [
         28_519,
         "a peer that had no room for one step ended the whole exchange: a replica that had lost its disk \
          was never filled",
+    ),
+    (
+        202_611_261_571,
+        "a node whose disk failed under a small document, not a commit, was never started again by \
+         whoever watches it: the simulator's mistake",
     ),
     (
         3_000_348,

@@ -4,7 +4,7 @@ use quoit_core::Event as CoreEvent;
 use quoit_storage::layout::StoredKey;
 use quoit_storage::twin::engine::TwinTables;
 
-use super::machine::{Copy, Machine};
+use super::machine::{Copy, Machine, Process};
 use super::{Event, Then, World, node_id};
 use crate::plan::Fault;
 use crate::workloads;
@@ -205,7 +205,9 @@ impl World {
 
     /// Starts a node again whose disk has failed: what it could not sync may be lost.
     pub(super) fn restart_poisoned(&mut self, node: usize) {
-        if self.machines[node].process.as_ref().is_some_and(|it| it.worker.poisoned) {
+        // Not every failure comes with a commit: small documents are saved by themselves.
+        let is_poisoned = |it: &Process| it.worker.poisoned || it.worker.writer.is_poisoned();
+        if self.machines[node].process.as_ref().is_some_and(is_poisoned) {
             self.crash(node, true);
             self.start(node);
         }

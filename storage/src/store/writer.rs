@@ -260,6 +260,11 @@ impl Writer {
         }
     }
 
+    /// Whether the disk has failed so that nothing is acknowledged before a restart.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned.is_some()
+    }
+
     /// The digests of all that is committed. Where something that was damaged has been written over
     /// they still count it, until the next start.
     pub fn digests(&self) -> &Digests {
