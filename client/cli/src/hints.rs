@@ -1,7 +1,5 @@
 //! `quoit hints`: what waits for nodes that missed writes, and how fast it is brought to them.
 
-use std::time::Duration;
-
 use clap::Args;
 use quoit_client::Client;
 use quoit_protocol::status::{HintStatus, NodeStatus};
@@ -10,14 +8,13 @@ use serde_json::{Value, json};
 use crate::failure::CommandError;
 use crate::output::{Output, note};
 use crate::render::{Grid, bytes_text, count_text, list_text, uptime_text};
-use crate::status::ClusterView;
+use crate::status::{ClusterView, Patience};
 
 /// Show what waits for nodes that missed writes, and how fast it is brought to them.
 #[derive(Debug, Args)]
 pub struct HintsArguments {
-    /// How long each node may take to answer, in milliseconds.
-    #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
-    patience_ms: u64,
+    #[command(flatten)]
+    patience: Patience,
 }
 
 pub(crate) async fn show(
@@ -25,7 +22,7 @@ pub(crate) async fn show(
     arguments: &HintsArguments,
     output: Output,
 ) -> Result<(), CommandError> {
-    let view = ClusterView::ask(client, Duration::from_millis(arguments.patience_ms)).await;
+    let view = arguments.patience.view(client).await;
     if output.is_json() {
         return output.json(&shown_json(&view));
     }

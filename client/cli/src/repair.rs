@@ -73,13 +73,7 @@ async fn accept_loss(
     arguments: &AcceptLossArguments,
     output: Output,
 ) -> Result<(), CommandError> {
-    let vnodes = client.record().vnodes.get();
-    if let Some(vnode) = arguments.which.vnode.filter(|vnode| *vnode >= vnodes) {
-        return Err(CommandError::BadInput(format!(
-            "the ring has {vnodes} virtual nodes, numbered from 0: there is no {vnode}"
-        )));
-    }
-    let vnode = arguments.which.vnode.map(VnodeIndex);
+    let vnode = vnode_of(client, arguments.which.vnode)?;
     let mut status = client.accept_loss(arguments.node, vnode).await.map_err(failure)?;
     // It is written down meanwhile.
     let (before, least) = (status.recovering_vnodes, if vnode.is_some() { 1 } else { u32::MAX });
@@ -91,6 +85,17 @@ async fn accept_loss(
         status = client.status(arguments.node).await.map_err(failure)?;
     }
     if output.is_json() { output.json(&told_json(&status)) } else { output.text(&told(&status)) }
+}
+
+/// The virtual node of that number.
+fn vnode_of(client: &Client, number: Option<u32>) -> Result<Option<VnodeIndex>, CommandError> {
+    let vnodes = client.record().vnodes.get();
+    match number {
+        Some(number) if number >= vnodes => Err(CommandError::BadInput(format!(
+            "the ring has {vnodes} virtual nodes, numbered from 0: there is no {number}"
+        ))),
+        _ => Ok(number.map(VnodeIndex)),
+    }
 }
 
 fn failure(error: StatusError) -> CommandError {

@@ -1,7 +1,5 @@
 //! `quoit scrub`: what verifying all that the nodes hold has come to.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
 use quoit_client::Client;
 use quoit_protocol::status::ScrubStatus;
@@ -10,7 +8,7 @@ use serde_json::{Value, json};
 use crate::failure::CommandError;
 use crate::output::{Output, note};
 use crate::render::{Grid, bytes_text, count_text, list_text, uptime_text};
-use crate::status::ClusterView;
+use crate::status::{ClusterView, Patience};
 
 /// Show what verifying all that the nodes hold has come to.
 #[derive(Debug, Args)]
@@ -22,14 +20,7 @@ pub struct ScrubArguments {
 #[derive(Debug, Subcommand)]
 enum ScrubAction {
     /// How far each node's pass is, and what was found and fetched from the others.
-    Status(StatusArguments),
-}
-
-#[derive(Debug, Args)]
-struct StatusArguments {
-    /// How long each node may take to answer, in milliseconds.
-    #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
-    patience_ms: u64,
+    Status(Patience),
 }
 
 pub(crate) async fn run(
@@ -37,8 +28,8 @@ pub(crate) async fn run(
     arguments: &ScrubArguments,
     output: Output,
 ) -> Result<(), CommandError> {
-    let ScrubAction::Status(StatusArguments { patience_ms }) = &arguments.action;
-    let view = ClusterView::ask(client, Duration::from_millis(*patience_ms)).await;
+    let ScrubAction::Status(patience) = &arguments.action;
+    let view = patience.view(client).await;
     if output.is_json() {
         return output.json(&shown_json(&view));
     }

@@ -21,9 +21,23 @@ use crate::render::{Grid, bytes_text, list_text, uptime_text};
 /// Show every node's state, and what is wrong.
 #[derive(Debug, Args)]
 pub struct StatusArguments {
+    #[command(flatten)]
+    patience: Patience,
+}
+
+/// How long the nodes are waited for.
+#[derive(Debug, Args)]
+pub(crate) struct Patience {
     /// How long each node may take to answer, in milliseconds.
     #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     patience_ms: u64,
+}
+
+impl Patience {
+    /// What the members say within that time.
+    pub(crate) async fn view(&self, client: &Client) -> ClusterView {
+        ClusterView::ask(client, Duration::from_millis(self.patience_ms)).await
+    }
 }
 
 pub(crate) async fn show(
@@ -31,7 +45,7 @@ pub(crate) async fn show(
     arguments: &StatusArguments,
     output: Output,
 ) -> Result<(), CommandError> {
-    let view = ClusterView::ask(client, Duration::from_millis(arguments.patience_ms)).await;
+    let view = arguments.patience.view(client).await;
     if output.is_json() { output.json(&view.json()) } else { output.text(&view.render()) }
 }
 

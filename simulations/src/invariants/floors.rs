@@ -10,6 +10,21 @@ use quoit_storage::version::{SiblingSet, Version};
 
 use super::Verdict;
 
+/// Versions of another replica that stay under a floor and that this one has not heard of.
+pub(super) fn unheard_of<'a>(
+    own: &'a SiblingSet,
+    other: &'a SiblingSet,
+    policy: ConflictPolicy,
+    floor: HybridTime,
+) -> impl Iterator<Item = &'a Version> {
+    other.versions().iter().filter(move |version| {
+        version.goes_at().is_none_or(|end| end > floor)
+            && !own.holds(version.dot)
+            && !own.vector().has_seen(version.dot)
+            && (policy == ConflictPolicy::Siblings || own.greatest_dot() < Some(version.dot))
+    })
+}
+
 #[derive(Default)]
 pub(crate) struct Floors {
     pub(crate) verdict: Verdict,
@@ -39,14 +54,8 @@ impl Floors {
         (own, other): (&SiblingSet, &SiblingSet),
         is_required: impl Fn(&Version) -> bool,
     ) {
-        let is_news = |version: &&Version| {
-            version.dot.time <= floor
-                && version.goes_at().is_none_or(|end| end > floor)
-                && !own.holds(version.dot)
-                && !own.vector().has_seen(version.dot)
-                && (policy == ConflictPolicy::Siblings || own.greatest_dot() < Some(version.dot))
-        };
-        let missed = other.versions().iter().filter(is_news).find(|version| is_required(version));
+        let mut news = unheard_of(own, other, policy, floor);
+        let missed = news.find(|version| version.dot.time <= floor && is_required(version));
         self.verdict.expect(missed.is_none(), || {
             format!("n{} raises a floor to {floor} and has never heard of {missed:?}", node + 1)
         });

@@ -6,6 +6,7 @@ use quoit_ring::{ConflictPolicy, HybridTime};
 use quoit_storage::version::{SiblingSet, Version};
 
 use super::Verdict;
+use super::floors::unheard_of;
 
 #[derive(Default)]
 pub(crate) struct Losses {
@@ -22,13 +23,7 @@ impl Losses {
         (own, other): (&SiblingSet, &SiblingSet),
         was_required: impl Fn(&Version) -> bool,
     ) {
-        let is_missed = |version: &&Version| {
-            version.goes_at().is_none_or(|end| end > floor)
-                && !own.holds(version.dot)
-                && !own.vector().has_seen(version.dot)
-                && (policy == ConflictPolicy::Siblings || own.greatest_dot() < Some(version.dot))
-        };
-        let missed = other.versions().iter().filter(is_missed).find(|it| was_required(it));
+        let missed = unheard_of(own, other, policy, floor).find(|version| was_required(version));
         self.verdict.expect(missed.is_none(), || {
             format!("n{} counts again and has never heard of {missed:?}", node + 1)
         });

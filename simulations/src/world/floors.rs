@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use quoit_ring::{VnodeCount, VnodeIndex};
+use quoit_ring::{ConflictPolicy, VnodeCount, VnodeIndex};
 use quoit_storage::codec;
 use quoit_storage::store::Found;
-use quoit_storage::version::{Content, Version};
+use quoit_storage::version::{Content, SiblingSet, Version};
 
 use super::World;
 
@@ -29,27 +29,14 @@ impl World {
         if raised.is_empty() || self.schedule.expects_loss {
             return;
         }
-        for (table, key) in self.ledger.keys() {
-            let plan = self.schedule.tables[table as usize].clone();
-            let Some(stored) = self.stored_key(table, key) else { continue };
-            let vnode = vnodes.vnode_of(stored.token());
-            if !raised.contains(&vnode) || !plan.orders_writes() {
-                continue;
-            }
-            let set = |found: &Found| match found {
-                Found::Set(bytes) => codec::decode(bytes).ok(),
-                Found::Unreadable => None,
+        for held in self.held_of(node, |vnode| raised.contains(&vnode)) {
+            let Some(own) = &held.own else { continue };
+            let is_required = |version: &Version| {
+                value_of(version).is_some_and(|it| self.ledger.requires(held.place, it))
             };
-            let found = self.found(table, key);
-            let own = found.iter().find(|(id, _)| id.0 as usize == node + 1);
-            let Some(own) = own.and_then(|(_, found)| set(found)) else { continue };
-            let is_required = |version: &Version| match &version.content {
-                Content::Value { bytes, .. } => self.ledger.requires((table, key), bytes),
-                Content::Apart { .. } | Content::Tombstone => false,
-            };
-            for other in found.iter().filter_map(|(_, found)| set(found)) {
-                let (floor, sets) = (reader.floor(vnode), (&own, &other));
-                self.checks.floors.on_raised(node, floor, plan.policy, sets, is_required);
+            for other in &held.all {
+                let (floor, sets) = (reader.floor(held.vnode), (own, other));
+                self.checks.floors.on_raised(node, floor, held.policy, sets, is_required);
             }
         }
     }
@@ -65,32 +52,62 @@ impl World {
             return;
         }
         let floor = process.worker.reader.floor(vnode);
-        for (table, key) in self.ledger.keys() {
-            let plan = self.schedule.tables[table as usize].clone();
-            let Some(stored) = self.stored_key(table, key) else { continue };
-            if self.vnode_of(table, key) != vnode || !plan.orders_writes() {
-                continue;
-            }
-            let set = |found: &Found| match found {
-                Found::Set(bytes) => codec::decode(bytes).ok(),
-                Found::Unreadable => None,
+        for held in self.held_of(node, |it| it == vnode) {
+            let own = held.own.unwrap_or_default();
+            let was_required = |version: &Version| {
+                let value = value_of(version);
+                value.is_some_and(|it| self.ledger.requires_since(held.place, it, robbed_us))
             };
-            let found = self.found(table, key);
-            if !found.iter().any(|(id, _)| id.0 as usize == node + 1) {
-                continue;
-            }
-            let process = self.machines[node].process.as_ref().expect("it was just there");
-            let own = set(&process.worker.reader.read(&stored)).unwrap_or_default();
-            let was_required = |version: &Version| match &version.content {
-                Content::Value { bytes, .. } => {
-                    self.ledger.requires_since((table, key), bytes, robbed_us)
-                }
-                Content::Apart { .. } | Content::Tombstone => false,
-            };
-            for other in found.iter().filter_map(|(_, found)| set(found)) {
-                let sets = (&own, &other);
-                self.checks.losses.on_trusted(node, plan.policy, floor, sets, was_required);
+            for other in &held.all {
+                let sets = (&own, other);
+                self.checks.losses.on_trusted(node, held.policy, floor, sets, was_required);
             }
         }
+    }
+
+    /// What is held of the keys of some virtual nodes, where `node` is a replica and the later of two
+    /// writes wins.
+    fn held_of(&self, node: usize, is_wanted: impl Fn(VnodeIndex) -> bool) -> Vec<Held> {
+        let set = |found: &Found| match found {
+            Found::Set(bytes) => codec::decode(bytes).ok(),
+            Found::Unreadable => None,
+        };
+        let mut held = Vec::new();
+        for (table, key) in self.ledger.keys() {
+            let plan = &self.schedule.tables[table as usize];
+            if self.stored_key(table, key).is_none() || !plan.orders_writes() {
+                continue;
+            }
+            let vnode = self.vnode_of(table, key);
+            if !is_wanted(vnode) {
+                continue;
+            }
+            let found = self.found(table, key);
+            if let Some((_, own)) = found.iter().find(|(id, _)| id.0 as usize == node + 1) {
+                let all = found.iter().filter_map(|(_, found)| set(found)).collect();
+                let (own, policy) = (set(own), plan.policy);
+                held.push(Held { place: (table, key), vnode, policy, own, all });
+            }
+        }
+        held
+    }
+}
+
+/// What is held of one key.
+struct Held {
+    place: (u32, u32),
+    vnode: VnodeIndex,
+    policy: ConflictPolicy,
+    /// By the replica that is looked at, unless it cannot vouch for it.
+    own: Option<SiblingSet>,
+    /// By all replicas that can.
+    all: Vec<SiblingSet>,
+}
+
+/// The value of a version, where it lies with its set.
+fn value_of(version: &Version) -> Option<&[u8]> {
+    match &version.content {
+        Content::Value { bytes, .. } => Some(bytes),
+        Content::Apart { .. } | Content::Tombstone => None,
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use quoit_ring::TableId;
 
 use super::scan::scan_range;
+use super::vnodes::token_of;
 use super::{Reader, Writer, compare::Unknown};
 use crate::codec;
 use crate::digest::{LEAVES, first_token, leaf_of};
@@ -92,7 +93,7 @@ impl Reader {
         }
         if failed {
             // It begins at the next key, whichever that is.
-            let first = leaf_at(&last);
+            let first = leaf_of(token_of(&last));
             let end = self.first_leaf_after_damage(first + 1);
             found.hidden = Some(first..end);
             found.until = (end < LEAVES).then(|| leaf_range(end).0);
@@ -147,11 +148,4 @@ impl Writer {
         // The log does not tell of it.
         self.recount_due = true;
     }
-}
-
-fn leaf_at(bytes: &[u8]) -> usize {
-    let mut token = [0; 8];
-    let known = bytes.len().min(8);
-    token[..known].copy_from_slice(&bytes[..known]);
-    leaf_of(quoit_ring::Token(u64::from_be_bytes(token)))
 }

@@ -215,7 +215,7 @@ impl Vnodes {
 }
 
 /// The token that a key's first bytes tell, filled up with zeros.
-fn token_of(bytes: &[u8]) -> Token {
+pub(super) fn token_of(bytes: &[u8]) -> Token {
     let mut token = [0; 8];
     let known = bytes.len().min(8);
     token[..known].copy_from_slice(&bytes[..known]);

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use quoit_client::Client;
 use quoit_protocol::AskRepair;
 use quoit_protocol::status::{ExchangeStatus, NodeStatus, RepairStatus, VnodeRepair};
-use quoit_ring::{HybridTime, NodeId, VnodeIndex};
+use quoit_ring::{HybridTime, NodeId};
 use serde_json::{Value, json};
 
 use crate::failure::CommandError;
@@ -63,13 +63,8 @@ impl Which {
             },
             None => None,
         };
-        let vnodes = record.vnodes.get();
-        if let Some(vnode) = self.vnode.filter(|vnode| *vnode >= vnodes) {
-            return Err(CommandError::BadInput(format!(
-                "the ring has {vnodes} virtual nodes, numbered from 0: there is no {vnode}"
-            )));
-        }
-        Ok(AskRepair { table, vnode: self.vnode.map(VnodeIndex), run: false })
+        let vnode = super::vnode_of(client, self.vnode)?;
+        Ok(AskRepair { table, vnode, run: false })
     }
 }
 
@@ -352,7 +347,7 @@ impl Round {
 #[cfg(test)]
 mod tests {
     use quoit_protocol::status::RunningExchange;
-    use quoit_ring::WallTime;
+    use quoit_ring::{VnodeIndex, WallTime};
 
     use super::*;
     use crate::sample;

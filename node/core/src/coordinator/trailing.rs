@@ -121,9 +121,9 @@ impl Trailing {
                 }
             }
         }
-        ended.into_iter().for_each(|id| {
+        for id in ended {
             self.forget(id);
-        });
+        }
     }
 
     /// Whoever has not answered by now has missed the write.

@@ -259,8 +259,7 @@ impl NodeCore {
     ) {
         if outcomes.contains(&Outcome::NewRecord) {
             self.on_new_record(now, effects);
-            let tables = self.record().map(|record| record.tables.iter().map(|it| it.id).collect());
-            self.scrub.on_record(tables.unwrap_or_default(), now.instant);
+            self.look_at_tables(now.instant);
         }
         let mut turn = Self::turn(&mut self.shared, now, effects);
         for outcome in outcomes {

@@ -113,7 +113,7 @@ impl NodeCore {
         continuity.on_named(named);
         let mut recovery = Recovery::default();
         recovery.begin(recovered.distrusted.into_iter(), now.instant);
-        Self {
+        let mut core = Self {
             operations: Operations::new(random.draw()),
             anti_entropy: AntiEntropy::new(&config, Random::new(repair.draw()), now.instant),
             settling: Settling::new(Random::new(repair.draw()), now.instant),
@@ -136,7 +136,10 @@ impl NodeCore {
             lease_asked: false,
             lease_not_before: now.instant,
             was_ready: false,
-        }
+        };
+        // One may have been dropped just before the last end.
+        core.look_at_tables(now.instant);
+        core
     }
 
     /// Handles one event; what is to be done about it is appended to `effects`.
@@ -334,6 +337,13 @@ impl NodeCore {
     /// How long the node has been running.
     pub(crate) fn uptime_ms(&self, now: Now) -> u64 {
         now.instant.ms_since(self.started)
+    }
+
+    /// Tells the scrub which tables there are.
+    pub(crate) fn look_at_tables(&mut self, now: Instant) {
+        if let Some(record) = self.shared.keeper.current() {
+            self.scrub.on_record(record.tables.iter().map(|table| table.id).collect(), now);
+        }
     }
 
     pub(crate) fn scrub(&self) -> &Scrub {

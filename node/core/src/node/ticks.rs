@@ -74,8 +74,8 @@ impl NodeCore {
 
     /// What every turn ends with: this replica's immediate answers, keys to heal, the lease.
     pub(super) fn settle(&mut self, now: Now, effects: &mut Effects) {
-        if self.shared.hints.has_news() {
-            self.handoff.on_noted(self.shared.hints.save_at().unwrap_or(now.instant));
+        if let Some(at) = self.shared.hints.save_at() {
+            self.handoff.wake_at(at);
         }
         // A heal never leads to another, so this ends.
         loop {

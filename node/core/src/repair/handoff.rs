@@ -24,7 +24,7 @@ use super::hints::Reason;
 use crate::config::CoreConfig;
 use crate::coordinator::SET_BYTES_MAX;
 use crate::event::{Effect, Inner, StorageAnswer, StorageRequest};
-use crate::peer::{HandOver, Pushed, Refusal, RepairHead};
+use crate::peer::{HandOver, Pushed, RepairHead};
 use crate::time::Instant;
 use crate::turn::Turn;
 
@@ -137,6 +137,12 @@ impl Target {
         }
     }
 
+    /// The next pass begins later, and the one after it later still.
+    fn back_off(&mut self, now: Instant) {
+        self.not_before = now.plus_ms(self.back_off_ms);
+        self.back_off_ms = (2 * self.back_off_ms).min(BACK_OFF_MS.1);
+    }
+
     fn pass(&mut self) -> Option<&mut Pass> {
         match &mut self.state {
             State::Passing(pass) => Some(pass),
@@ -214,13 +220,9 @@ impl Handoff {
         }
     }
 
-    fn wake_at(&mut self, at: Instant) {
+    /// Something is due at that time, such as hints that are to be written down.
+    pub(crate) fn wake_at(&mut self, at: Instant) {
         self.wake = self.wake.into_iter().chain([at]).min();
-    }
-
-    /// Hints were noted: they are to be written down.
-    pub(crate) fn on_noted(&mut self, at: Instant) {
-        self.wake_at(at);
     }
 
     /// When there will be more to do for a node, if nothing happens before.
@@ -294,8 +296,7 @@ impl Handoff {
             Some(first) => {
                 // They are tried again, ever more slowly.
                 target.from = first;
-                target.not_before = turn.instant().plus_ms(target.back_off_ms);
-                target.back_off_ms = (2 * target.back_off_ms).min(BACK_OFF_MS.1);
+                target.back_off(turn.instant());
             }
             None if target.from > HybridTime::ZERO && !broken => target.from = HybridTime::ZERO,
             None => {
@@ -436,10 +437,6 @@ impl Handoff {
                 pass.fail(turn);
                 return turn.refuse_malformed(from, "an answer to other rows than it was handed");
             }
-            Err(Refusal::WrongConfiguration) => {
-                // One of the two is behind; pings tell which.
-                return pass.fail(turn);
-            }
             Err(_) => return pass.fail(turn),
         };
         let Step::Sent { hints, .. } = std::mem::take(&mut pass.step) else { return };
@@ -468,8 +465,7 @@ impl Handoff {
         if has_failed {
             // What lies behind fares no better now.
             target.from = target.first_left.take().unwrap_or(target.from);
-            target.not_before = now.plus_ms(target.back_off_ms);
-            target.back_off_ms = (2 * target.back_off_ms).min(BACK_OFF_MS.1);
+            target.back_off(now);
         } else {
             target.from = last;
             if first_left.is_none() {

@@ -89,8 +89,8 @@ pub(crate) struct Scrub {
     heal_at: Option<Instant>,
     /// The one that is being looked at.
     looked_at: Option<StoredKey>,
-    /// Where this pass has found hidden keys: leaves of the digests.
-    hidden: BTreeMap<usize, usize>,
+    /// Where this pass has found hidden keys: the first leaf of the digests of each stretch.
+    hidden: BTreeSet<usize>,
     found: u64,
     mended: u64,
     dropped: u64,
@@ -109,7 +109,7 @@ impl Scrub {
             broken: BTreeMap::new(),
             heal_at: None,
             looked_at: None,
-            hidden: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             found: 0,
             mended: 0,
             dropped: 0,
@@ -154,9 +154,6 @@ impl Scrub {
         if self.heal_at.is_some_and(|at| at <= now) {
             self.look_at_broken(turn);
         }
-        if let Some(record) = turn.shared.keeper.current() {
-            self.on_record(record.tables.iter().map(|table| table.id).collect(), now);
-        }
         let is_off = turn.shared.config.scrub_period_ms == 0 && !self.is_in_hurry;
         if self.is_asked || self.next_at > now {
             return;
@@ -178,7 +175,7 @@ impl Scrub {
             from: Bytes::copy_from_slice(&self.state.from),
             entries_max: STEP_ENTRIES,
             bytes_max: if is_busy { BUSY_STEP_BYTES } else { STEP_BYTES },
-            tables: record.tables.iter().map(|table| table.id).collect(),
+            tables: self.state.tables.clone(),
             table_id_next: record.table_id_next,
         };
         self.is_asked = true;
@@ -266,7 +263,7 @@ impl Scrub {
         let record = turn.shared.keeper.current()?;
         let vnode_of = |leaf| record.vnodes.vnode_of(first_token(leaf));
         let (first, last) = (vnode_of(leaves.start), vnode_of(leaves.end.max(1) - 1));
-        self.hidden.insert(leaves.start, leaves.end);
+        self.hidden.insert(leaves.start);
         turn.ask_storage_inner(Inner::Recount, StorageRequest::RecountLeaves { leaves });
         Some(Wanted { replication: None, vnode: (first == last).then_some(first) })
     }

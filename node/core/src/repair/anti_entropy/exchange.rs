@@ -101,11 +101,11 @@ impl Exchange {
         let record = turn.shared.keeper.current()?;
         let replications: BTreeSet<u8> =
             record.tables.iter().map(|table| table.options.replication).collect();
-        let shares = |n: &u8| !wanted_vnodes(record, *n, own, peer, wanted).is_empty();
-        let replications: VecDeque<u8> = replications.into_iter().filter(shares).collect();
-        let counts =
-            replications.iter().map(|n| wanted_vnodes(record, *n, own, peer, wanted).len());
-        let vnodes = counts.sum();
+        let count = |n: u8| (n, wanted_vnodes(record, n, own, peer, wanted).len());
+        let shared: Vec<(u8, usize)> =
+            replications.into_iter().map(count).filter(|(_, count)| *count > 0).collect();
+        let vnodes = shared.iter().map(|(_, count)| count).sum();
+        let replications: VecDeque<u8> = shared.into_iter().map(|(n, _)| n).collect();
         if replications.is_empty() {
             return None;
         }
