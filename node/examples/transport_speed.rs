@@ -133,8 +133,14 @@ async fn ask(
     };
     let key = Key { partition: Bytes::from_static(b"a key of some bytes"), sort: Bytes::new() };
     let set = Bytes::from(vec![7; bytes]);
-    let message =
-        PeerMessage::from(PeerMerge { head, key, set, rebuild: false, values: Vec::new() });
+    let message = PeerMessage::from(PeerMerge {
+        head,
+        key,
+        set,
+        rebuild: false,
+        values: Vec::new(),
+        stands_in_for: None,
+    });
     let start = Instant::now();
     let mut sent = vec![start; in_flight as usize];
     for request in 0..in_flight {

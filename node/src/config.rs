@@ -156,6 +156,9 @@ pub struct RepairSettings {
     pub hint_age_ms: u64,
     /// `hint_mib`: such notes together have no more; 0: none are kept. In bytes here.
     pub hint_bytes: u64,
+    /// `sloppy_mib`: what is held in the place of other nodes, for sloppy tables, has no more; then it
+    /// is refused. In bytes here.
+    pub sloppy_bytes: u64,
     /// `scrub_hours`: everything is read and verified within this; 0: never. In milliseconds here.
     pub scrub_period_ms: u64,
 }
@@ -267,6 +270,7 @@ impl Config {
             busy_bytes_per_second: positive(section, "busy_mib_per_second", 1..=65_536, 1) << 20,
             hint_age_ms: positive(section, "hint_hours", 1..=8_760, 12) * 3_600_000,
             hint_bytes: positive(section, "hint_mib", 0..=65_536, 256) << 20,
+            sloppy_bytes: positive(section, "sloppy_mib", 1..=1 << 20, 1_024) << 20,
             scrub_period_ms: positive(section, "scrub_hours", 0..=8_760, 168) * 3_600_000,
         });
         let limits = document.section("limits", read_limits);

@@ -60,6 +60,11 @@ pub struct TableOptions {
     pub policy: ConflictPolicy,
     /// How long a value lives when its write does not say, in milliseconds.
     pub ttl_ms: Option<u64>,
+    /// Whether other members may take a write, and answer a read, in the place of primaries that
+    /// cannot be reached (Dynamo's sloppy quorums, section 4.6). R + W > N promises nothing then but
+    /// that replicas become equal in the end.
+    #[serde(default)]
+    pub sloppy: bool,
 }
 
 impl Default for TableOptions {
@@ -70,6 +75,7 @@ impl Default for TableOptions {
             write_level: Level::Quorum,
             policy: ConflictPolicy::Latest,
             ttl_ms: None,
+            sloppy: false,
         }
     }
 }

@@ -97,7 +97,14 @@ fn a_read_takes_in_a_write_that_was_just_acknowledged() {
             Machine { offset_ms: -1211, drift_ppm: 16, sync_us: 1316, read_us: 0 },
         ],
         network: Network { delay_us_min: 87, delay_us_mean: 3000, loss_ppm: 0 },
-        tables: vec![Table { policy: Siblings, replication: 3, read: 2, write: 2, ttl_ms: None }],
+        tables: vec![Table {
+            policy: Siblings,
+            replication: 3,
+            read: 2,
+            write: 2,
+            ttl_ms: None,
+            sloppy: false,
+        }],
         clients: 5,
         rarities: Rarities {
             operations_max: 31,

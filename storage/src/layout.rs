@@ -7,11 +7,15 @@
 //! A value that lies apart from its set is under the same bytes with the table's highest bit set,
 //! followed by its dot: `u64 time | u64 actor`.
 //!
-//! A hint, which says that a node misses a write of a key, lies behind all keys and values, with those
-//! for one node together and the oldest first:
+//! Behind all keys and values lies what is kept for other nodes. What this node took in a primary's
+//! place lies under that primary and the key; a hint, which says that a node misses a write of a key,
+//! under its target, the oldest first: those of the first kind are about what this node holds itself,
+//! those of the second about what it took in the target's place.
 //!
 //! ```text
+//! u64 2^64 - 1 | u32 2^32 - 1 | u16  8 | u64 node | the key as it lies
 //! u64 2^64 - 1 | u32 2^32 - 1 | u16 16 | u64 node | u64 hybrid time | the key as it lies
+//! u64 2^64 - 1 | u32 2^32 - 1 | u16 17 | u64 node | u64 hybrid time | the key as it lies
 //! ```
 //!
 //! Virtual nodes and digest leaves are contiguous ranges, and so are the items of one partition
@@ -28,18 +32,44 @@ const DOT_BYTES: usize = 16;
 const APART: u32 = 1 << 31;
 /// Where a table's id would be. As with a value that lies apart the highest bit says that no set
 /// lies here.
-const HINT: u32 = u32::MAX;
-/// A node and a time.
-const HINT_BYTES: u16 = 16;
+const FOR_OTHERS: u32 = u32::MAX;
+/// Where the length of a partition key would be: what a primary's stand-in took.
+const TAKEN: u16 = 8;
+/// A node and a time, before the key.
+const HINT_BYTES: usize = 16;
 /// Partition key and sort key together never have more bytes than this: the log writes the length of
 /// a laid out key with 16 bits.
-pub const KEY_BYTES_MAX: usize =
-    u16::MAX as usize - FIXED_BYTES - (FIXED_BYTES + HINT_BYTES as usize);
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize - FIXED_BYTES - (FIXED_BYTES + HINT_BYTES);
 
 /// A key as the sorted tables hold it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoredKey {
     bytes: Bytes,
+}
+
+/// What a hint is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HintKind {
+    /// What the holder has under the key, being one of its primaries: no copy, and never stale.
+    Reference,
+    /// What the holder took in the target's place, being none of them. It is the data itself.
+    StandIn,
+}
+
+impl HintKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Reference, Self::StandIn];
+
+    fn code(self) -> u16 {
+        match self {
+            Self::Reference => 16,
+            Self::StandIn => 17,
+        }
+    }
+
+    fn of_code(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
 }
 
 /// Bytes that are no stored key, or parts that make none.
@@ -58,7 +88,7 @@ impl StoredKey {
         partition: &[u8],
         sort: &[u8],
     ) -> Result<Self, KeyError> {
-        if partition.len() + sort.len() > KEY_BYTES_MAX || table.0 >= HINT & !APART {
+        if partition.len() + sort.len() > KEY_BYTES_MAX || table.0 >= FOR_OTHERS & !APART {
             return Err(KeyError);
         }
         let mut bytes = BytesMut::with_capacity(FIXED_BYTES + partition.len() + sort.len());
@@ -73,8 +103,9 @@ impl StoredKey {
             return Err(KeyError);
         }
         let key = Self { bytes };
-        if key.is_hint() {
-            return key.hinted().map(|_| key).ok_or(KeyError);
+        if key.is_for_others() {
+            let is_right = key.hinted().is_some() || key.taken().is_some();
+            return if is_right { Ok(key) } else { Err(KeyError) };
         }
         let apart_bytes = if key.is_apart() { DOT_BYTES } else { 0 };
         let least = FIXED_BYTES + key.partition_bytes() + apart_bytes;
@@ -94,45 +125,66 @@ impl StoredKey {
     }
 
     /// Where the hint lies that `target` misses a write of this key.
-    pub fn hint(&self, target: NodeId, time: HybridTime) -> Self {
+    pub fn hint(&self, kind: HintKind, target: NodeId, time: HybridTime) -> Self {
         assert!(!self.is_apart(), "only of a key writes are missed");
-        let mut bytes = BytesMut::with_capacity(HINTS_PREFIX_BYTES + 8 + self.bytes.len());
-        bytes.put_slice(&hints_prefix(target));
+        let mut bytes = BytesMut::with_capacity(FOR_NODE_BYTES + 8 + self.bytes.len());
+        bytes.put_slice(&hints_prefix(kind, target));
         bytes.put_u64(time.0);
         bytes.put_slice(&self.bytes);
         Self { bytes: bytes.freeze() }
     }
 
-    /// Whether a hint lies here.
-    pub fn is_hint(&self) -> bool {
-        self.table().0 == HINT
+    /// Where that lies which this node took for the key in the place of `primary`.
+    pub fn taken_for(&self, primary: NodeId) -> Self {
+        assert!(!self.is_apart(), "only for a key something is taken");
+        let mut bytes = BytesMut::with_capacity(FOR_NODE_BYTES + self.bytes.len());
+        put_for_node(TAKEN, primary, &mut bytes);
+        bytes.put_slice(&self.bytes);
+        Self { bytes: bytes.freeze() }
     }
 
-    /// The node, the time and the key of the hint that lies here; `None` where no hint lies.
-    pub fn hinted(&self) -> Option<(NodeId, HybridTime, Self)> {
-        let prefix = self.bytes.get(..HINTS_PREFIX_BYTES)?;
-        let target = NodeId((&prefix[FIXED_BYTES..]).get_u64());
-        let time =
-            HybridTime((self.bytes.get(HINTS_PREFIX_BYTES..HINTS_PREFIX_BYTES + 8)?).get_u64());
-        let key = self.bytes.slice(HINTS_PREFIX_BYTES + 8..);
-        let is_key = |key: &Self| !key.is_apart();
-        let key = Self::from_plain_bytes(key).filter(is_key)?;
-        (prefix == &hints_prefix(target)[..]).then_some((target, time, key))
+    /// Whether something lies here that is kept for another node.
+    pub fn is_for_others(&self) -> bool {
+        self.table().0 == FOR_OTHERS
+    }
+
+    /// What the hint that lies here is about, its node, time and key; `None` where no hint lies.
+    pub fn hinted(&self) -> Option<(HintKind, NodeId, HybridTime, Self)> {
+        let (code, target, mut rest) = self.for_node()?;
+        let kind = HintKind::of_code(code)?;
+        let time = HybridTime(rest.try_get_u64().ok()?);
+        Some((kind, target, time, Self::from_plain_bytes(rest)?))
+    }
+
+    /// The primary and the key that something lies here for which this node took in its place.
+    pub fn taken(&self) -> Option<(NodeId, Self)> {
+        let (code, primary, rest) = self.for_node()?;
+        let key = Self::from_plain_bytes(rest).filter(|_| code == TAKEN)?;
+        Some((primary, key))
+    }
+
+    fn for_node(&self) -> Option<(u16, NodeId, Bytes)> {
+        let mut rest = self.bytes.clone();
+        let is_there =
+            rest.try_get_u64().ok()? == u64::MAX && rest.try_get_u32().ok()? == FOR_OTHERS;
+        let (code, node) = (rest.try_get_u16().ok()?, rest.try_get_u64().ok()?);
+        is_there.then_some((code, NodeId(node), rest))
     }
 
     fn from_plain_bytes(bytes: Bytes) -> Option<Self> {
         let key = (bytes.len() >= FIXED_BYTES).then_some(Self { bytes })?;
-        (FIXED_BYTES + key.partition_bytes() <= key.bytes.len()).then_some(key)
+        let is_whole = FIXED_BYTES + key.partition_bytes() <= key.bytes.len();
+        (is_whole && !key.is_apart()).then_some(key)
     }
 
-    /// Whether a value or a hint lies here, and no set.
+    /// Whether a value lies here, or what is kept for another node, and no set.
     pub fn is_apart(&self) -> bool {
         self.table().0 & APART != 0
     }
 
-    /// The key and the write that a value lies here for; `None` where a set or a hint lies.
+    /// The key and the write that a value lies here for; `None` where anything else lies.
     pub fn owner(&self) -> Option<(Self, Dot)> {
-        if !self.is_apart() || self.is_hint() {
+        if !self.is_apart() || self.is_for_others() {
             return None;
         }
         let end = self.bytes.len() - DOT_BYTES;
@@ -173,21 +225,38 @@ impl StoredKey {
     }
 }
 
-const HINTS_PREFIX_BYTES: usize = FIXED_BYTES + 8;
+/// Up to the node.
+const FOR_NODE_BYTES: usize = FIXED_BYTES + 8;
 
-/// What all hints begin with.
-pub fn all_hints_prefix() -> Bytes {
-    let mut bytes = BytesMut::with_capacity(HINTS_PREFIX_BYTES);
+fn put_for_node(code: u16, node: NodeId, bytes: &mut BytesMut) {
+    put_for_others(code, bytes);
+    bytes.put_u64(node.0);
+}
+
+fn put_for_others(code: u16, bytes: &mut BytesMut) {
     bytes.put_u64(u64::MAX);
-    bytes.put_u32(HINT);
-    bytes.put_u16(HINT_BYTES);
+    bytes.put_u32(FOR_OTHERS);
+    bytes.put_u16(code);
+}
+
+/// What all hints of a kind begin with.
+pub fn all_hints_prefix(kind: HintKind) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(FIXED_BYTES);
+    put_for_others(kind.code(), &mut bytes);
     bytes.freeze()
 }
 
-/// What the hints for one node begin with; then comes the hybrid time.
-pub fn hints_prefix(target: NodeId) -> Bytes {
-    let mut bytes = BytesMut::from(&all_hints_prefix()[..]);
-    bytes.put_u64(target.0);
+/// What the hints of a kind for one node begin with; then comes the hybrid time.
+pub fn hints_prefix(kind: HintKind, target: NodeId) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(FOR_NODE_BYTES);
+    put_for_node(kind.code(), target, &mut bytes);
+    bytes.freeze()
+}
+
+/// What all begins with that this node took in the place of others.
+pub fn all_taken_prefix() -> Bytes {
+    let mut bytes = BytesMut::with_capacity(FIXED_BYTES);
+    put_for_others(TAKEN, &mut bytes);
     bytes.freeze()
 }
 
@@ -246,11 +315,17 @@ mod tests {
             prop_assert_eq!(apart.token(), key.token());
             prop_assert_eq!(apart.owner(), Some((key.clone(), dot)));
             let (target, time) = (NodeId(token ^ 2), HybridTime(token ^ 3));
-            let hint = StoredKey::from_bytes(key.hint(target, time).bytes().clone());
-            let hint = hint.expect("laid out");
-            prop_assert!(hint.is_hint() && hint.is_apart() && hint.owner().is_none());
-            prop_assert!(hint > key && hint > key.apart(dot));
-            prop_assert_eq!(hint.hinted(), Some((target, time, key)));
+            let read = |key: StoredKey| StoredKey::from_bytes(key.bytes().clone()).expect("laid out");
+            for kind in HintKind::ALL {
+                let hint = read(key.hint(kind, target, time));
+                prop_assert!(hint.is_for_others() && hint.is_apart() && hint.owner().is_none());
+                prop_assert!(hint > key && hint > key.apart(dot) && hint.taken().is_none());
+                prop_assert_eq!(hint.hinted(), Some((kind, target, time, key.clone())));
+            }
+            let taken = read(key.taken_for(target));
+            prop_assert!(taken.is_for_others() && taken.is_apart() && taken.owner().is_none());
+            prop_assert!(taken > key && taken > key.apart(dot) && taken.hinted().is_none());
+            prop_assert_eq!(taken.taken(), Some((target, key)));
         }
 
         #[test]
@@ -264,8 +339,12 @@ mod tests {
         #[test]
         fn any_bytes_are_a_key_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             if let Ok(key) = StoredKey::from_bytes(bytes.into()) {
-                if let Some((target, time, of)) = key.hinted() {
-                    prop_assert_eq!(of.hint(target, time), key);
+                if let Some((kind, target, time, of)) = key.hinted() {
+                    prop_assert_eq!(of.hint(kind, target, time), key);
+                    return Ok(());
+                }
+                if let Some((primary, of)) = key.taken() {
+                    prop_assert_eq!(of.taken_for(primary), key);
                     return Ok(());
                 }
                 if let Some((owner, dot)) = key.owner() {

@@ -52,13 +52,15 @@ pub enum PlantedBug {
     DropHint,
     /// A wiped or restored replica counts at once.
     CountAtOnce,
+    /// Time is settled though fallbacks keep acknowledged writes that old.
+    SettleOverStandIns,
     /// One that lost what it held counts once a single peer was merged in, whole or not.
     RefillFromOne,
 }
 
 impl PlantedBug {
     /// All that the swarm must catch.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::SkipSync,
         Self::IgnoreFailedSync,
         Self::AcknowledgeEarly,
@@ -78,6 +80,7 @@ impl PlantedBug {
         Self::SkipDigest,
         Self::DropHint,
         Self::CountAtOnce,
+        Self::SettleOverStandIns,
         Self::RefillFromOne,
         Self::AcceptAnyBallot,
         Self::ExpireByWall,

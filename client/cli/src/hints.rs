@@ -33,6 +33,11 @@ pub(crate) async fn show(
     output.text(&shown(&view))
 }
 
+/// What is kept: which keys are to be brought, or what is written under them as well.
+fn kind_text(hints: &HintStatus) -> &'static str {
+    if hints.is_data { "data" } else { "reference" }
+}
+
 /// How long it takes at the rate of late; `None` while nothing goes.
 fn left_seconds(hints: &HintStatus) -> Option<u64> {
     (hints.per_second > 0).then(|| hints.number.div_ceil(hints.per_second))
@@ -40,8 +45,8 @@ fn left_seconds(hints: &HintStatus) -> Option<u64> {
 
 fn shown(view: &ClusterView) -> String {
     let mut grid = Grid::new(
-        &["FOR", "KEPT BY", "KEYS", "BYTES", "OLDEST", "KEYS/S", "LEFT"],
-        &[2, 3, 4, 5, 6],
+        &["FOR", "KEPT BY", "AS", "KEYS", "BYTES", "OLDEST", "KEYS/S", "LEFT"],
+        &[3, 4, 5, 6, 7],
     );
     let mut is_empty = true;
     for (holder, status) in &view.answers {
@@ -50,6 +55,7 @@ fn shown(view: &ClusterView) -> String {
             grid.row([
                 hints.target.to_string(),
                 holder.to_string(),
+                kind_text(hints).to_owned(),
                 count_text(hints.number),
                 bytes_text(hints.bytes),
                 uptime_text(hints.oldest_ms),
@@ -86,6 +92,7 @@ fn shown_json(view: &ClusterView) -> Value {
         let hints = status.hints.iter().map(|hints| {
             json!({
                 "for": hints.target.to_string(),
+                "as": kind_text(hints),
                 "keys": hints.number,
                 "bytes": hints.bytes,
                 "oldest_ms": hints.oldest_ms,
@@ -129,15 +136,17 @@ mod tests {
     fn what_waits_is_golden() {
         let hints = HintStatus {
             target: NodeId(2),
+            is_data: false,
             number: 12_000,
             bytes: 600_000,
             oldest_ms: 61_000,
             per_second: 5_000,
         };
         assert_eq!(
-            shown(&view(vec![hints])),
-            "FOR  KEPT BY    KEYS      BYTES  OLDEST  KEYS/S  LEFT\n\
-             n2   n1       12,000  585.9 KiB    1m1s   5,000    3s\n\
+            shown(&view(vec![HintStatus { is_data: true, per_second: 0, ..hints.clone() }, hints])),
+            "FOR  KEPT BY  AS           KEYS      BYTES  OLDEST  KEYS/S  LEFT\n\
+             n2   n1       data       12,000  585.9 KiB    1m1s       0     -\n\
+             n2   n1       reference  12,000  585.9 KiB    1m1s   5,000    3s\n\
              2 hints were dropped since the nodes were started (`quoit hints --json` says why): \
              exchanges between replicas find what they stood for\n"
         );

@@ -55,6 +55,10 @@ struct CreateArguments {
     /// How long a value lives, such as 1h30m [default: for ever].
     #[arg(long)]
     ttl: Option<TimeToLive>,
+    /// Let other nodes take writes, and answer reads, in the place of replicas that cannot be reached:
+    /// always writeable, but R + W > N promises nothing but convergence.
+    #[arg(long)]
+    sloppy: bool,
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +100,7 @@ async fn create(
         write_level: arguments.write,
         policy: arguments.policy,
         ttl_ms: arguments.ttl.map(TimeToLive::as_millis),
+        sloppy: arguments.sloppy,
     };
     let record = client.create_table(&arguments.name, options).await?;
     let Some(table) = record.table(&arguments.name) else {
@@ -109,8 +114,9 @@ async fn create(
         return output.json(&table_json(table));
     }
     let TableOptions { replication, read_level, write_level, policy, .. } = &table.options;
+    let sloppy = if table.options.sloppy { ", sloppy" } else { "" };
     note(&format!(
-        "the table {} is there: N={replication}, R={read_level}, W={write_level}, {policy}",
+        "the table {} is there: N={replication}, R={read_level}, W={write_level}, {policy}{sloppy}",
         table.name
     ));
     Ok(())

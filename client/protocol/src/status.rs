@@ -78,6 +78,9 @@ pub struct ScrubStatus {
 pub struct HintStatus {
     /// The node.
     pub target: NodeId,
+    /// Whether the keeper, being no replica of the keys, holds the writes themselves in the node's
+    /// place (of sloppy tables); otherwise it notes only which keys it is to bring.
+    pub is_data: bool,
     /// Keys of which it missed writes; one that is written again while it is brought over counts twice.
     pub number: u64,
     /// Bytes of the hints (not of the keys' values).

@@ -4,7 +4,7 @@ use quoit_protocol::{
     ClientRequest, ClientResponse, Export, Failure, FailureCode, Get, Head, Hello, Key,
     PROTOCOL_VERSION, RecordAnswer, Scan, Welcome, Write, value_checksum,
 };
-use quoit_ring::{HybridTime, Level, TableOptions};
+use quoit_ring::{HybridTime, Level, NodeId, TableOptions};
 use quoit_storage::layout::{StoredKey, after_prefix, partition_prefix, vnode_range};
 use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::version::Content;
@@ -122,7 +122,17 @@ impl Turn<'_> {
             .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))
     }
 
-    fn tally(&self, place: Place, required: u8) -> Result<Tally, Failure> {
+    /// The replicas that an operation may ask: in a sloppy table as many fallbacks as there are
+    /// primaries as well.
+    fn tally(&self, place: Place, options: &TableOptions, required: u8) -> Result<Tally, Failure> {
+        if !options.sloppy {
+            return self.strict_tally(place, required);
+        }
+        let list = self.record()?.preference_list(place.vnode, place.replication);
+        Ok(Tally::sloppy(list.take(2 * usize::from(place.replication)), required))
+    }
+
+    fn strict_tally(&self, place: Place, required: u8) -> Result<Tally, Failure> {
         let record = self.record()?;
         let list = record.preference_list(place.vnode, place.replication);
         let fallbacks = usize::from(is_planted(PlantedBug::CountFallback));
@@ -148,7 +158,7 @@ impl Turn<'_> {
             key: get.key,
             rebuild_required: rebuild_required(&options),
             unreadable: Vec::new(),
-            tally: self.tally(place, required)?,
+            tally: self.tally(place, &options, required)?,
         })
     }
 
@@ -172,6 +182,7 @@ impl Turn<'_> {
         let level = Some(Level::Exactly(required));
         let get = Get { head: Head { level, ..head }, key };
         let mut parts = self.admit_get(id, Origin::Nobody, get)?;
+        parts.tally = self.strict_tally(place, required)?;
         parts.tally.refuse(node);
         parts.unreadable.push(node);
         Ok(parts)
@@ -182,7 +193,7 @@ impl Turn<'_> {
         let Admitted { options, place, deadline } = self.admit(&write.head)?;
         let required = required_of(write.head.level.unwrap_or(options.write_level), &options)?;
         let stored_key = self.stored_key(place, &write.key)?;
-        let tally = self.tally(place, required)?;
+        let tally = self.tally(place, &options, required)?;
         Ok(Placed { deadline, tally, options, place, stored_key })
     }
 
@@ -226,7 +237,8 @@ impl Turn<'_> {
             (Content::Tombstone, _) => None,
         };
         let required = tally.required();
-        let reachable = tally.primaries().filter(|node| self.is_reachable(*node)).count();
+        let asked = |node: &NodeId| tally.is_sloppy() || !tally.is_fallback(*node);
+        let reachable = tally.nodes().filter(asked).filter(|node| self.is_reachable(*node)).count();
         if reachable < required {
             return Err(Failure {
                 required: u8::try_from(required).unwrap_or(u8::MAX),
@@ -291,7 +303,7 @@ impl Turn<'_> {
             from: bound(&scan.from),
             to: scan.to.map(|to| bound(&to)).or_else(|| after_prefix(&prefix)),
             limit: rows(scan.limit),
-            tally: self.tally(place, required)?,
+            tally: self.strict_tally(place, required)?,
         })
     }
 
@@ -321,7 +333,7 @@ impl Turn<'_> {
             from,
             to,
             limit: rows(export.limit),
-            tally: self.tally(place, required)?,
+            tally: self.strict_tally(place, required)?,
         })
     }
 

@@ -30,6 +30,8 @@ pub struct Counters {
     /// Requests of replicas that came, or were taken up by the storage worker, when nobody waited for
     /// them any more.
     pub too_late: u64,
+    /// Fallbacks that were asked to take a write in the place of a primary.
+    pub stand_ins: u64,
     /// Writes handed on to a primary.
     pub forwards: u64,
     /// Writes that were recognised by their id.
@@ -123,6 +125,7 @@ impl Counters {
             ("rebuilds", self.rebuilds),
             ("older", self.older),
             ("impatient_reads", self.impatient_reads),
+            ("stand_ins", self.stand_ins),
             ("forwards", self.forwards),
             ("repeated_writes", self.repeated_writes),
             ("exchanges", self.exchanges),

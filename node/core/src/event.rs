@@ -2,6 +2,7 @@
 
 use quoit_protocol::{AskRepair, ClientRequest, ClientResponse};
 use quoit_ring::{NodeId, VnodeIndex};
+use quoit_storage::layout::HintKind;
 
 use crate::peer::PeerMessage;
 pub use crate::storage::{HintChanges, StorageAnswer, StorageRequest, TreeLevel};
@@ -90,13 +91,13 @@ pub enum Inner {
     },
     /// Hints that wait for a node.
     NextHints {
-        /// The node.
-        target: NodeId,
+        /// Their kind and the node.
+        line: (HintKind, NodeId),
     },
     /// What the keys of hints hold.
     Handoff {
-        /// For whom.
-        target: NodeId,
+        /// Their kind and the node.
+        line: (HintKind, NodeId),
     },
     /// Hints that are new, and such as leave.
     ChangeHints,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quoit_protocol::{Failure, Key, Write, Written};
 use quoit_ring::{
-    ClusterRecord, ConfigurationNumber, Epoch, HybridTime, TableId, VnodeIndex, WallTime,
+    ClusterRecord, ConfigurationNumber, Epoch, HybridTime, NodeId, TableId, VnodeIndex, WallTime,
 };
 use quoit_storage::version::{Actor, ApartValue, Dot};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,9 @@ pub struct PeerMerge {
     pub rebuild: bool,
     /// Values of it that lie apart: those that the replica is thought to lack.
     pub values: Vec<WireValue>,
+    /// The primary in whose place the receiver, which is none, is to take it (of a sloppy table).
+    #[serde(default)]
+    pub stands_in_for: Option<NodeId>,
 }
 
 /// Reads a page of this replica's keys of one virtual node.

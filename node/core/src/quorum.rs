@@ -1,6 +1,7 @@
 //! Counting answers. Primaries and fallbacks are kept apart: with a strict quorum only primaries
 //! count, so that R + W > N makes every read meet every acknowledged write (Gifford, "Weighted
-//! Voting for Replicated Data", 1979; Dynamo, section 4.5).
+//! Voting for Replicated Data", 1979; Dynamo, section 4.5). With a sloppy one a fallback counts as the
+//! primary that it stands in for.
 
 use quoit_ring::{NodeId, Preference};
 use quoit_storage::planted::{PlantedBug, is_planted};
@@ -19,6 +20,7 @@ enum Answer {
 pub struct Tally {
     replicas: Vec<(Preference, Answer)>,
     required: usize,
+    is_sloppy: bool,
 }
 
 impl Tally {
@@ -26,7 +28,36 @@ impl Tally {
     /// are never counted.
     pub fn strict(preference_list: impl Iterator<Item = Preference>, required: u8) -> Self {
         let replicas = preference_list.map(|preference| (preference, Answer::NotAsked)).collect();
-        Self { replicas, required: usize::from(required) }
+        Self { replicas, required: usize::from(required), is_sloppy: false }
+    }
+
+    /// A tally in which fallbacks count as well, as far as they are asked.
+    pub fn sloppy(preference_list: impl Iterator<Item = Preference>, required: u8) -> Self {
+        Self { is_sloppy: true, ..Self::strict(preference_list, required) }
+    }
+
+    /// Whether fallbacks count.
+    pub fn is_sloppy(&self) -> bool {
+        self.is_sloppy
+    }
+
+    /// All nodes of the list, in its order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.replicas.iter().map(|(preference, _)| preference.node())
+    }
+
+    /// Whether a node is one of the list's fallbacks, and those count.
+    pub fn is_fallback(&self, node: NodeId) -> bool {
+        self.is_sloppy
+            && self.replicas.iter().any(|(preference, _)| *preference == Preference::Fallback(node))
+    }
+
+    /// The next fallback that was not asked yet.
+    pub fn unasked_fallback(&self) -> Option<NodeId> {
+        self.replicas.iter().find_map(|(preference, answer)| match (preference, answer) {
+            (Preference::Fallback(node), Answer::NotAsked) => Some(*node),
+            _ => None,
+        })
     }
 
     /// The place of a node in the list.
@@ -94,14 +125,16 @@ impl Tally {
             .any(|(preference, answer)| preference.node() == node && *answer == Answer::Counted)
     }
 
-    /// Whether a primary was not asked yet.
+    /// Whether one that counts was not asked yet.
     pub fn is_unasked(&self, node: NodeId) -> bool {
-        self.replicas.contains(&(Preference::Primary(node), Answer::NotAsked))
+        self.replicas.iter().any(|(preference, answer)| {
+            self.counts(*preference) && preference.node() == node && *answer == Answer::NotAsked
+        })
     }
 
-    /// The primaries that gave a good answer.
+    /// How many of those that count gave a good answer.
     pub fn counted(&self) -> usize {
-        self.primaries_with(&[Answer::Counted])
+        self.count_of(&[Answer::Counted])
     }
 
     /// How many must.
@@ -109,14 +142,14 @@ impl Tally {
         self.required
     }
 
-    /// Whether enough primaries gave a good answer.
+    /// Whether enough gave a good answer.
     pub fn is_reached(&self) -> bool {
         self.counted() >= self.required
     }
 
-    /// Whether enough primaries gave a good answer or still may.
+    /// Whether enough gave a good answer or still may.
     pub fn can_be_reached(&self) -> bool {
-        self.primaries_with(&[Answer::Counted, Answer::Waiting, Answer::NotAsked]) >= self.required
+        self.count_of(&[Answer::Counted, Answer::Waiting, Answer::NotAsked]) >= self.required
     }
 
     /// Whether any replica still owes an answer.
@@ -124,15 +157,18 @@ impl Tally {
         self.replicas.iter().any(|(_, answer)| *answer == Answer::Waiting)
     }
 
-    fn primaries_with(&self, answers: &[Answer]) -> usize {
-        self.replicas
-            .iter()
-            .filter(|(preference, answer)| {
-                let counts = matches!(preference, Preference::Primary(_))
-                    || is_planted(PlantedBug::CountFallback);
-                counts && answers.contains(answer)
-            })
-            .count()
+    fn counts(&self, preference: Preference) -> bool {
+        match preference {
+            Preference::Primary(_) => true,
+            Preference::Fallback(_) => self.is_sloppy || is_planted(PlantedBug::CountFallback),
+        }
+    }
+
+    fn count_of(&self, answers: &[Answer]) -> usize {
+        let counts = |(preference, answer): &&(Preference, Answer)| {
+            self.counts(*preference) && answers.contains(answer)
+        };
+        self.replicas.iter().filter(counts).count()
     }
 }
 
@@ -154,6 +190,22 @@ mod tests {
         tally.count(NodeId(4));
         tally.count(NodeId(5));
         assert!(!tally.is_reached());
+        tally.count(NodeId(2));
+        assert!(tally.is_reached());
+    }
+
+    #[test]
+    fn in_a_sloppy_quorum_fallbacks_count_and_are_asked_in_their_order() {
+        let list = [Preference::Primary(NodeId(1)), Preference::Primary(NodeId(2))];
+        let fallbacks = [Preference::Fallback(NodeId(3)), Preference::Fallback(NodeId(4))];
+        let mut tally = Tally::sloppy(list.into_iter().chain(fallbacks), 2);
+        assert_eq!(tally.unasked_fallback(), Some(NodeId(3)));
+        tally.refuse(NodeId(3));
+        assert_eq!(tally.unasked_fallback(), Some(NodeId(4)));
+        assert!(tally.is_fallback(NodeId(4)) && !tally.is_fallback(NodeId(1)));
+        tally.count(NodeId(4));
+        tally.refuse(NodeId(1));
+        assert!(!tally.is_reached() && tally.can_be_reached());
         tally.count(NodeId(2));
         assert!(tally.is_reached());
     }

@@ -2,10 +2,10 @@
 //! no state between the two: the tag brings back who asked.
 
 use quoit_protocol::Key;
-use quoit_ring::{ClusterRecord, HybridTime, Table};
+use quoit_ring::{ClusterRecord, HybridTime, NodeId, Table};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
-use quoit_storage::store::{Change, Found, Mutation, Outcome, PageRow, Whole};
+use quoit_storage::store::{Change, Found, Mutation, Outcome, PageRow, StandIn, Whole};
 
 use crate::coordinator::SET_BYTES_MAX;
 use crate::event::{StorageAnswer, StorageRequest};
@@ -90,20 +90,43 @@ impl ReplicaAnswer {
     }
 }
 
-/// Checks a request against the record in force and turns it into a question to the storage worker.
-pub fn admit(record: &ClusterRecord, request: &ReplicaRequest) -> Result<StorageRequest, Refusal> {
+/// Checks a request to this node against the record in force and turns it into a question to the
+/// storage worker. Of a sloppy table any member serves any key.
+pub fn admit(
+    record: &ClusterRecord,
+    own: NodeId,
+    request: &ReplicaRequest,
+) -> Result<StorageRequest, Refusal> {
     let head = request.head();
     if head.vnode.0 >= record.vnodes.get() || head.configuration != record.configuration(head.vnode)
     {
         return Err(Refusal::WrongConfiguration);
     }
     let table = record.table_by_id(head.table).ok_or(Refusal::UnknownTable)?;
+    let replication = table.options.replication;
+    let stands_in = table.options.sloppy && !record.is_primary(own, head.vnode, replication);
     match request {
+        ReplicaRequest::Read(read) if stands_in => Ok(StorageRequest::ReadTaken {
+            key: stored_key(record, head, &read.key)?,
+            primaries: record.primaries(head.vnode, replication).collect(),
+            policy: table.options.policy,
+        }),
         ReplicaRequest::Read(read) => Ok(StorageRequest::Read {
             key: stored_key(record, head, &read.key)?,
             whole: read.whole,
         }),
-        ReplicaRequest::Merge(merge) => admit_merge(record, table, merge),
+        ReplicaRequest::Merge(merge) => match merge.stands_in_for {
+            Some(primary) if stands_in && record.is_primary(primary, head.vnode, replication) => {
+                let mutation = mutation_of(record, table, merge)?;
+                let taken = Box::new(StandIn { primary, time: HybridTime::ZERO, mutation });
+                Ok(StorageRequest::StandIn { taken, wants_prepared: false })
+            }
+            None if !stands_in => {
+                let mutation = Box::new(mutation_of(record, table, merge)?);
+                Ok(StorageRequest::Apply { mutation, wants_prepared: false })
+            }
+            Some(_) | None => Err(Refusal::Invalid),
+        },
         ReplicaRequest::Page(page) => {
             let (first, end) = quoit_storage::layout::vnode_range(record.vnodes, head.vnode);
             let inside = page.from >= first
@@ -124,12 +147,12 @@ pub fn admit(record: &ClusterRecord, request: &ReplicaRequest) -> Result<Storage
     }
 }
 
-fn admit_merge(
+fn mutation_of(
     record: &ClusterRecord,
     table: &Table,
     merge: &PeerMerge,
-) -> Result<StorageRequest, Refusal> {
-    let mutation = Mutation {
+) -> Result<Mutation, Refusal> {
+    Ok(Mutation {
         key: stored_key(record, &merge.head, &merge.key)?,
         replication: table.options.replication,
         policy: table.options.policy,
@@ -139,8 +162,7 @@ fn admit_merge(
             authority: None,
         },
         values: apart_values(merge.values.iter().cloned()),
-    };
-    Ok(StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared: false })
+    })
 }
 
 fn stored_key(record: &ClusterRecord, head: &PeerHead, key: &Key) -> Result<StoredKey, Refusal> {
@@ -173,6 +195,7 @@ pub fn answer(answer: StorageAnswer) -> Option<ReplicaAnswer> {
         StorageAnswer::Applied(outcome) => ReplicaAnswer::Merge(merged(outcome)),
         StorageAnswer::NotCommitted(reason) => ReplicaAnswer::Merge(Err(Refusal::Storage(reason))),
         StorageAnswer::Prepared(_)
+        | StorageAnswer::Taken { .. }
         | StorageAnswer::AppliedMany(_)
         | StorageAnswer::Roots(_)
         | StorageAnswer::RootsCompared(_)

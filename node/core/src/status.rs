@@ -7,9 +7,11 @@ use quoit_protocol::status::{
     HintStatus, MemberStatus, NodeStatus, RepairStatus, StorageStatus, TableStatus, VnodeRepair,
 };
 use quoit_ring::{Table, VnodeIndex};
+use quoit_storage::layout::HintKind;
 use quoit_storage::store::StoreFigures;
 
 use crate::node::NodeCore;
+use crate::repair::hints::Line;
 use crate::time::Now;
 
 impl NodeCore {
@@ -97,17 +99,18 @@ impl NodeCore {
     fn hint_statuses(&self, now: Now) -> Vec<HintStatus> {
         let hints = &self.shared().hints;
         let time = self.shared().clock.read(now.wall);
-        let status = |target| {
-            let figures = hints.figures(target);
+        let status = |line: Line| {
+            let (figures, (kind, target)) = (hints.figures(line), line);
             HintStatus {
                 target,
+                is_data: kind == HintKind::StandIn,
                 number: figures.number,
                 bytes: figures.bytes,
                 oldest_ms: time.wall().0.saturating_sub(figures.oldest.wall().0),
-                per_second: self.handoff().rate(target),
+                per_second: self.handoff().rate(line),
             }
         };
-        hints.all_targets().into_iter().map(status).collect()
+        hints.all_lines().into_iter().map(status).collect()
     }
 
     /// How far the replicas of some tables' virtual nodes were compared.

@@ -4,11 +4,11 @@
 use std::ops::Range as Span;
 
 use bytes::Bytes;
-use quoit_ring::{HybridTime, NodeId, TableId, VnodeIndex};
-use quoit_storage::layout::StoredKey;
+use quoit_ring::{ConflictPolicy, HybridTime, NodeId, TableId, VnodeIndex};
+use quoit_storage::layout::{HintKind, StoredKey};
 use quoit_storage::store::{
     Collectible, Hint, Hints, Mutation, Outcome, PageRow, Range, Reader, Reconciliation, Root,
-    RootsCompared, Row, ScrubStep, Scrubbed, StoreFigures, Survey, Whole, Writer,
+    RootsCompared, Row, ScrubStep, Scrubbed, StandIn, StoreFigures, Survey, Whole, Writer,
 };
 
 use crate::event::Tag;
@@ -141,6 +141,8 @@ pub enum StorageRequest {
     },
     /// Tell what some keys hold, with all values. Answered by [`StorageAnswer::Gathered`].
     Gather {
+        /// Not what this node holds itself, but what it took in the place of this primary.
+        taken_for: Option<NodeId>,
         /// The keys.
         keys: Vec<StoredKey>,
         /// About so many bytes.
@@ -153,10 +155,29 @@ pub enum StorageRequest {
         /// Its bytes.
         bytes: Bytes,
     },
-    /// Read hints for a node, the oldest first. Answered by [`StorageAnswer::Hints`].
+    /// Read what was taken for a key in the place of its primaries, with all values. Answered by
+    /// [`StorageAnswer::Found`].
+    ReadTaken {
+        /// The key.
+        key: StoredKey,
+        /// The primaries.
+        primaries: Vec<NodeId>,
+        /// The table's.
+        policy: ConflictPolicy,
+    },
+    /// Take something in the place of a primary. Answered by [`StorageAnswer::Prepared`] if
+    /// `wants_prepared` and it was merged, as soon as it was; and in any case by
+    /// [`StorageAnswer::Taken`].
+    StandIn {
+        /// What.
+        taken: Box<StandIn>,
+        /// Whether the merged set is wanted before it is durable.
+        wants_prepared: bool,
+    },
+    /// Read hints of a kind for a node, the oldest first. Answered by [`StorageAnswer::Hints`].
     NextHints {
-        /// The node.
-        target: NodeId,
+        /// The kind and the node.
+        line: (HintKind, NodeId),
         /// Of those noted then or later.
         from: HybridTime,
         /// At most so many.
@@ -223,6 +244,18 @@ pub enum StorageAnswer {
     Prepared(Bytes),
     /// The mutation is durable (`Outcome::Merged`), or was refused and has left nothing.
     Applied(Outcome),
+    /// What became of something that was to be taken in the place of a primary, as with
+    /// [`StorageAnswer::Applied`]; an error where it was merged and the batch was not committed.
+    Taken {
+        /// The primary.
+        primary: NodeId,
+        /// The key.
+        key: StoredKey,
+        /// The hint that was noted with it, if it is the first.
+        hint: Option<Hint>,
+        /// What became of it.
+        outcome: Result<Outcome, String>,
+    },
     /// The mutation was merged, but the batch was not committed: whether it is there after a
     /// restart is unknown. The text is for people.
     NotCommitted(String),
@@ -266,6 +299,12 @@ impl StorageAnswer {
             Self::Applied(Outcome::Merged(_) | Outcome::Older(_)) | Self::AppliedMany(_) => {
                 *self = Self::NotCommitted(reason.to_owned());
             }
+            Self::Taken { hint, outcome, .. } => {
+                if let Ok(Outcome::Merged(_) | Outcome::Older(_)) = outcome {
+                    *outcome = Err(reason.to_owned());
+                }
+                *hint = None;
+            }
             // Documents are saved on their own; all else goes with the batch.
             Self::Saved(result) if !tag.is_of_document() => *result = Err(reason.to_owned()),
             _ => {}
@@ -282,11 +321,13 @@ impl StorageRequest {
             | Self::Survey { .. }
             | Self::Reconcile { .. }
             | Self::Gather { .. }
+            | Self::ReadTaken { .. }
             | Self::NextHints { .. }
             | Self::Scrub(_)
             | Self::Figures
             | Self::Durable => true,
             Self::Apply { .. }
+            | Self::StandIn { .. }
             | Self::ApplyMany { .. }
             | Self::Roots { .. }
             | Self::CompareRoots { .. }
@@ -326,15 +367,22 @@ impl StorageRequest {
             Self::Reconcile { range, items, rows_max, bytes_max } => {
                 StorageAnswer::Reconciled(reader.reconcile(&range, &items, rows_max, bytes_max))
             }
-            Self::Gather { keys, bytes_max } => {
-                let (told, rows) = reader.gather_keys(&keys, bytes_max);
+            Self::ReadTaken { key, primaries, policy } => {
+                StorageAnswer::Found(reader.read_taken(&key, &primaries, policy))
+            }
+            Self::Gather { taken_for, keys, bytes_max } => {
+                let (told, rows) = match taken_for {
+                    Some(primary) => reader.gather_taken(primary, &keys, bytes_max),
+                    None => reader.gather_keys(&keys, bytes_max),
+                };
                 StorageAnswer::Gathered(told, rows)
             }
             Self::Scrub(step) => StorageAnswer::Scrubbed(Box::new(reader.scrub(&step))),
-            Self::NextHints { target, from, count_max } => {
-                StorageAnswer::Hints(reader.hints(target, from, count_max))
+            Self::NextHints { line: (kind, target), from, count_max } => {
+                StorageAnswer::Hints(reader.hints(kind, target, from, count_max))
             }
             other @ (Self::Apply { .. }
+            | Self::StandIn { .. }
             | Self::ApplyMany { .. }
             | Self::Roots { .. }
             | Self::CompareRoots { .. }
@@ -371,6 +419,17 @@ impl StorageRequest {
                     _ => None,
                 };
                 (prepared, StorageAnswer::Applied(outcome))
+            }
+            Self::StandIn { taken, wants_prepared } => {
+                let (primary, key) = (taken.primary, taken.mutation.key.clone());
+                let (outcome, hint) = writer.stand_in(*taken);
+                let prepared = match &outcome {
+                    Outcome::Merged(set) if wants_prepared => {
+                        Some(StorageAnswer::Prepared(set.clone()))
+                    }
+                    _ => None,
+                };
+                (prepared, StorageAnswer::Taken { primary, key, hint, outcome: Ok(outcome) })
             }
             Self::ApplyMany { mutations } => {
                 let outcomes = mutations.into_iter().map(|mutation| writer.prepare(mutation));
@@ -436,6 +495,7 @@ impl StorageRequest {
             | Self::Survey { .. }
             | Self::Reconcile { .. }
             | Self::Gather { .. }
+            | Self::ReadTaken { .. }
             | Self::NextHints { .. }
             | Self::Scrub(_)
             | Self::Figures

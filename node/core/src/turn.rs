@@ -196,6 +196,14 @@ impl Turn<'_> {
         Ok(Dot { time, actor })
     }
 
+    /// A new dot for a write that this node coordinates in the place of its key's primaries. Its actor is
+    /// new as well: once the write is handed over this node forgets it, and then it may make no other
+    /// for the key as the same one.
+    pub(crate) fn dot_of_stranger(&mut self, vnode: VnodeIndex) -> Result<Dot, Failure> {
+        let dot = self.dot(vnode)?;
+        Ok(Dot { actor: Actor(self.shared.random.draw()), ..dot })
+    }
+
     /// Asks a replica; this node's own is asked in the same way.
     pub(crate) fn ask(&mut self, node: NodeId, request: u64, message: ReplicaRequest) {
         if node == self.own() {
@@ -210,7 +218,7 @@ impl Turn<'_> {
     fn ask_own(&mut self, request: u64, message: &ReplicaRequest) {
         let admitted = match self.shared.keeper.current() {
             _ if !self.shared.continuity.is_confirmed() => Err(Refusal::Recovering),
-            Some(record) => replica::admit(record, message),
+            Some(record) => replica::admit(record, self.own(), message),
             None => Err(Refusal::WrongConfiguration),
         };
         match admitted {
@@ -251,9 +259,16 @@ impl Turn<'_> {
     }
 
     /// Asks the storage worker for what is of no use to anybody later than `until`.
-    pub(crate) fn ask_storage(&mut self, tag: Tag, request: StorageRequest, until: Instant) {
+    pub(crate) fn ask_storage(&mut self, tag: Tag, mut request: StorageRequest, until: Instant) {
         self.shared.in_storage += 1;
-        self.effects.push(Effect::ToStorage { tag, request, until: Some(until) });
+        let mut until = Some(until);
+        if let StorageRequest::StandIn { taken, .. } = &mut request {
+            // What becomes of it is to be known in any case.
+            until = None;
+            let time = self.time();
+            self.shared.hints.on_taking(taken, time);
+        }
+        self.effects.push(Effect::ToStorage { tag, request, until });
     }
 
     /// Asks the storage worker for something of the core's housekeeping.

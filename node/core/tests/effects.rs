@@ -225,7 +225,15 @@ impl Bench {
         Effect::ToPeer {
             to: NodeId(to),
             request: self.request(round, to),
-            message: PeerMerge { head, key: key(), set, rebuild: false, values: Vec::new() }.into(),
+            message: PeerMerge {
+                head,
+                key: key(),
+                set,
+                rebuild: false,
+                values: Vec::new(),
+                stands_in_for: None,
+            }
+            .into(),
         }
     }
 

@@ -92,7 +92,15 @@ fn samples() -> Vec<PeerMessage> {
         PeerWelcome { hello, refused: Some("no".to_owned()) }.into(),
         PeerRead { head: head(), key: key(), whole: true }.into(),
         ReadAnswer { time, found: Ok((bytes.clone(), values.clone())) }.into(),
-        PeerMerge { head: head(), key: key(), set: bytes.clone(), rebuild: true, values }.into(),
+        PeerMerge {
+            head: head(),
+            key: key(),
+            set: bytes.clone(),
+            rebuild: true,
+            values,
+            stands_in_for: Some(NodeId(3)),
+        }
+        .into(),
         MergeAnswer { time, merged: Ok(()) }.into(),
         PeerPage { head: head(), from: bytes.clone(), to: None, rows_max: 5, whole: false }.into(),
         PeerPage { head: head(), from: bytes.clone(), to: Some(bytes), rows_max: 5, whole: false }

@@ -47,6 +47,7 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "busy_mib_per_second = {}", repair.busy_bytes_per_second / MIB)?;
     writeln!(text, "hint_hours = {}", repair.hint_age_ms / 3_600_000)?;
     writeln!(text, "hint_mib = {}", repair.hint_bytes / MIB)?;
+    writeln!(text, "sloppy_mib = {}", repair.sloppy_bytes / MIB)?;
     writeln!(text, "scrub_hours = {}", repair.scrub_period_ms / 3_600_000)?;
     writeln!(text, "\n[limits]")?;
     writeln!(text, "key_bytes_max = {}", limits.data.key_bytes_max)?;

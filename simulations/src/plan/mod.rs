@@ -82,22 +82,26 @@ pub struct Table {
     pub write: u8,
     /// How long its values live.
     pub ttl_ms: Option<u64>,
+    /// Whether fallbacks stand in for primaries.
+    #[serde(default)]
+    pub sloppy: bool,
 }
 
 impl Table {
     /// Whether a read takes in every write that was acknowledged before.
     pub fn intersects(&self) -> bool {
-        self.read + self.write > self.replication
+        self.read + self.write > self.replication && !self.sloppy
     }
 
     /// Whether reads of it never go backwards.
     pub fn is_monotonic(&self) -> bool {
-        self.read > self.replication / 2
+        self.read > self.replication / 2 && !self.sloppy
     }
 
     /// Whether of two writes, one after the other, the later wins.
     pub fn orders_writes(&self) -> bool {
-        self.policy == ConflictPolicy::Siblings || self.write > self.replication / 2
+        let meets_the_one_before = self.write > self.replication / 2 && !self.sloppy;
+        self.policy == ConflictPolicy::Siblings || meets_the_one_before
     }
 }
 

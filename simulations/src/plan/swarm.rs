@@ -78,11 +78,16 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
     if !measured && seed % 16 == 9 {
         hunt_zombies(&mut schedule, length_ms);
     }
+    if !measured && seed % 16 == 5 && nodes > 1 && !schedule.expects_loss {
+        let rounds = if random.below(2) == 0 { 0 } else { 1 + random.below(4) };
+        stand_in(&mut schedule, length_ms, rounds);
+    }
     schedule
 }
 
 fn measured_tables() -> Vec<Table> {
-    let table = |policy| Table { policy, replication: 3, read: 2, write: 2, ttl_ms: None };
+    let table =
+        |policy| Table { policy, replication: 3, read: 2, write: 2, ttl_ms: None, sloppy: false };
     vec![table(ConflictPolicy::Latest), table(ConflictPolicy::Siblings)]
 }
 
@@ -108,7 +113,7 @@ fn draw_tables(nodes: u64, random: &mut Random) -> Vec<Table> {
             let ttl_ms = (random.below(8) == 0).then(|| 1_000 + random.below(20_000));
             let byte = |number: u64| u8::try_from(number).expect("at most five");
             let (replication, read, write) = (byte(replication), byte(read), byte(write));
-            Table { policy, replication, read, write, ttl_ms }
+            Table { policy, replication, read, write, ttl_ms, sloppy: false }
         })
         .collect()
 }
@@ -277,6 +282,50 @@ fn rob(schedule: &mut Schedule, length_ms: u64) {
     }
     let planned = robberies.into_iter().map(|(at_ms, fault)| PlannedFault { at_ms, fault });
     schedule.faults.extend(planned);
+    schedule.faults.sort_by_key(|planned| planned.at_ms);
+}
+
+/// Makes tables sloppy, and has fewer replicas than nodes. In some runs so many at a time crash that
+/// often no primary of a key is left, and then what was taken in their place is held up.
+fn stand_in(schedule: &mut Schedule, length_ms: u64, rounds: u64) {
+    let mut random = stream(schedule.seed, "stand in", 0);
+    let narrow = |number: u64| u32::try_from(number).expect("small");
+    let count = schedule.machines.len() as u64;
+    for table in &mut schedule.tables {
+        let most = u8::try_from(count - 1).expect("few").min(3);
+        table.replication = table.replication.min(most).min(1 + random.below(3) as u8);
+        table.sloppy = rounds > 0 || random.below(4) > 0;
+        table.write = match random.below(4) {
+            0 => 1,
+            _ if rounds > 0 => 1,
+            _ => table.write.min(table.replication),
+        };
+        table.read = table.read.min(table.replication);
+    }
+    // What one node took alone must not rot.
+    schedule.faults.retain(|planned| !planned.fault.lasts_on_disk());
+    if rounds > 0 {
+        schedule.rarities.repair_interval_ms = 200 + random.below(1_000);
+        schedule.rarities.settle_behind_ms = random.below(1_000);
+    }
+    for round in 0..rounds {
+        // The first time that is settled is soon after the beginning.
+        let within_ms = if round == 0 { 2_000 } else { length_ms };
+        let (at_ms, for_ms) = (random.below(within_ms), 1_000 + random.below(3_000));
+        let mut plan = |at_ms, fault| schedule.faults.push(PlannedFault { at_ms, fault });
+        for node in 0..narrow(count) {
+            if random.below(2) == 0 {
+                continue;
+            }
+            plan(at_ms, Fault::Crash { node, power: false, for_ms });
+            // Where it can take nothing in, what is kept for it waits.
+            let for_ms = for_ms + random.below(12_000);
+            plan(at_ms + 100, Fault::FillDisk { node, for_ms });
+        }
+        let one = narrow(random.below(count));
+        let two = narrow((u64::from(one) + 1 + random.below(count.max(2) - 1)) % count);
+        plan(at_ms, Fault::Clog { one, two, for_ms: for_ms + random.below(8_000) });
+    }
     schedule.faults.sort_by_key(|planned| planned.at_ms);
 }
 

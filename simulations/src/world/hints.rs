@@ -69,7 +69,13 @@ impl World {
         }
         let left = waits(self);
         self.checks.hints.expect(left == 0 || self.is_lost_for_good(), || {
-            format!("{left} hints wait though all nodes are up")
+            let nodes = self.machines.iter().enumerate();
+            let waits = nodes.filter_map(|(node, machine)| {
+                let core = &machine.process.as_ref()?.core;
+                Some((node + 1, core.hints_waiting())).filter(|(_, waiting)| *waiting > 0)
+            });
+            let waits: Vec<_> = waits.collect();
+            format!("{left} hints wait though all nodes are up; at which and how many: {waits:?}")
         });
         for (node, machine) in self.machines.iter().enumerate() {
             if let Some(process) = &machine.process {

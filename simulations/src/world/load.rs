@@ -66,6 +66,7 @@ impl World {
                 write_level: Level::Exactly(table.write),
                 policy: table.policy,
                 ttl_ms: table.ttl_ms,
+                sloppy: table.sloppy,
             };
             let change = TableChange::Create { name: format!("t{at}"), options };
             let id = TABLES_FROM + at as u64;

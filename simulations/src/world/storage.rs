@@ -144,6 +144,9 @@ impl World {
             if let StorageRequest::Apply { mutation, .. } = &request {
                 self.checks.dots.on_apply(node, life, mutation);
             }
+            if let StorageRequest::StandIn { taken, .. } = &request {
+                self.checks.dots.on_apply(node, life, &taken.mutation);
+            }
             if let StorageRequest::ChangeHints(changes) = &request {
                 self.check_hints(node, changes);
             }

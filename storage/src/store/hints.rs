@@ -1,9 +1,10 @@
-//! Hints: which node misses a write of which key. References, no copies: what is delivered is what
-//! the key holds then. They share the log, the batches and the tables with everything else, but no
+//! Hints: which node misses a write of which key. References say no more: what is delivered is what
+//! the key holds then. Others are about what lies here in the target's place (see
+//! [`super::stand_ins`]). They share the log, the batches and the tables with everything else, but no
 //! digest, no page and no figure of a table knows of them.
 //!
-//! A hint whose record is damaged is lost, and nothing else is: the anti-entropy finds what it stood
-//! for.
+//! A reference whose record is damaged is lost, and nothing else is: the anti-entropy finds what it
+//! stood for.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +13,16 @@ use quoit_ring::{HybridTime, NodeId};
 
 use super::{Reader, Writer};
 use crate::engine::Pressure;
-use crate::layout::{StoredKey, after_prefix, all_hints_prefix, hints_prefix};
+use crate::layout::{HintKind, StoredKey, after_prefix, all_hints_prefix, hints_prefix};
 
 /// What lies under a hint: the format alone.
-const FORMAT: &[u8] = &[1];
+pub(super) const FORMAT: &[u8] = &[1];
 
 /// A node misses a write of a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hint {
+    /// What is to be delivered.
+    pub kind: HintKind,
     /// Who.
     pub target: NodeId,
     /// When that was noted.
@@ -29,13 +32,13 @@ pub struct Hint {
 }
 
 impl Hint {
-    fn at(&self) -> StoredKey {
-        self.key.hint(self.target, self.time)
+    pub(super) fn at(&self) -> StoredKey {
+        self.key.hint(self.kind, self.target, self.time)
     }
 
     /// What the hint takes in the tables, about.
     pub fn bytes(&self) -> u64 {
-        let fixed = all_hints_prefix().len() + 16 + FORMAT.len();
+        let fixed = hints_prefix(self.kind, self.target).len() + 8 + FORMAT.len();
         (fixed + self.key.bytes().len()) as u64
     }
 }
@@ -53,6 +56,18 @@ pub struct HintFigures {
     pub newest: HybridTime,
 }
 
+impl HintFigures {
+    /// Counts a hint, which is not older than those before.
+    pub fn add(&mut self, hint: &Hint) {
+        if self.number == 0 {
+            self.oldest = hint.time;
+        }
+        self.number += 1;
+        self.bytes += hint.bytes();
+        self.newest = hint.time;
+    }
+}
+
 /// Hints for one node, the oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hints {
@@ -63,7 +78,8 @@ pub struct Hints {
 }
 
 impl Writer {
-    /// Adds hints to the batch, and takes others out that were in the tables.
+    /// Adds references to the batch, and takes hints out that were in the tables; one about what lies
+    /// here in its target's place takes that with it.
     ///
     /// # Errors
     /// Why not, for people. Nothing was added to the batch.
@@ -80,15 +96,24 @@ impl Writer {
         }
         for hint in removed {
             self.put_value(hint.at(), 0, None);
+            if hint.kind == HintKind::StandIn {
+                self.forget_taken(&hint.key, hint.target);
+            }
         }
         Ok(())
     }
 }
 
 impl Reader {
-    /// The oldest hints for a node, of those noted at `from` or later: at most `count_max`.
-    pub fn hints(&self, target: NodeId, from: HybridTime, count_max: usize) -> Hints {
-        let prefix = hints_prefix(target);
+    /// The oldest hints of a kind for a node, of those noted at `from` or later: at most `count_max`.
+    pub fn hints(
+        &self,
+        kind: HintKind,
+        target: NodeId,
+        from: HybridTime,
+        count_max: usize,
+    ) -> Hints {
+        let prefix = hints_prefix(kind, target);
         let from = [&prefix[..], &from.0.to_be_bytes()].concat();
         let mut found = Hints { hints: Vec::new(), broken: false };
         if count_max > 0 {
@@ -100,19 +125,16 @@ impl Reader {
         found
     }
 
-    /// How much waits for each node. Reads all of it: for a start.
-    pub fn count_hints(&self) -> BTreeMap<NodeId, HintFigures> {
-        let mut counted: BTreeMap<NodeId, HintFigures> = BTreeMap::new();
-        self.scan_hints(&all_hints_prefix(), None, &mut |hint| {
-            let figures = counted.entry(hint.target).or_default();
-            if figures.number == 0 {
-                figures.oldest = hint.time;
-            }
-            figures.newest = hint.time;
-            figures.number += 1;
-            figures.bytes += hint.bytes();
-            true
-        });
+    /// How much waits for each node, of each kind. Reads all of it: for a start.
+    pub fn count_hints(&self) -> BTreeMap<(HintKind, NodeId), HintFigures> {
+        let mut counted: BTreeMap<_, HintFigures> = BTreeMap::new();
+        for kind in HintKind::ALL {
+            let prefix = all_hints_prefix(kind);
+            self.scan_hints(&prefix, after_prefix(&prefix), &mut |hint| {
+                counted.entry((kind, hint.target)).or_default().add(&hint);
+                true
+            });
+        }
         counted
     }
 
@@ -127,7 +149,7 @@ impl Reader {
         self.engine.scan(from, to.as_deref(), &mut |entry| {
             let hint = entry.ok().and_then(|(key, _)| StoredKey::from_bytes(key).ok()?.hinted());
             match hint {
-                Some((target, time, key)) => visit(Hint { target, time, key }),
+                Some((kind, target, time, key)) => visit(Hint { kind, target, time, key }),
                 None => {
                     whole = false;
                     false

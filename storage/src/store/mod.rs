@@ -44,6 +44,7 @@ mod reader;
 mod replay;
 mod scan;
 mod scrub;
+mod stand_ins;
 mod vnodes;
 mod writer;
 
@@ -69,6 +70,7 @@ pub use mutation::{Change, Mutation};
 pub use open::{OpenError, Opened, StoreReport, open};
 pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures, Whole};
 pub use scrub::{ScrubStep, Scrubbed};
+pub use stand_ins::StandIn;
 pub use writer::{CommitError, Durability, Outcome, Writer};
 
 /// How a store behaves.
@@ -84,6 +86,8 @@ pub struct StoreOptions {
     pub set_bytes_max: usize,
     /// The tables' memory is closed for a flush when it holds so many bytes.
     pub memory_bytes_max: u64,
+    /// At most so many bytes are taken in the place of other nodes (see [`StandIn`]).
+    pub taken_bytes_max: u64,
     /// Bytes of one log segment.
     pub segment_bytes: u64,
 }
@@ -96,6 +100,7 @@ impl Default for StoreOptions {
             siblings_max: 32,
             set_bytes_max: 16 << 20,
             memory_bytes_max: 32 << 20,
+            taken_bytes_max: 1 << 30,
             segment_bytes: 64 << 20,
         }
     }
@@ -123,6 +128,8 @@ struct Shared {
     flushing: Mutex<SpareKeeper>,
     /// Checkpoints taken when memory was closed, waiting for its flush; ascending.
     checkpoints: Mutex<Vec<Checkpoint>>,
+    /// Bytes that lie here in the place of others.
+    taken_bytes: AtomicU64,
 }
 
 impl Shared {

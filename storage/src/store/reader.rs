@@ -82,6 +82,8 @@ pub struct StoreFigures {
     pub flush_failure: Option<String>,
     /// Virtual nodes that are distrusted until enough of their peers are merged in.
     pub distrusted: u32,
+    /// Bytes taken in the place of other nodes.
+    pub taken_bytes: u64,
 }
 
 impl Reader {
@@ -168,8 +170,8 @@ impl Reader {
                     return false;
                 };
                 if key.table() != table {
-                    // Behind the hints there is nothing, and they may be many.
-                    return !key.is_hint();
+                    // Behind what is kept for others there is nothing, and that may be much.
+                    return !key.is_for_others();
                 }
                 let found = self.judge(&key, &sealed);
                 let row_bytes = match &found {
@@ -216,6 +218,7 @@ impl Reader {
             damage: lock(&self.shared.damage).clone(),
             flush_failure: lock(&self.shared.flush_failure).clone(),
             distrusted: lock(&self.shared.vnodes).distrusted_count(),
+            taken_bytes: self.shared.taken_bytes.load(Ordering::Relaxed),
         }
     }
 

@@ -226,7 +226,10 @@ impl<'a> Replay<'a> {
         // come so far, and no further, with this very damage.
         let damaged = format!("record {} of the commit log is damaged", sequence.0);
         match About::read(payload) {
-            About::Key { key, .. } if key.is_hint() => {
+            About::Key { key, .. } if key.taken().is_some() => self.report.damage.push(format!(
+                "{damaged}: it held what was taken in another node's place, which is lost here"
+            )),
+            About::Key { key, .. } if key.is_for_others() => {
                 self.report.damage.push(format!("{damaged}: a replica is told of one write less"));
             }
             About::Key { key, replication } => {

@@ -9,6 +9,7 @@ mod floors;
 mod hints;
 mod model;
 mod rules;
+mod stand_ins;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use quoit_ring::{HybridTime, VnodeIndex};
 
 use super::mutation::{Counted, era_record, floor_record, lease_record, trust_record};
 use super::prepare::Held;
+use super::stand_ins::TakenChanges;
 use super::vnodes::Vnodes;
 use super::{Checkpoint, Shared, StoreOptions, lock};
 use crate::digest::Digests;
@@ -109,6 +110,8 @@ pub struct Writer {
     /// Actors whose dots went with a batch that was not committed. They make no more: a later dot
     /// would claim, and so erase at other replicas, those that are forgotten here.
     pub(super) lost_actors: VecDeque<Actor>,
+    /// Bytes that lie here in the place of others.
+    pub(super) taken_bytes: i64,
 }
 
 /// What was merged and not committed.
@@ -125,6 +128,7 @@ pub(super) struct Batch {
     pub(super) vnodes: Option<Vnodes>,
     /// What the keys of the batch hold after it.
     pub(super) overlay: BTreeMap<StoredKey, Held>,
+    pub(super) taken: TakenChanges,
     /// Who made the dots of the batch's own writes.
     pub(super) actors: BTreeSet<Actor>,
 }
@@ -321,6 +325,9 @@ impl Writer {
             self.vnodes = vnodes;
         }
         self.lease = self.lease.max(batch.lease.unwrap_or_default());
+        self.taken_bytes += batch.taken.grown;
+        let taken_bytes = u64::try_from(self.taken_bytes).unwrap_or(0);
+        self.shared.taken_bytes.store(taken_bytes, Ordering::Relaxed);
         self.shared.committed.store(last.0, Ordering::Relaxed);
         lock(&self.shared.tables).clone_from(self.digests.tables());
         if self.engine.memory_bytes() > self.options.memory_bytes_max {

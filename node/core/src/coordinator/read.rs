@@ -4,6 +4,9 @@
 //! R primaries are asked; where one is slow, lost, or cannot vouch for the key, the next ones are
 //! asked too. A replica that could not vouch for the key is rebuilt from what the others said.
 //!
+//! In a sloppy table fallbacks are asked in the place of primaries that cannot be reached; nothing is
+//! written back before the answer, since its quorums do not promise to intersect.
+//!
 //! The first replica is asked for the values that lie apart from their set, too; if another's set
 //! speaks of one that has not come, its holder is read once more.
 
@@ -98,7 +101,8 @@ pub(crate) struct ReadParts {
 impl ReadOperation {
     /// Begins a read that was checked already.
     pub(crate) fn begin(parts: ReadParts, turn: &mut Turn<'_>) -> (Self, Progress) {
-        let order = turn.by_gladness(parts.tally.primaries(), parts.id.number());
+        let mut order = turn.by_gladness(parts.tally.primaries(), parts.id.number());
+        order.extend(parts.tally.nodes().filter(|node| parts.tally.is_fallback(*node)));
         let patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
         let mut read = Self {
             id: parts.id,
@@ -319,9 +323,18 @@ impl ReadOperation {
         let (holders, behind): (Vec<_>, Vec<_>) =
             answers.iter().partition(|(_, set)| codec::has_same_pairs(set, &merged));
         let holders: Vec<NodeId> = holders.into_iter().map(|(node, _)| *node).collect();
+        // A fallback holds what it was given, and is behind nobody.
+        let is_primary = |answer: &&(NodeId, Bytes)| !self.tally.is_fallback(answer.0);
+        let behind: Vec<_> = behind.into_iter().filter(is_primary).collect();
+        if behind.is_empty() {
+            return self.answer(merged, false, turn);
+        }
         let asked: Vec<NodeId> = behind.iter().map(|(node, _)| *node).collect();
         let required = u8::try_from(self.tally.required()).expect("R has 8 bits");
-        let needed = write_back_count(self.place.replication, required);
+        let needed = match self.tally.is_sloppy() {
+            true => 0,
+            false => write_back_count(self.place.replication, required),
+        };
         for (node, set) in behind {
             let values = self.lacked(&merged, set);
             self.send_merge(*node, merged.clone(), values, false, turn);
@@ -394,6 +407,10 @@ impl ReadOperation {
         rebuild: bool,
         turn: &mut Turn<'_>,
     ) {
+        if self.tally.is_fallback(node) {
+            // It holds what it was given for another node, and hands that over.
+            return;
+        }
         let slot = u16::try_from(self.tally.slot(node).expect("a node of the list"))
             .expect("N has 8 bits");
         let deadline = match self.phase {
@@ -402,7 +419,8 @@ impl ReadOperation {
         };
         let head = self.place.head(turn.time(), turn.instant(), deadline);
         let values = wire_values(values);
-        let merge = PeerMerge { head, key: self.key.clone(), set, rebuild, values };
+        let merge =
+            PeerMerge { head, key: self.key.clone(), set, rebuild, values, stands_in_for: None };
         turn.ask(node, self.id.request(WRITE_BACK_SLOT + slot), ReplicaRequest::Merge(merge));
     }
 
@@ -510,7 +528,8 @@ impl ReadOperation {
     /// vouch for it can again.
     fn rebuild_unreadable(&mut self, turn: &mut Turn<'_>) {
         let Phase::Lingering { merged } = &self.phase else { return };
-        if self.sources.len() < usize::from(self.rebuild_required) {
+        let primaries = self.sources.iter().filter(|node| !self.tally.is_fallback(**node));
+        if primaries.count() < usize::from(self.rebuild_required) {
             return;
         }
         let merged = merged.clone();

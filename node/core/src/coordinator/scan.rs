@@ -356,6 +356,7 @@ impl ScanOperation {
             set: held.encoded.clone(),
             rebuild: false,
             values: wire_values(held.values.iter().filter(|value| lacks(value)).cloned()),
+            stands_in_for: None,
         };
         turn.ask(node, self.parts.id.request(slot), ReplicaRequest::Merge(merge));
     }

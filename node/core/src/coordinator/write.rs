@@ -4,6 +4,10 @@
 //! merged set goes to the other primaries at once, while its own log is still being synced. In a
 //! `latest` table the set is known from the start and goes to all primaries together; one that
 //! holds a greater dot answers `Older`, and the write is sent again under a dot above that.
+//!
+//! In a sloppy table each primary that cannot be reached, refuses, or does not answer for a while is stood
+//! in for by the next fallback of the preference list, which keeps the write for it (section 4.6). Where
+//! no primary can be reached at all a fallback coordinates, in the place of the first.
 
 use bytes::Bytes;
 use quoit_protocol::{Failure, FailureCode, Key, WriteId, Written};
@@ -11,14 +15,14 @@ use quoit_ring::{ConflictPolicy, HybridTime, NodeId};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
 use quoit_storage::planted::{PlantedBug, is_planted};
-use quoit_storage::store::{Change, Mutation, Outcome};
+use quoit_storage::store::{Change, Mutation, Outcome, StandIn};
 use quoit_storage::version::{ApartValue, Content, Dot, SiblingSet, Version, VersionVector};
 
 use super::SET_BYTES_MAX;
 use super::trailing::Trail;
 use crate::event::{StorageRequest, Tag};
 use crate::operation::{OperationId, Origin, Place, not_done};
-use crate::peer::{PeerMerge, PeerRead, Refusal, WireSet, wire_values};
+use crate::peer::{PeerMerge, PeerRead, Refusal, WireSet, WireValue, wire_values};
 use crate::quorum::Tally;
 use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
 use crate::time::Instant;
@@ -46,6 +50,8 @@ pub(crate) struct WriteOperation {
     origins: Vec<Origin>,
     pub(crate) write_id: Option<WriteId>,
     deadline: Instant,
+    /// When primaries that have not answered are stood in for, in a sloppy table.
+    patience_ends: Instant,
     place: Place,
     policy: ConflictPolicy,
     key: Key,
@@ -56,9 +62,13 @@ pub(crate) struct WriteOperation {
     ttl_ms: Option<u64>,
     context: VersionVector,
     tally: Tally,
+    /// Fallbacks that were asked in this round, and for which primary each.
+    stand_ins: Vec<(NodeId, NodeId)>,
     round: u8,
     /// This round's.
     dot: Option<Dot>,
+    /// The set that was handed out, in a sloppy table.
+    sent: Option<Bytes>,
     /// Who lacks earlier values that the set speaks of: they are read here and sent, once.
     lacking: Vec<NodeId>,
     helped: Vec<NodeId>,
@@ -102,6 +112,7 @@ impl WriteOperation {
             origins: vec![parts.origin],
             write_id: parts.write_id,
             deadline: parts.deadline,
+            patience_ends: parts.deadline,
             place: parts.place,
             policy: parts.policy,
             key: parts.key,
@@ -111,8 +122,10 @@ impl WriteOperation {
             ttl_ms: parts.ttl_ms,
             context: parts.context,
             tally: parts.tally,
+            stand_ins: Vec::new(),
             round: 0,
             dot: None,
+            sent: None,
             lacking: Vec::new(),
             helped: Vec::new(),
             seen: None,
@@ -121,6 +134,9 @@ impl WriteOperation {
             trouble: None,
             written: None,
         };
+        if write.tally.is_sloppy() {
+            write.patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
+        }
         write.begin_round(turn)?;
         Ok(write)
     }
@@ -131,10 +147,14 @@ impl WriteOperation {
     }
 
     /// What is left of it now that it has ended: who has not acknowledged it. `None` where nobody was
-    /// sent it.
+    /// sent it, and where this node is none of the key's primaries: it has nothing to bring to them.
     pub(crate) fn trail(&self, own: NodeId) -> Option<Trail> {
-        self.seen.as_ref()?;
-        let others = || self.tally.primaries().filter(|node| *node != own);
+        self.seen.as_ref().filter(|_| !self.tally.is_fallback(own))?;
+        let is_stood_in = |node: &NodeId| {
+            let mut for_it = self.stand_ins.iter().filter(|(_, primary)| primary == node);
+            for_it.any(|(fallback, _)| self.tally.has_counted(*fallback))
+        };
+        let others = || self.tally.primaries().filter(|node| *node != own && !is_stood_in(node));
         let waiting = |node: &NodeId| self.tally.is_waiting(*node);
         let missed = |node: &NodeId| !waiting(node) && !self.tally.has_counted(*node);
         let missed: Vec<NodeId> = others().filter(missed).collect();
@@ -156,7 +176,7 @@ impl WriteOperation {
 
     /// When [`WriteOperation::on_wake`] is to be called.
     pub(crate) fn wake(&self) -> Instant {
-        self.deadline
+        self.patience_ends.min(self.deadline)
     }
 
     /// Another client, or the same again, waits for this write.
@@ -175,7 +195,15 @@ impl WriteOperation {
 
     /// Draws a dot and hands the write out under it.
     fn begin_round(&mut self, turn: &mut Turn<'_>) -> Result<(), Failure> {
-        let dot = turn.dot(self.place.vnode)?;
+        let own = turn.own();
+        let dot = match self.tally.is_fallback(own) {
+            true => turn.dot_of_stranger(self.place.vnode)?,
+            false => turn.dot(self.place.vnode)?,
+        };
+        self.stand_ins.clear();
+        if let Some(first) = self.tally.primaries().next().filter(|_| self.tally.is_fallback(own)) {
+            self.stand_ins.push((own, first));
+        }
         // Counted from the dot: a clock that others have pushed on must not use up the time.
         let expires = self.ttl_ms.map(|ttl_ms| dot.time.plus_ms(ttl_ms));
         let version = Version { dot, content: self.content.clone(), expires };
@@ -212,7 +240,13 @@ impl WriteOperation {
         };
         let slot = self.slot(turn.own());
         self.tally.ask(turn.own());
-        let request = StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared };
+        let request = match self.stands_in_for(turn.own()) {
+            Some(primary) => {
+                let taken = Box::new(StandIn { primary, time: HybridTime::ZERO, mutation });
+                StorageRequest::StandIn { taken, wants_prepared }
+            }
+            None => StorageRequest::Apply { mutation: Box::new(mutation), wants_prepared },
+        };
         turn.ask_storage(Tag::Own(self.id.request(slot)), request, self.deadline);
     }
 
@@ -230,23 +264,75 @@ impl WriteOperation {
     /// Sends the set to the other primaries; of the values that lie apart, the new one: the earlier
     /// ones are there already, mostly.
     fn replicate(&mut self, set: &Bytes, turn: &mut Turn<'_>) {
-        let head = self.place.head(turn.time(), turn.instant(), self.deadline);
         let own = turn.own();
         let others: Vec<NodeId> = self.tally.primaries().filter(|node| *node != own).collect();
+        if self.tally.is_sloppy() {
+            self.sent = Some(set.clone());
+        }
         for node in others {
             if !turn.is_reachable(node) {
                 self.tally.refuse(node);
                 continue;
             }
-            let merge = PeerMerge {
-                head,
-                key: self.key.clone(),
-                set: set.clone(),
-                rebuild: false,
-                values: wire_values(self.own_value()),
-            };
             self.tally.ask(node);
+            let merge = self.merge_for(node, set.clone(), wire_values(self.own_value()), turn);
             turn.ask(node, self.id.request(self.slot(node)), ReplicaRequest::Merge(merge));
+        }
+        self.ask_stand_ins(false, turn);
+    }
+
+    fn merge_for(
+        &self,
+        node: NodeId,
+        set: Bytes,
+        values: Vec<WireValue>,
+        turn: &Turn<'_>,
+    ) -> PeerMerge {
+        PeerMerge {
+            head: self.place.head(turn.time(), turn.instant(), self.deadline),
+            key: self.key.clone(),
+            set,
+            rebuild: false,
+            values,
+            stands_in_for: self.stands_in_for(node),
+        }
+    }
+
+    /// The primary in whose place a node was asked.
+    fn stands_in_for(&self, node: NodeId) -> Option<NodeId> {
+        self.stand_ins.iter().find(|(fallback, _)| *fallback == node).map(|(_, primary)| *primary)
+    }
+
+    /// In a sloppy table: sends the set to a fallback for each primary that will not acknowledge it, or
+    /// (with `and_slow`) has not yet, and that nobody stands in for.
+    fn ask_stand_ins(&mut self, and_slow: bool, turn: &mut Turn<'_>) {
+        let Some(set) = self.sent.clone() else { return };
+        let primaries: Vec<NodeId> = self.tally.primaries().collect();
+        for primary in primaries {
+            let is_missed =
+                !self.tally.has_counted(primary) && (and_slow || !self.tally.is_waiting(primary));
+            let is_stood_in = self.stand_ins.iter().any(|(fallback, stood_in)| {
+                let may_count =
+                    self.tally.is_waiting(*fallback) || self.tally.has_counted(*fallback);
+                *stood_in == primary && may_count
+            });
+            if !is_missed || is_stood_in {
+                continue;
+            }
+            while let Some(fallback) = self.tally.unasked_fallback() {
+                if !turn.is_reachable(fallback) {
+                    self.tally.refuse(fallback);
+                    continue;
+                }
+                self.stand_ins.push((fallback, primary));
+                self.tally.ask(fallback);
+                turn.shared.counters.stand_ins += 1;
+                let values = wire_values(self.own_value());
+                let merge = self.merge_for(fallback, set.clone(), values, turn);
+                let request = self.id.request(self.slot(fallback));
+                turn.ask(fallback, request, ReplicaRequest::Merge(merge));
+                break;
+            }
         }
     }
 
@@ -289,9 +375,7 @@ impl WriteOperation {
         };
         match read {
             Ok((set, values)) if turn.is_current(self.place) && has_write(&set) => {
-                let head = self.place.head(turn.time(), turn.instant(), self.deadline);
-                let key = self.key.clone();
-                let merge = PeerMerge { head, key, set, rebuild: false, values };
+                let merge = self.merge_for(node, set, values, turn);
                 turn.ask(node, self.id.request(slot), ReplicaRequest::Merge(merge));
             }
             Ok(_) => {
@@ -432,6 +516,10 @@ impl WriteOperation {
         turn.shared.counters.older += 1;
         self.round += 1;
         self.seen = None;
+        self.sent = None;
+        if self.tally.is_sloppy() {
+            self.patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
+        }
         self.lacking.clear();
         self.helped.clear();
         self.tally.restart();
@@ -467,7 +555,9 @@ impl WriteOperation {
     /// The deadline has come.
     pub(crate) fn on_wake(&mut self, turn: &mut Turn<'_>) -> Progress {
         if turn.instant() < self.deadline {
-            return Progress::Continue;
+            self.patience_ends = self.deadline;
+            self.ask_stand_ins(true, turn);
+            return self.conclude(turn);
         }
         self.trouble.get_or_insert_with(|| "time ran out".to_owned());
         self.give_up(turn)
@@ -477,6 +567,7 @@ impl WriteOperation {
         if self.waits_for_lease {
             return Progress::Continue;
         }
+        self.ask_stand_ins(false, turn);
         let early = is_planted(PlantedBug::AcknowledgeEarly)
             && self.tally.counted() + 1 >= self.tally.required();
         if (self.tally.is_reached() || early)

@@ -162,7 +162,13 @@ impl NodeCore {
             Ok(placed) => placed,
             Err(failure) => return turn.refuse(origin, failure),
         };
-        if !placed.tally.primaries().any(|node| node == turn.own()) {
+        let is_primary = placed.tally.primaries().any(|node| node == turn.own());
+        // In a sloppy table a fallback coordinates where no primary can be reached.
+        let stands_in = placed.tally.is_fallback(turn.own())
+            && placed.tally.is_sloppy()
+            && (matches!(origin, Origin::Peer { .. })
+                || !placed.tally.primaries().any(|node| turn.is_reachable(node)));
+        if !is_primary && !stands_in {
             return self.forward(id, origin, write, &placed, now, effects);
         }
         if !turn.shared.continuity.is_confirmed() {
@@ -212,7 +218,10 @@ impl NodeCore {
         }
         // One that is sent again goes where it went before, if it can: it is recognised there.
         let shift = write.write_id.map_or(id.number(), |write_id| write_id.0);
-        let glad = turn.by_gladness(placed.tally.primaries(), shift);
+        let mut glad = turn.by_gladness(placed.tally.primaries(), shift);
+        if placed.tally.is_sloppy() {
+            glad.extend(placed.tally.nodes().filter(|node| placed.tally.is_fallback(*node)));
+        }
         let Some(to) = glad.into_iter().find(|node| turn.is_reachable(*node)) else {
             let failure =
                 not_done(FailureCode::Unavailable, "no primary of the key can be reached");

@@ -19,6 +19,7 @@ use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 
 use crate::config::CoreConfig;
 use crate::continuity::{Continuity, ContinuityState};
+use quoit_storage::layout::HintKind;
 use quoit_storage::store::HintFigures;
 
 use crate::coordinator::trailing::Trailing;
@@ -63,7 +64,7 @@ pub struct Recovered {
     /// Where the scrub had come to.
     pub scrub: ScrubState,
     /// The hints that wait for each node.
-    pub hints: BTreeMap<NodeId, HintFigures>,
+    pub hints: BTreeMap<(HintKind, NodeId), HintFigures>,
 }
 
 /// A node's core. See the crate's documentation.
@@ -357,7 +358,7 @@ impl NodeCore {
     /// Hints that wait for other nodes.
     pub fn hints_waiting(&self) -> u64 {
         let hints = &self.shared.hints;
-        hints.all_targets().into_iter().map(|target| hints.figures(target).number).sum()
+        hints.all_lines().into_iter().map(|line| hints.figures(line).number).sum()
     }
 
     /// Exchanges with each peer, for people.

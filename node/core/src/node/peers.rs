@@ -68,7 +68,7 @@ impl NodeCore {
             PeerMessage::Pushed(pushed) if self.handoff.awaits(from, request) => {
                 self.shared.observe_peer(pushed.time, now);
                 let mut turn = Self::turn(&mut self.shared, now, effects);
-                self.handoff.on_answer(from, pushed, &mut turn);
+                self.handoff.on_answer(from, request, pushed, &mut turn);
             }
             answer @ (PeerMessage::RootsCompared(_)
             | PeerMessage::NodesCompared(_)
@@ -130,7 +130,7 @@ impl NodeCore {
             _ if turn.is_storage_full() => Err(Refusal::Overloaded),
             _ if !turn.shared.continuity.is_confirmed() => Err(Refusal::Recovering),
             Err(_) => Err(Refusal::WrongConfiguration),
-            Ok(record) => replica::admit(record, message),
+            Ok(record) => replica::admit(record, turn.own(), message),
         };
         match admitted {
             Ok(storage) => {

@@ -22,6 +22,7 @@ impl NodeCore {
         effects: &mut Effects,
     ) {
         self.shared.on_storage_answered(tag, &answer);
+        let answer = self.take_stand_in(answer, now);
         self.judge_storage(&answer);
         if answer == StorageAnswer::TooLate {
             // Whoever asked has given up, or does so now.
@@ -66,6 +67,21 @@ impl NodeCore {
         }
     }
 
+    /// Notes what has become of something that was to be taken in a primary's place; to whoever asked it
+    /// is as any other merge.
+    fn take_stand_in(&mut self, answer: StorageAnswer, now: Now) -> StorageAnswer {
+        let StorageAnswer::Taken { primary, key, hint, outcome } = answer else { return answer };
+        if hint.is_some() {
+            self.shared.counters.hints.noted += 1;
+            self.handoff.wake_at(now.instant);
+        }
+        self.shared.hints.on_taken(primary, key, hint.as_ref());
+        match outcome {
+            Ok(outcome) => StorageAnswer::Applied(outcome),
+            Err(reason) => StorageAnswer::NotCommitted(reason),
+        }
+    }
+
     /// A batch that was not committed has taken dots with it that this core made: from now on it
     /// makes them as another actor. (Writes that were handed over before it knew are refused by the
     /// storage worker.)
@@ -78,6 +94,7 @@ impl NodeCore {
             StorageAnswer::Applied(Applied::Merged(_)) => self.shared.storage_problem = None,
             StorageAnswer::Applied(_)
             | StorageAnswer::AppliedMany(_)
+            | StorageAnswer::Taken { .. }
             | StorageAnswer::Roots(_)
             | StorageAnswer::RootsCompared(_)
             | StorageAnswer::Nodes(_)
@@ -153,13 +170,13 @@ impl NodeCore {
             (Inner::Trust { vnode }, StorageAnswer::Saved(result)) => {
                 self.on_trusted(vnode, &result, now, effects);
             }
-            (Inner::NextHints { target }, StorageAnswer::Hints(hints)) => {
+            (Inner::NextHints { line }, StorageAnswer::Hints(hints)) => {
                 let mut turn = Self::turn(&mut self.shared, now, effects);
-                self.handoff.on_hints(target, hints, &mut turn);
+                self.handoff.on_hints(line, hints, &mut turn);
             }
-            (Inner::Handoff { target }, answer) => {
+            (Inner::Handoff { line }, answer) => {
                 let mut turn = Self::turn(&mut self.shared, now, effects);
-                self.handoff.on_gathered(target, answer, &mut turn);
+                self.handoff.on_gathered(line, answer, &mut turn);
             }
             (Inner::ChangeHints, StorageAnswer::Saved(result)) => {
                 let mut turn = Self::turn(&mut self.shared, now, effects);

@@ -8,6 +8,9 @@
 //! remembered but the hints themselves, so that either side may end at any moment: at worst a set is
 //! merged twice, which changes nothing.
 //!
+//! What this node took in the place of a target itself goes the same way, in passes of its own. It never
+//! expires, and it leaves with its hint, unless more has come since it was read.
+//!
 //! The pace is that of exchanges ([`super::anti_entropy`]): a bucket of bytes, slow while clients are
 //! there on either side. A target that is thought to be dead is sent nothing; its hints are only looked
 //! at when the oldest may be too old to keep.
@@ -15,12 +18,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use quoit_ring::{HybridTime, NodeId};
-use quoit_storage::layout::StoredKey;
+use quoit_storage::layout::{HintKind, StoredKey};
 use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::store::{Hint, Hints, Row};
 
 use super::anti_entropy::{BUSY_ROW_BYTES_MAX, Pace, ROW_BYTES_MAX, serve};
-use super::hints::Reason;
+use super::hints::{Line, Reason};
 use crate::config::CoreConfig;
 use crate::coordinator::SET_BYTES_MAX;
 use crate::event::{Effect, Inner, StorageAnswer, StorageRequest};
@@ -43,7 +46,7 @@ const RATE_MS: u64 = 2_000;
 
 /// The deliveries of this node.
 pub(crate) struct Handoff {
-    targets: BTreeMap<NodeId, Target>,
+    targets: BTreeMap<Line, Target>,
     /// Numbers of messages differ from start to start: a peer's answer to the process before may
     /// still come.
     next: u64,
@@ -171,7 +174,24 @@ impl Pass {
         }
     }
 
+    /// Leaves those of the next hints behind for which something is being taken. Whether any are left.
+    fn set_aside_busy(&mut self, turn: &Turn<'_>) -> bool {
+        let Some((_, hints)) = self.groups.front_mut() else { return false };
+        let is_busy = |hint: &Hint| !turn.shared.hints.is_at_rest(hint);
+        let busy: Vec<Hint> = hints.iter().filter(|hint| is_busy(hint)).cloned().collect();
+        hints.retain(|hint| !is_busy(hint));
+        let is_any = !hints.is_empty();
+        if !is_any {
+            self.groups.pop_front();
+        }
+        busy.iter().for_each(|hint| self.leave_behind(hint));
+        is_any
+    }
+
     fn drop_for(&mut self, reason: Reason, hint: Hint, turn: &mut Turn<'_>) {
+        if !turn.shared.hints.end(&hint) {
+            return self.leave_behind(&hint);
+        }
         turn.shared.counters.hints.drop_for(reason, 1);
         self.dropped.push(hint);
     }
@@ -193,13 +213,13 @@ impl Handoff {
     }
 
     /// Hints delivered to a node in a second, of late.
-    pub(crate) fn rate(&self, target: NodeId) -> u64 {
-        self.targets.get(&target).map_or(0, |target| target.rate.last)
+    pub(crate) fn rate(&self, line: Line) -> u64 {
+        self.targets.get(&line).map_or(0, |target| target.rate.last)
     }
 
     /// A node can be reached, or is believed to live.
     pub(crate) fn on_alive(&mut self, node: NodeId, now: Instant) {
-        if let Some(target) = self.targets.get_mut(&node) {
+        for (_, target) in self.targets.iter_mut().filter(|((_, target), _)| *target == node) {
             target.not_before = now;
             target.back_off_ms = BACK_OFF_MS.0;
             self.wake = Some(now);
@@ -209,8 +229,8 @@ impl Handoff {
     /// Does what is due.
     pub(crate) fn on_time(&mut self, turn: &mut Turn<'_>) {
         self.wake = None;
-        for id in turn.shared.hints.targets() {
-            if let Some(at) = self.advance(id, turn) {
+        for line in turn.shared.hints.lines() {
+            if let Some(at) = self.advance(line, turn) {
                 self.wake_at(at);
             }
         }
@@ -226,9 +246,9 @@ impl Handoff {
     }
 
     /// When there will be more to do for a node, if nothing happens before.
-    fn advance(&mut self, id: NodeId, turn: &mut Turn<'_>) -> Option<Instant> {
-        let now = turn.instant();
-        let target = self.targets.entry(id).or_insert_with(|| Target::new(now));
+    fn advance(&mut self, line: Line, turn: &mut Turn<'_>) -> Option<Instant> {
+        let (now, (kind, id)) = (turn.instant(), line);
+        let target = self.targets.entry(line).or_insert_with(|| Target::new(now));
         target.rate.turn_over(now);
         match &mut target.state {
             State::Idle if target.not_before > now => Some(target.not_before),
@@ -237,23 +257,23 @@ impl Handoff {
                 if is_up && turn.is_storage_full() {
                     return Some(now.plus_ms(FULL_MS));
                 }
-                let wait_ms = turn.hint_age_left_ms(turn.shared.hints.written(id).oldest);
+                let wait_ms = turn.hint_age_left_ms(kind, turn.shared.hints.written(line).oldest);
                 if !is_up && turn.is_member(id) && wait_ms > 0 {
                     return Some(now.plus_ms(wait_ms.clamp(EXPIRY_MS.0, EXPIRY_MS.1)));
                 }
                 target.state = State::Reading;
                 let request =
-                    StorageRequest::NextHints { target: id, from: target.from, count_max: BATCH };
-                turn.ask_storage_inner(Inner::NextHints { target: id }, request);
+                    StorageRequest::NextHints { line, from: target.from, count_max: BATCH };
+                turn.ask_storage_inner(Inner::NextHints { line }, request);
                 None
             }
             State::Passing(pass) => match &pass.step {
-                Step::Next => self.take_up(id, turn),
+                Step::Next => self.take_up(line, turn),
                 Step::Gathering => None,
                 Step::Sent { until, .. } if *until > now => Some(*until),
                 Step::Sent { .. } => {
                     pass.fail(turn);
-                    self.take_up(id, turn)
+                    self.take_up(line, turn)
                 }
             },
             State::Reading | State::Leaving => None,
@@ -261,22 +281,25 @@ impl Handoff {
     }
 
     /// A node's hints have been read.
-    pub(crate) fn on_hints(&mut self, id: NodeId, hints: Hints, turn: &mut Turn<'_>) {
+    pub(crate) fn on_hints(&mut self, line: Line, hints: Hints, turn: &mut Turn<'_>) {
         let now = turn.instant();
         self.wake = Some(now);
-        let target = self.targets.entry(id).or_insert_with(|| Target::new(now));
+        let target = self.targets.entry(line).or_insert_with(|| Target::new(now));
         let Hints { hints, broken } = hints;
         let Some(last) = hints.last().map(|hint| hint.time) else {
-            return Self::begin_anew(target, id, broken, turn);
+            return Self::begin_anew(target, line, broken, turn);
         };
         let first = target.first_left.into_iter().chain(hints.first().map(|hint| hint.time)).min();
-        turn.shared.hints.set_oldest(id, first.unwrap_or(last));
+        turn.shared.hints.set_oldest(line, first.unwrap_or(last));
         let mut pass = Pass { last, ..Pass::default() };
         let mut groups: BTreeMap<u8, VecDeque<Hint>> = BTreeMap::new();
         for hint in hints {
             match turn.judge(&hint) {
+                _ if !turn.shared.hints.is_at_rest(&hint) => pass.leave_behind(&hint),
                 Judgement::Drop(reason) => {
-                    turn.shared.hints.begin(&hint);
+                    if hint.kind == HintKind::Reference {
+                        turn.shared.hints.begin(&hint);
+                    }
                     pass.drop_for(reason, hint, turn);
                 }
                 Judgement::Leave => pass.leave_behind(&hint),
@@ -290,7 +313,7 @@ impl Handoff {
     }
 
     /// There are no more hints behind where the passes have come to.
-    fn begin_anew(target: &mut Target, id: NodeId, broken: bool, turn: &mut Turn<'_>) {
+    fn begin_anew(target: &mut Target, line: Line, broken: bool, turn: &mut Turn<'_>) {
         target.state = State::Idle;
         match target.first_left.take() {
             Some(first) => {
@@ -301,7 +324,7 @@ impl Handoff {
             None if target.from > HybridTime::ZERO && !broken => target.from = HybridTime::ZERO,
             None => {
                 // Which ones are lost nobody can say.
-                let lost = turn.shared.hints.forget(id);
+                let lost = turn.shared.hints.forget(line);
                 turn.shared.counters.hints.drop_for(Reason::Unreadable, lost);
                 target.from = turn.shared.hints.after_all();
             }
@@ -309,19 +332,19 @@ impl Handoff {
     }
 
     /// Takes up the next hints of a pass, or ends it. When there will be more to do.
-    fn take_up(&mut self, id: NodeId, turn: &mut Turn<'_>) -> Option<Instant> {
-        let now = turn.instant();
+    fn take_up(&mut self, line: Line, turn: &mut Turn<'_>) -> Option<Instant> {
+        let (now, (kind, id)) = (turn.instant(), line);
         let is_up = turn.shared.liveness.is_up(id);
-        let target = self.targets.get_mut(&id).expect("it is advanced");
+        let target = self.targets.get_mut(&line).expect("it is advanced");
         let is_busy = turn.shared.foreground.is_busy(now) || target.busy_until > now;
         let State::Passing(pass) = &mut target.state else { return None };
         if !is_up && !pass.groups.is_empty() {
             pass.fail(turn);
         }
-        let Some((_, hints)) = pass.groups.front() else {
-            self.end_pass(id, turn);
+        if pass.groups.is_empty() {
+            self.end_pass(line, turn);
             return None;
-        };
+        }
         let ready_at = self.pace.ready_at(is_busy, now);
         if ready_at > now {
             return Some(ready_at);
@@ -329,21 +352,26 @@ impl Handoff {
         if turn.is_storage_full() {
             return Some(now.plus_ms(FULL_MS));
         }
+        if kind == HintKind::StandIn && !pass.set_aside_busy(turn) {
+            return Some(now);
+        }
+        let (_, hints) = pass.groups.front()?;
         let keys: Vec<StoredKey> = hints.iter().map(|hint| hint.key.clone()).collect();
         // Writes from now on are noted anew: what is read may be older.
         hints.iter().for_each(|hint| turn.shared.hints.begin(hint));
         pass.step = Step::Gathering;
         let bytes_max = if is_busy { BUSY_ROW_BYTES_MAX } else { ROW_BYTES_MAX };
-        let request = StorageRequest::Gather { keys, bytes_max };
-        turn.ask_storage_inner(Inner::Handoff { target: id }, request);
+        let taken_for = (kind == HintKind::StandIn).then_some(id);
+        let request = StorageRequest::Gather { taken_for, keys, bytes_max };
+        turn.ask_storage_inner(Inner::Handoff { line }, request);
         None
     }
 
     /// What the first of a pass's keys hold has been read.
-    pub(crate) fn on_gathered(&mut self, id: NodeId, answer: StorageAnswer, turn: &mut Turn<'_>) {
+    pub(crate) fn on_gathered(&mut self, line: Line, answer: StorageAnswer, turn: &mut Turn<'_>) {
         let now = turn.instant();
         self.wake = Some(now);
-        let target = self.targets.get_mut(&id);
+        let target = self.targets.get_mut(&line);
         let Some(pass) = target.and_then(Target::pass) else { return };
         let StorageAnswer::Gathered(told, rows) = answer else { return pass.fail(turn) };
         pass.step = Step::Next;
@@ -372,20 +400,20 @@ impl Handoff {
             }
         }
         if !to_send.is_empty() {
-            self.send(id, replication, sent, to_send, turn);
+            self.send(line, replication, sent, to_send, turn);
         }
     }
 
     fn send(
         &mut self,
-        id: NodeId,
+        line: Line,
         replication: u8,
         hints: Vec<Hint>,
         rows: Vec<Row>,
         turn: &mut Turn<'_>,
     ) {
-        let now = turn.instant();
-        let pass = self.targets.get_mut(&id).and_then(Target::pass).expect("a pass goes on");
+        let (now, (_, id)) = (turn.instant(), line);
+        let pass = self.targets.get_mut(&line).and_then(Target::pass).expect("a pass goes on");
         if is_planted(PlantedBug::DropHint) {
             turn.shared.counters.hints.delivered += hints.len() as u64;
             return pass.delivered.extend(hints);
@@ -409,20 +437,31 @@ impl Handoff {
 
     /// Whether an answer is to a message of this handoff.
     pub(crate) fn awaits(&self, from: NodeId, request: u64) -> bool {
-        let state = self.targets.get(&from).map(|target| &target.state);
-        match state {
+        self.awaiting(from, request).is_some()
+    }
+
+    fn awaiting(&self, from: NodeId, request: u64) -> Option<Line> {
+        let lines = HintKind::ALL.into_iter().map(|kind| (kind, from));
+        lines.into_iter().find(|line| match self.targets.get(line).map(|target| &target.state) {
             Some(State::Passing(pass)) => {
                 matches!(pass.step, Step::Sent { number, .. } if number == request)
             }
             _ => false,
-        }
+        })
     }
 
     /// A target has answered.
-    pub(crate) fn on_answer(&mut self, from: NodeId, answer: Pushed, turn: &mut Turn<'_>) {
+    pub(crate) fn on_answer(
+        &mut self,
+        from: NodeId,
+        request: u64,
+        answer: Pushed,
+        turn: &mut Turn<'_>,
+    ) {
         let now = turn.instant();
         self.wake = Some(now);
-        let Some(target) = self.targets.get_mut(&from) else { return };
+        let line = self.awaiting(from, request);
+        let Some(target) = line.and_then(|line| self.targets.get_mut(&line)) else { return };
         if answer.is_busy {
             target.busy_until = now.plus_ms(1_000);
         }
@@ -441,11 +480,13 @@ impl Handoff {
         };
         let Step::Sent { hints, .. } = std::mem::take(&mut pass.step) else { return };
         for (hint, is_taken_in) in hints.into_iter().zip(taken_in) {
-            if is_taken_in {
+            if !is_taken_in {
+                turn.shared.hints.put_back(&hint);
+                pass.leave_behind(&hint);
+            } else if turn.shared.hints.end(&hint) {
                 turn.shared.counters.hints.delivered += 1;
                 pass.delivered.push(hint);
             } else {
-                turn.shared.hints.put_back(&hint);
                 pass.leave_behind(&hint);
             }
         }
@@ -453,10 +494,10 @@ impl Handoff {
     }
 
     /// Ends a pass of which nothing is left to do.
-    fn end_pass(&mut self, id: NodeId, turn: &mut Turn<'_>) {
+    fn end_pass(&mut self, line: Line, turn: &mut Turn<'_>) {
         let now = turn.instant();
         self.wake = Some(now);
-        let target = self.targets.get_mut(&id).expect("it is advanced");
+        let target = self.targets.get_mut(&line).expect("it is advanced");
         let State::Passing(pass) = std::mem::replace(&mut target.state, State::Idle) else {
             return;
         };
@@ -467,7 +508,8 @@ impl Handoff {
             target.from = target.first_left.take().unwrap_or(target.from);
             target.back_off(now);
         } else {
-            target.from = last;
+            // What was left behind is met again only after a while.
+            target.from = last.next().unwrap_or(last);
             if first_left.is_none() {
                 target.back_off_ms = BACK_OFF_MS.0;
             }
@@ -481,8 +523,8 @@ impl Handoff {
     /// What has become of hints is written down, or is not.
     pub(crate) fn on_saved(&mut self, result: Result<(), String>, turn: &mut Turn<'_>) {
         self.wake = Some(turn.instant());
-        for id in turn.shared.hints.on_saved(result, turn.instant()) {
-            if let Some(target) = self.targets.get_mut(&id)
+        for line in turn.shared.hints.on_saved(result, turn.instant()) {
+            if let Some(target) = self.targets.get_mut(&line)
                 && matches!(target.state, State::Leaving)
             {
                 target.state = State::Idle;
@@ -492,12 +534,14 @@ impl Handoff {
 
     /// The connection to a node is gone: what is under way may have come, or not.
     pub(crate) fn on_peer_lost(&mut self, node: NodeId, turn: &mut Turn<'_>) {
-        let pass = self.targets.get_mut(&node).and_then(Target::pass);
-        if let Some(pass) = pass
-            && matches!(pass.step, Step::Sent { .. })
-        {
-            pass.fail(turn);
-            self.wake = Some(turn.instant());
+        for kind in HintKind::ALL {
+            let pass = self.targets.get_mut(&(kind, node)).and_then(Target::pass);
+            if let Some(pass) = pass
+                && matches!(pass.step, Step::Sent { .. })
+            {
+                pass.fail(turn);
+                self.wake = Some(turn.instant());
+            }
         }
     }
 }
@@ -518,13 +562,16 @@ impl Turn<'_> {
     }
 
     /// How long a hint of that time is kept still.
-    fn hint_age_left_ms(&self, time: HybridTime) -> u64 {
+    fn hint_age_left_ms(&self, kind: HintKind, time: HybridTime) -> u64 {
+        if kind == HintKind::StandIn {
+            return u64::MAX;
+        }
         let age_ms = self.time().wall().0.saturating_sub(time.wall().0);
         (self.shared.config.hint_age_ms_max + 1).saturating_sub(age_ms)
     }
 
     fn judge(&self, hint: &Hint) -> Judgement {
-        if self.hint_age_left_ms(hint.time) == 0 {
+        if self.hint_age_left_ms(hint.kind, hint.time) == 0 {
             return Judgement::Drop(Reason::Expired);
         }
         let Some(record) = self.shared.keeper.current() else { return Judgement::Leave };
@@ -537,9 +584,14 @@ impl Turn<'_> {
         let (vnode, replication) =
             (record.vnodes.vnode_of(hint.key.token()), table.options.replication);
         let is_replica = |node: NodeId| record.is_primary(node, vnode, table.options.replication);
-        if hint.target == self.own() || !is_replica(hint.target) || !is_replica(self.own()) {
-            return Judgement::Drop(Reason::NotAReplica);
+        let is_right = hint.target != self.own() && is_replica(hint.target);
+        match hint.kind {
+            HintKind::Reference if !is_right || !is_replica(self.own()) => {
+                Judgement::Drop(Reason::NotAReplica)
+            }
+            // It is data, and what becomes of it only the record can say.
+            HintKind::StandIn if !is_right => Judgement::Leave,
+            HintKind::Reference | HintKind::StandIn => Judgement::Deliver { replication },
         }
-        Judgement::Deliver { replication }
     }
 }

@@ -7,6 +7,11 @@
 //! key later reads the write. And a key is forgotten here before it is read for a delivery
 //! ([`Hints::begin`]), so that a write that comes after the reading is noted anew.
 //!
+//! What this node took in the place of a primary of a sloppy table is noted by the storage worker,
+//! together with the data ([`quoit_storage::store::StandIn`]): here is only counted what waits, and
+//! known what is being taken, so that nothing is forgotten which came after its key was read for a
+//! delivery.
+//!
 //! New hints, and those that leave, are written down together, one change at a time; what comes
 //! meanwhile goes with the next one. A node that ends before that has lost those hints: the
 //! anti-entropy finds what they stood for, as it does for those that are dropped.
@@ -15,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 
 use quoit_ring::{HybridTime, NodeId};
-use quoit_storage::layout::StoredKey;
-use quoit_storage::store::{Hint, HintFigures};
+use quoit_storage::layout::{HintKind, StoredKey};
+use quoit_storage::store::{Hint, HintFigures, StandIn};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::counters::HintCounters;
@@ -58,13 +63,28 @@ impl HintCounters {
     }
 }
 
+/// The hints of one kind for one node.
+pub(crate) type Line = (HintKind, NodeId);
+
+/// What goes on with something that is taken in a primary's place.
+#[derive(Debug, Default)]
+struct Taking {
+    /// So many times it is with the storage worker.
+    under_way: u32,
+    /// A delivery goes on.
+    is_watched: bool,
+    /// More came since its key was read.
+    is_touched: bool,
+}
+
 /// The hints of this node.
 pub(crate) struct Hints {
     /// Those that are written down. Nodes for which nothing waits are left out.
-    waiting: BTreeMap<NodeId, HintFigures>,
-    /// Of all, noted or written down.
+    waiting: BTreeMap<Line, HintFigures>,
+    /// Of all references, noted or written down.
     bytes: u64,
     known: Known,
+    taking: BTreeMap<(NodeId, StoredKey), Taking>,
     /// Of those that are not written down yet.
     noted_bytes: u64,
     /// Not written down yet.
@@ -77,12 +97,14 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
-    pub(crate) fn new(waiting: BTreeMap<NodeId, HintFigures>, seed: u64) -> Self {
+    pub(crate) fn new(waiting: BTreeMap<Line, HintFigures>, seed: u64) -> Self {
+        let references = waiting.iter().filter(|((kind, _), _)| *kind == HintKind::Reference);
         Self {
-            bytes: waiting.values().map(|figures| figures.bytes).sum(),
+            bytes: references.map(|(_, figures)| figures.bytes).sum(),
             last_time: waiting.values().map(|it| it.newest).max().unwrap_or_default(),
             waiting,
             known: Known::new(seed),
+            taking: BTreeMap::new(),
             noted_bytes: 0,
             changes: HintChanges::default(),
             saving: None,
@@ -100,31 +122,88 @@ impl Hints {
         self.has_news().then_some(self.not_before)
     }
 
-    /// The nodes for which hints wait.
-    pub(super) fn targets(&self) -> Vec<NodeId> {
+    /// Of which kind hints wait for which nodes.
+    pub(super) fn lines(&self) -> Vec<Line> {
         self.waiting.keys().copied().collect()
     }
 
     /// What waits for a node, written down or not.
-    pub(crate) fn figures(&self, target: NodeId) -> HintFigures {
-        let mut figures = self.waiting.get(&target).copied().unwrap_or_default();
-        let saving = self.saving.iter().flat_map(|saving| &saving.added);
-        for hint in self.changes.added.iter().chain(saving).filter(|it| it.target == target) {
-            add(&mut figures, hint);
-        }
+    pub(crate) fn figures(&self, line: Line) -> HintFigures {
+        let mut figures = self.waiting.get(&line).copied().unwrap_or_default();
+        self.noted().filter(|hint| line_of(hint) == line).for_each(|hint| figures.add(hint));
         figures
     }
 
     /// What is written down for a node.
-    pub(super) fn written(&self, target: NodeId) -> HintFigures {
-        self.waiting.get(&target).copied().unwrap_or_default()
+    pub(super) fn written(&self, line: Line) -> HintFigures {
+        self.waiting.get(&line).copied().unwrap_or_default()
     }
 
     /// Every node for which hints wait, written down or not.
-    pub(crate) fn all_targets(&self) -> BTreeSet<NodeId> {
+    pub(crate) fn all_lines(&self) -> BTreeSet<Line> {
+        self.waiting.keys().copied().chain(self.noted().map(line_of)).collect()
+    }
+
+    /// Those that are not written down yet.
+    fn noted(&self) -> impl Iterator<Item = &Hint> {
         let saving = self.saving.iter().flat_map(|saving| &saving.added);
-        let noted = self.changes.added.iter().chain(saving).map(|hint| hint.target);
-        self.waiting.keys().copied().chain(noted).collect()
+        self.changes.added.iter().chain(saving)
+    }
+
+    /// When the oldest was taken of what lies here in the place of others; `None` if nothing does.
+    pub(super) fn oldest_taken(&self) -> Option<HybridTime> {
+        let taken = self.waiting.iter().filter(|((kind, _), _)| *kind == HintKind::StandIn);
+        taken.map(|(_, figures)| figures.oldest).min()
+    }
+
+    /// The time of the next hint.
+    fn next_time(&mut self, now: HybridTime) -> HybridTime {
+        self.last_time = self.last_time.next().unwrap_or(self.last_time).max(now);
+        self.last_time
+    }
+
+    /// The storage worker is about to take something in a primary's place.
+    pub(crate) fn on_taking(&mut self, taken: &mut StandIn, now: HybridTime) {
+        taken.time = self.next_time(now);
+        let taking = self.taking.entry((taken.primary, taken.mutation.key.clone())).or_default();
+        taking.under_way += 1;
+        taking.is_touched = true;
+    }
+
+    /// It has, or has not. With the hint, if that is new.
+    pub(crate) fn on_taken(&mut self, primary: NodeId, key: StoredKey, hint: Option<&Hint>) {
+        if let Some(hint) = hint {
+            self.waiting.entry(line_of(hint)).or_default().add(hint);
+        }
+        self.change_taking(primary, key, |taking| taking.under_way -= 1);
+    }
+
+    fn change_taking(&mut self, primary: NodeId, key: StoredKey, change: impl FnOnce(&mut Taking)) {
+        let at = (primary, key);
+        let taking = self.taking.entry(at.clone()).or_default();
+        change(taking);
+        if taking.under_way == 0 && !taking.is_watched {
+            self.taking.remove(&at);
+        }
+    }
+
+    /// Whether what the hint is about may be read for a delivery.
+    pub(super) fn is_at_rest(&self, hint: &Hint) -> bool {
+        hint.kind == HintKind::Reference
+            || !self.taking.contains_key(&(hint.target, hint.key.clone()))
+    }
+
+    /// A delivery has ended. Whether the hint may leave: nothing came since its key was read.
+    pub(super) fn end(&mut self, hint: &Hint) -> bool {
+        if hint.kind == HintKind::Reference {
+            return true;
+        }
+        let mut is_touched = false;
+        self.change_taking(hint.target, hint.key.clone(), |taking| {
+            is_touched = taking.is_touched;
+            taking.is_watched = false;
+        });
+        !is_touched
     }
 
     /// Notes that a node misses a write, unless that would come to nothing new.
@@ -132,13 +211,12 @@ impl Hints {
         if self.known.has(target, key) {
             return Noted::Before;
         }
-        let time = self.last_time.next().unwrap_or(self.last_time).max(now);
-        let hint = Hint { target, time, key: key.clone() };
+        let (kind, time) = (HintKind::Reference, self.next_time(now));
+        let hint = Hint { kind, target, time, key: key.clone() };
         let bytes = hint.bytes();
         if self.noted_bytes + bytes > NOTED_BYTES_MAX || self.bytes + bytes > bytes_max {
             return Noted::Full;
         }
-        self.last_time = time;
         self.bytes += bytes;
         self.noted_bytes += bytes;
         self.known.add(target, key);
@@ -149,12 +227,24 @@ impl Hints {
     /// The key of a hint is about to be read, to be delivered, or the hint is dropped: writes from now
     /// on are noted anew.
     pub(super) fn begin(&mut self, hint: &Hint) {
-        self.known.remove(hint.target, &hint.key);
+        match hint.kind {
+            HintKind::Reference => self.known.remove(hint.target, &hint.key),
+            HintKind::StandIn => {
+                self.change_taking(hint.target, hint.key.clone(), |taking| {
+                    (taking.is_watched, taking.is_touched) = (true, false);
+                });
+            }
+        }
     }
 
     /// The hint stays.
     pub(super) fn put_back(&mut self, hint: &Hint) {
-        self.known.add(hint.target, &hint.key);
+        match hint.kind {
+            HintKind::Reference => self.known.add(hint.target, &hint.key),
+            HintKind::StandIn => {
+                self.end(hint);
+            }
+        }
     }
 
     /// These leave.
@@ -164,18 +254,20 @@ impl Hints {
     }
 
     /// No hint for the node is older than this.
-    pub(super) fn set_oldest(&mut self, target: NodeId, oldest: HybridTime) {
-        if let Some(figures) = self.waiting.get_mut(&target) {
+    pub(super) fn set_oldest(&mut self, line: Line, oldest: HybridTime) {
+        if let Some(figures) = self.waiting.get_mut(&line) {
             figures.oldest = oldest;
         }
     }
 
     /// Nothing waits for the node (any more that could be read). How much was thought to.
-    pub(super) fn forget(&mut self, target: NodeId) -> u64 {
-        let Some(figures) = self.waiting.remove(&target) else { return 0 };
-        // Which keys those were nobody knows.
-        self.known.clear();
-        self.bytes = self.bytes.saturating_sub(figures.bytes);
+    pub(super) fn forget(&mut self, line: Line) -> u64 {
+        let Some(figures) = self.waiting.remove(&line) else { return 0 };
+        if line.0 == HintKind::Reference {
+            // Which keys those were nobody knows.
+            self.known.clear();
+            self.bytes = self.bytes.saturating_sub(figures.bytes);
+        }
         figures.number
     }
 
@@ -185,11 +277,7 @@ impl Hints {
     }
 
     /// What was to be written down is, or is not. Whose hints have left.
-    pub(crate) fn on_saved(
-        &mut self,
-        result: Result<(), String>,
-        now: Instant,
-    ) -> BTreeSet<NodeId> {
+    pub(crate) fn on_saved(&mut self, result: Result<(), String>, now: Instant) -> BTreeSet<Line> {
         let saved = self.saving.take().expect("hints are saved one change at a time");
         if result.is_err() {
             // It may be there all the same: the same records are written again.
@@ -201,16 +289,17 @@ impl Hints {
             return BTreeSet::new();
         }
         for hint in &saved.added {
-            add(self.waiting.entry(hint.target).or_default(), hint);
+            self.waiting.entry(line_of(hint)).or_default().add(hint);
         }
         let mut left = BTreeSet::new();
         for hint in saved.removed() {
-            left.insert(hint.target);
-            self.bytes = self.bytes.saturating_sub(hint.bytes());
-            if let Some(figures) = self.waiting.get_mut(&hint.target) {
+            left.insert(line_of(hint));
+            if hint.kind == HintKind::Reference {
+                self.bytes = self.bytes.saturating_sub(hint.bytes());
+            }
+            if let Some(figures) = self.waiting.get_mut(&line_of(hint)) {
                 figures.number = figures.number.saturating_sub(1);
                 figures.bytes = figures.bytes.saturating_sub(hint.bytes());
-                figures.oldest = figures.oldest.max(hint.time);
             }
         }
         self.waiting.retain(|_, figures| figures.number > 0);
@@ -218,13 +307,8 @@ impl Hints {
     }
 }
 
-fn add(figures: &mut HintFigures, hint: &Hint) {
-    if figures.number == 0 {
-        figures.oldest = hint.time;
-    }
-    figures.number += 1;
-    figures.bytes += hint.bytes();
-    figures.newest = hint.time;
+fn line_of(hint: &Hint) -> Line {
+    (hint.kind, hint.target)
 }
 
 enum Noted {
@@ -311,6 +395,7 @@ mod tests {
     use quoit_ring::{TableId, Token};
 
     const TARGET: NodeId = NodeId(2);
+    const LINE: Line = (HintKind::Reference, TARGET);
 
     fn key(number: u64) -> StoredKey {
         StoredKey::new(Token(number), TableId(1), b"k", b"").expect("short")
@@ -336,7 +421,7 @@ mod tests {
         hints.on_saved(Ok(()), Instant(0));
         hints.begin(&first);
         assert!(matches!(note(&mut hints, 1), Noted::New));
-        assert_eq!(hints.figures(TARGET).number, 3);
+        assert_eq!(hints.figures(LINE).number, 3);
         let again = save(&mut hints).added[0].clone();
         assert!(again.time > first.time, "they ascend");
         hints.begin(&again);
@@ -353,10 +438,10 @@ mod tests {
         assert!(matches!(note(&mut hints, 200), Noted::Full));
         let added = save(&mut hints).added;
         hints.on_saved(Ok(()), Instant(0));
-        assert_eq!(hints.figures(TARGET).number, noted as u64);
+        assert_eq!(hints.figures(LINE).number, noted as u64);
         hints.leave(added[..1].to_vec(), added[1..].to_vec());
         save(&mut hints);
-        assert_eq!(hints.on_saved(Ok(()), Instant(0)), BTreeSet::from([TARGET]));
+        assert_eq!(hints.on_saved(Ok(()), Instant(0)), BTreeSet::from([LINE]));
         assert!(hints.waiting.is_empty() && hints.changes.is_empty() && hints.saving.is_none());
         assert!(matches!(note(&mut hints, 200), Noted::New));
     }

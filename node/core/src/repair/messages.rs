@@ -159,7 +159,8 @@ pub struct Pushed {
     pub result: Result<Vec<bool>, Refusal>,
 }
 
-/// Asks a replica to make no dot up to a time any more (see `repair::settle`).
+/// Asks a node to make no dot up to a time any more, or whether it keeps anything for others still
+/// (see `repair::settle`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskPromise {
     /// The version of the record that the asker follows.
@@ -168,6 +169,10 @@ pub struct AskPromise {
     pub time: HybridTime,
     /// The time.
     pub until: HybridTime,
+    /// All have promised already: has what the node took in the place of others, up to now, been handed
+    /// over? The first time that this is asked for a time is what "now" means from then on.
+    #[serde(default)]
+    pub is_clear: bool,
 }
 
 /// The answer.
@@ -175,7 +180,7 @@ pub struct AskPromise {
 pub struct Promised {
     /// The replica's hybrid time.
     pub time: HybridTime,
-    /// `Ok`: it is promised, and what the replica applied is durable.
+    /// `Ok`: it is promised, and what the node applied is durable; or it keeps nothing that old.
     pub result: Result<(), Refusal>,
 }
 

@@ -6,11 +6,20 @@
 //!    for ever (the lease, which a restart goes on from, is durable and later), no write of its own
 //!    under a dot at or before T is under way, and what it applied is durable. Each node promises for
 //!    all that it is a replica of at once.
+//!
+//!    Where a table is sloppy, every member promises; and when all have, every member is asked whether
+//!    all that it took in the place of others until then is **handed over**.
 //! 2. waits until exchanges that began after all these promises have brought here what each of the
 //!    others holds, vouched for and without anything unknown: they are **gathered**.
 //! 3. waits until exchanges that began after that have brought to each of the others what is held
 //!    here: it is **scattered**.
 //! 4. tells all to raise their **floors** to T.
+//!
+//! **What fallbacks took.** A write under a dot at or before T of which a fallback was needed for the
+//! acknowledgement was durable there before its coordinator promised. So it is among what the fallback
+//! kept when it was asked, after all promises; and once it has handed that over, the write is durable at a
+//! primary, from which it is gathered like any other. What a fallback takes later under such a dot was
+//! never acknowledged.
 //!
 //! **Why nothing is lost by that.** Take a write under a dot at or before T that was acknowledged, or
 //! will ever be. Whoever made the dot promised afterwards, when the write was not under way any more:
@@ -80,6 +89,8 @@ pub(crate) struct Settling {
     tell_at: Instant,
     /// What this node promised to which leader in this life.
     promised: BTreeMap<NodeId, HybridTime>,
+    /// Which leader asked for what time whether all is handed over, and when it first did.
+    clear_since: BTreeMap<NodeId, (HybridTime, HybridTime)>,
     asked: BTreeMap<u64, Asked>,
     next: u64,
     /// The time that a round of this node last came to.
@@ -97,8 +108,8 @@ pub(crate) struct Settling {
 enum Asked {
     /// A promise, for an own round or a peer's.
     Promise { until: HybridTime, to: Option<(NodeId, u64)> },
-    /// A promise of a peer.
-    PeerPromise { until: HybridTime, node: NodeId },
+    /// A promise of a peer, or that it has handed over what it took.
+    PeerPromise { until: HybridTime, node: NodeId, is_clear: bool },
     /// Floors, as an own round or a peer's settled them.
     Raise { vnodes: Vec<VnodeIndex> },
     /// What may go.
@@ -117,6 +128,8 @@ struct Round {
     ask_at: Instant,
     /// When each node's promise came.
     promises: BTreeMap<NodeId, Option<Instant>>,
+    /// Where a table is sloppy: when each node had handed over what it took in the place of others.
+    cleared: Option<BTreeMap<NodeId, Option<Instant>>>,
     /// What is not settled yet.
     vnodes: BTreeMap<VnodeIndex, Progress>,
     /// What is, and is still to be told.
@@ -152,6 +165,7 @@ impl Settling {
             wake: Some(now),
             tell_at: now,
             promised: BTreeMap::new(),
+            clear_since: BTreeMap::new(),
             asked: BTreeMap::new(),
             next: random.draw(),
             settled: HybridTime::ZERO,
@@ -185,8 +199,7 @@ impl Settling {
         if now.ms_since(round.began) < AWAY_MS {
             return Vec::new();
         }
-        let missing = round.promises.iter().filter(|(_, promise)| promise.is_none());
-        missing.map(|(node, _)| *node).collect()
+        round.missing().0
     }
 
     /// Begins rounds, asks for promises, tells what is settled, and collects.
@@ -256,19 +269,48 @@ impl Settling {
             round.settled.extend(std::mem::take(&mut round.vnodes).into_keys());
             return;
         }
-        let missing = round.promises.iter().filter(|(_, promise)| promise.is_none());
-        let missing: Vec<NodeId> = missing.map(|(node, _)| *node).collect();
+        let (missing, is_clear) = round.missing();
         // Whoever has not answered is asked anew.
         self.asked.retain(|_, asked| !matches!(asked, Asked::PeerPromise { .. }));
         for node in missing {
-            if node == own {
+            if node == own && is_clear {
+                if self.is_clear(own, until, turn) {
+                    self.note_promise(own, until, is_clear, now);
+                }
+            } else if node == own {
                 // If it cannot be promised now, it is tried again.
                 let _ = self.promise(until, None, oldest_dot, turn);
             } else if turn.shared.liveness.is_up(node) {
-                let request = self.number(Asked::PeerPromise { until, node });
-                let message = AskPromise { epoch, time: turn.time(), until }.into();
+                let request = self.number(Asked::PeerPromise { until, node, is_clear });
+                let message = AskPromise { epoch, time: turn.time(), until, is_clear }.into();
                 turn.effects.push(Effect::ToPeer { to: node, request, message });
             }
+        }
+    }
+
+    /// Whether this node has handed over all that it had taken in the place of others when that leader
+    /// first asked so for that time.
+    fn is_clear(&mut self, leader: NodeId, until: HybridTime, turn: &Turn<'_>) -> bool {
+        let since = self.clear_since.entry(leader).or_insert((until, turn.time()));
+        if since.0 != until {
+            *since = (until, turn.time());
+        }
+        turn.shared.hints.oldest_taken().is_none_or(|oldest| oldest > since.1)
+    }
+
+    /// A node has promised, or has handed over what it took.
+    fn note_promise(&mut self, node: NodeId, until: HybridTime, is_clear: bool, now: Instant) {
+        let Some(round) = self.round.as_mut().filter(|round| round.until == until) else { return };
+        let promises = match is_clear {
+            true => round.cleared.as_mut(),
+            false => Some(&mut round.promises),
+        };
+        let Some(promise) = promises.and_then(|promises| promises.get_mut(&node)) else { return };
+        promise.get_or_insert(now);
+        if !is_clear && round.missing().1 {
+            // The last one: now they are asked for the rest.
+            round.ask_at = now;
+            self.wake = Some(now);
         }
     }
 
@@ -308,7 +350,11 @@ impl Settling {
         }
         let Some(round) = &mut self.round else { return };
         let Some(progress) = round.vnodes.get_mut(&merged.vnode) else { return };
-        let Some(promised_at) = progress.promised_at(round.own, &round.promises) else { return };
+        let Some(promised_at) =
+            promised_at(round.own, &progress.others, &round.promises, &round.cleared)
+        else {
+            return;
+        };
         if merged.began <= promised_at || !progress.shares(&merged) {
             return;
         }
@@ -376,8 +422,9 @@ impl Settling {
             .vnodes
             .iter()
             .filter(|(_, progress)| {
-                progress.others.is_empty()
-                    && progress.promised_at(round.own, &round.promises).is_some()
+                let (own, others) = (round.own, &progress.others);
+                others.is_empty()
+                    && promised_at(own, others, &round.promises, &round.cleared).is_some()
             })
             .map(|(vnode, _)| *vnode)
             .collect();
@@ -423,6 +470,12 @@ impl Settling {
     ) {
         let answer = match turn.shared.keeper.epoch() == ask.epoch {
             _ if !turn.shared.continuity.is_confirmed() => Err(Refusal::Recovering),
+            true if ask.is_clear => {
+                let is_clear = self.is_clear(from, ask.until, turn);
+                let result = if is_clear { Ok(()) } else { Err(Refusal::Overloaded) };
+                let message = Promised { time: turn.time(), result }.into();
+                return turn.effects.push(Effect::ToPeer { to: from, request, message });
+            }
             true => self.promise(ask.until, Some((from, request)), oldest_dot, turn),
             false => Err(Refusal::WrongConfiguration),
         };
@@ -440,17 +493,15 @@ impl Settling {
         promised: &Promised,
         now: Instant,
     ) {
-        let asked = match self.asked.get(&request) {
-            Some(Asked::PeerPromise { until, node }) if *node == from => *until,
+        let (until, is_clear) = match self.asked.get(&request) {
+            Some(Asked::PeerPromise { until, node, is_clear }) if *node == from => {
+                (*until, *is_clear)
+            }
             Some(_) | None => return,
         };
         self.asked.remove(&request);
-        if promised.result.is_ok()
-            && let Some(round) = &mut self.round
-            && round.until == asked
-            && let Some(promise) = round.promises.get_mut(&from)
-        {
-            promise.get_or_insert(now);
+        if promised.result.is_ok() {
+            self.note_promise(from, until, is_clear, now);
         }
     }
 
@@ -529,13 +580,8 @@ impl Settling {
         turn: &mut Turn<'_>,
     ) {
         let Some((node, request)) = to else {
-            let own = turn.own();
-            if let Some(round) = self.round.as_mut().filter(|round| round.until == until)
-                && let Some(promise) = round.promises.get_mut(&own)
-            {
-                promise.get_or_insert(turn.now.instant);
-            }
-            return;
+            let (own, now) = (turn.own(), turn.now.instant);
+            return self.note_promise(own, until, false, now);
         };
         let promised = self.promised.entry(node).or_default();
         *promised = until.max(*promised);
@@ -633,7 +679,13 @@ impl Round {
             );
         }
         let is_any = !vnodes.is_empty() && !replications.is_empty();
+        let is_sloppy = record.tables.iter().any(|table| table.options.sloppy);
+        if is_sloppy {
+            promises.extend(record.members.iter().map(|member| (member.id, None)));
+        }
+        let is_cleared = is_sloppy && !is_planted(PlantedBug::SettleOverStandIns);
         is_any.then(|| Self {
+            cleared: is_cleared.then(|| promises.clone()),
             own,
             epoch: record.epoch,
             until,
@@ -646,20 +698,38 @@ impl Round {
     }
 }
 
-impl Progress {
-    /// When the last of all replicas had promised, if they have.
-    fn promised_at(
-        &self,
-        own: NodeId,
-        promises: &BTreeMap<NodeId, Option<Instant>>,
-    ) -> Option<Instant> {
-        let mut last = Instant(0);
-        for node in self.others.keys().chain([&own]) {
-            last = last.max((*promises.get(node)?)?);
+impl Round {
+    /// Who has not promised yet; or, once all have, who has not handed over what it took.
+    fn missing(&self) -> (Vec<NodeId>, bool) {
+        let missing = |promises: &BTreeMap<NodeId, Option<Instant>>| -> Vec<NodeId> {
+            let missing = promises.iter().filter(|(_, promise)| promise.is_none());
+            missing.map(|(node, _)| *node).collect()
+        };
+        match (missing(&self.promises), &self.cleared) {
+            (promises, Some(cleared)) if promises.is_empty() => (missing(cleared), true),
+            (promises, _) => (promises, false),
         }
-        Some(last)
     }
+}
 
+/// When the last of all that matters to a virtual node was promised, if it was.
+fn promised_at(
+    own: NodeId,
+    others: &BTreeMap<NodeId, BTreeSet<u8>>,
+    promises: &BTreeMap<NodeId, Option<Instant>>,
+    cleared: &Option<BTreeMap<NodeId, Option<Instant>>>,
+) -> Option<Instant> {
+    let mut last = Instant(0);
+    for node in others.keys().chain([&own]) {
+        last = last.max((*promises.get(node)?)?);
+    }
+    for cleared in cleared.iter().flat_map(BTreeMap::values) {
+        last = last.max((*cleared)?);
+    }
+    Some(last)
+}
+
+impl Progress {
     fn shares(&self, merged: &Merged) -> bool {
         self.others.get(&merged.peer).is_some_and(|shared| shared.contains(&merged.replication))
     }

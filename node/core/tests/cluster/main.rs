@@ -20,6 +20,7 @@ mod recovery;
 mod scrub;
 mod settle;
 mod siblings;
+mod sloppy;
 mod storage;
 mod world;
 mod writes;

@@ -60,7 +60,8 @@ fn write_back(world: &mut World, table: TableId, name: &str, set: &SiblingSet) -
         deadline_ms: 10_000,
     };
     let (set, values) = (codec::encode(set), Vec::new());
-    let merge = PeerMerge { head, key: key(name), set, rebuild: false, values };
+    let merge =
+        PeerMerge { head, key: key(name), set, rebuild: false, values, stands_in_for: None };
     world.seen = Some(Vec::new());
     world.tell(node(1), Event::Peer { from: node(2), request: 99, message: merge.into() });
     world.run_ms(100);

@@ -26,7 +26,7 @@ fn merge(set: Bytes) -> PeerMessage {
         deadline_ms: 500,
     };
     let key = Key { partition: Bytes::from_static(b"key"), sort: Bytes::new() };
-    PeerMerge { head, key, set, rebuild: false, values: Vec::new() }.into()
+    PeerMerge { head, key, set, rebuild: false, values: Vec::new(), stands_in_for: None }.into()
 }
 
 fn merged() -> PeerMessage {

@@ -2,10 +2,12 @@
 //! them.
 
 use super::*;
+use crate::layout::HintKind;
 use quoit_ring::NodeId;
 
 fn hint(target: u64, time: u64, of: u64) -> Hint {
-    Hint { target: NodeId(target), time: HybridTime(time), key: key(of) }
+    let (kind, target) = (HintKind::Reference, NodeId(target));
+    Hint { kind, target, time: HybridTime(time), key: key(of) }
 }
 
 fn change(rig: &mut Rig, added: &[Hint], removed: &[Hint]) {
@@ -14,7 +16,7 @@ fn change(rig: &mut Rig, added: &[Hint], removed: &[Hint]) {
 }
 
 fn waiting(rig: &Rig, target: u64) -> Vec<Hint> {
-    rig.reader.hints(NodeId(target), HybridTime::ZERO, 100).hints
+    rig.reader.hints(HintKind::Reference, NodeId(target), HybridTime::ZERO, 100).hints
 }
 
 #[test]
@@ -29,16 +31,17 @@ fn hints_are_read_oldest_first_and_survive_crashes_and_flushes() {
     assert_eq!(waiting(&rig, 2), all[..3]);
     assert_eq!(waiting(&rig, 3), all[3..]);
     assert_eq!(waiting(&rig, 1), []);
-    assert_eq!(rig.reader.hints(NodeId(2), HybridTime(4), 1).hints, all[1..2]);
+    let later = rig.reader.hints(HintKind::Reference, NodeId(2), HybridTime(4), 1);
+    assert_eq!(later.hints, all[1..2]);
     let counted = rig.reader.count_hints();
     let bytes = all[0].bytes() + all[1].bytes() + all[2].bytes();
     let expected = HintFigures { number: 3, bytes, oldest: HybridTime(3), newest: HybridTime(7) };
-    assert_eq!(counted[&NodeId(2)], expected);
-    assert_eq!(counted[&NodeId(3)].number, 2);
+    assert_eq!(counted[&(HintKind::Reference, NodeId(2))], expected);
+    assert_eq!(counted[&(HintKind::Reference, NodeId(3))].number, 2);
     change(&mut rig, &[], &all[..2]);
     let rig = rig.crash();
     assert_eq!(waiting(&rig, 2), all[2..3]);
-    assert_eq!(rig.reader.count_hints()[&NodeId(2)].number, 1);
+    assert_eq!(rig.reader.count_hints()[&(HintKind::Reference, NodeId(2))].number, 1);
 }
 
 #[test]

@@ -436,7 +436,7 @@ impl Job {
         }
         let keys = left.iter().take(ROWS_MAX).cloned().collect();
         self.state = State::Gathering(left);
-        Step::Storage(StorageRequest::Gather { keys, bytes_max: around.bytes_max })
+        Step::Storage(StorageRequest::Gather { taken_for: None, keys, bytes_max: around.bytes_max })
     }
 
     /// The peer has taken in what it lacked.

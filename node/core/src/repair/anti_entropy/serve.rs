@@ -170,9 +170,16 @@ impl ExchangeRequest {
                     let key = StoredKey::from_bytes(row.0.clone());
                     let vnode = key.map(|key| record.vnodes.vnode_of(key.token()));
                     let vnode = vnode.map_err(|_| NotServed::Malformed("a row that is none"))?;
-                    check_vnode(vnode)?;
                     let mutation = mutation_of(record, vnode, head.replication, row, None);
-                    mutations.push(mutation.ok_or(NotServed::Malformed("a row that is none"))?);
+                    let mutation = mutation.ok_or(NotServed::Malformed("a row that is none"))?;
+                    // Of a sloppy table anybody may have taken it in this node's place.
+                    let table = record.table_by_id(mutation.key.table());
+                    let is_sloppy = table.is_some_and(|table| table.options.sloppy)
+                        && record.is_primary(own, vnode, head.replication);
+                    if !is_sloppy {
+                        check_vnode(vnode)?;
+                    }
+                    mutations.push(mutation);
                 }
                 Ok(StorageRequest::ApplyMany { mutations })
             }
