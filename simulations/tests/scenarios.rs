@@ -1,7 +1,8 @@
 //! Short schedules that once failed, as `shrink` printed them: each holds from then on. Those that
 //! came from a bug that was planted to try the simulator say so.
 
-use quoit_ring::ConflictPolicy::Siblings;
+use quoit_core::random::Random;
+use quoit_ring::ConflictPolicy::{Latest, Siblings};
 use quoit_simulations::plan::Action::*;
 use quoit_simulations::plan::Fault::*;
 use quoit_simulations::plan::{
@@ -10,7 +11,12 @@ use quoit_simulations::plan::{
 use quoit_simulations::run::run;
 
 /// Seeds of the swarm that once failed, and what was wrong.
-const SEEDS: [(u64, &str); 11] = [
+const SEEDS: [(u64, &str); 12] = [
+    (
+        20_261_125_400_433,
+        "a key of which two hints waited was handed over twice in one pass, the second time in vain, and \
+         the simulator took what was sent last for what was delivered",
+    ),
     (
         113_528,
         "what mends a replica was dropped as late after half a second: one with a slow disk that \
@@ -134,4 +140,31 @@ fn a_read_takes_in_a_write_that_was_just_acknowledged() {
         forms_slowly: false,
         expects_loss: false,
     });
+}
+
+/// A node is away for two hours, and another for one of them, while few keys are deleted and made again
+/// all the time, in a strict and in a sloppy table: what waits for them is hours old when it is brought,
+/// and nothing comes back by it. Time is settled several times before, and once they are back.
+#[test]
+fn hints_that_are_hours_old_bring_nothing_back() {
+    const MINUTE_MS: u64 = 60_000;
+    let minutes = 200;
+    let mut schedule = plan::draw(17, Profile::Endurance { minutes });
+    let table =
+        |policy, sloppy| Table { policy, replication: 3, read: 2, write: 2, ttl_ms: None, sloppy };
+    schedule.tables = vec![table(Latest, false), table(Siblings, true)];
+    let mut random = Random::new(17);
+    schedule.operations.retain(|operation| operation.id % 128 == 0);
+    for operation in &mut schedule.operations {
+        operation.key = u32::try_from(random.below(12)).expect("small");
+        operation.action = [Get, Get, Replace, Replace, Put, Delete, Delete, DeleteBlind]
+            [usize::try_from(random.below(8)).expect("small")];
+    }
+    let away = |node, from_minutes: u64, for_minutes: u64| PlannedFault {
+        at_ms: from_minutes * MINUTE_MS,
+        fault: Crash { node, power: true, for_ms: for_minutes * MINUTE_MS },
+    };
+    schedule.faults = vec![away(1, 20, 120), away(3, 60, 60), away(1, 160, 10)];
+    let report = run(&schedule, false);
+    assert_eq!(report.violation, None, "{report}");
 }

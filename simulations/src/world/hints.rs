@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quoit_core::HintChanges;
-use quoit_core::peer::HandOver;
+use quoit_core::peer::{HandOver, Pushed};
 use quoit_ring::{NodeId, VnodeCount};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
@@ -16,16 +16,25 @@ use crate::invariants::hints;
 /// At the end every hint has left within so many seconds.
 const DELIVERED_S: u32 = 200;
 
-/// What was sent to targets of hints last, and when, by holder, target and key.
+/// Messages that hand something over and are not answered, by holder, target and number.
+pub(super) type Handed = BTreeMap<(usize, usize, u64), HandOver>;
+/// What targets of hints took in last, and when, by holder, target and key.
 pub(super) type HandedOver = BTreeMap<(usize, NodeId, StoredKey), (SiblingSet, u64)>;
 
 impl World {
-    pub(super) fn note_handed_over(&mut self, from: usize, to: usize, message: &HandOver) {
-        for (key, (set, _)) in &message.rows {
+    pub(super) fn note_handed(&mut self, which: (usize, usize, u64), message: &HandOver) {
+        self.handed.insert(which, message.clone());
+    }
+
+    /// A target answers: what it has taken in is what it was sent last, whatever is sent after.
+    pub(super) fn note_taken_over(&mut self, which: (usize, usize, u64), answer: &Pushed) {
+        let Some(message) = self.handed.remove(&which) else { return };
+        let taken_in = answer.result.as_deref().unwrap_or_default();
+        for ((key, (set, _)), _) in message.rows.iter().zip(taken_in).filter(|(_, taken)| **taken) {
             let key = StoredKey::from_bytes(key.clone()).expect("a node sends right keys");
             let set = codec::decode(set).expect("a node sends right sets");
             let sent = (set, self.time_us);
-            self.handed_over.insert((from, super::node_id(to), key), sent);
+            self.handed_over.insert((which.0, super::node_id(which.1), key), sent);
         }
     }
 

@@ -145,6 +145,7 @@ pub(crate) struct World {
     tables: Vec<TableId>,
     /// When operations and faults begin.
     begun_us: u64,
+    handed: hints::Handed,
     handed_over: hints::HandedOver,
     sent: u64,
     events: u64,
@@ -216,6 +217,7 @@ impl World {
             record: None,
             tables: Vec::new(),
             begun_us: 0,
+            handed: hints::Handed::new(),
             handed_over: hints::HandedOver::new(),
             sent: 0,
             events: 0,

@@ -121,7 +121,10 @@ impl World {
             return;
         }
         if let PeerMessage::HandOver(handed) = message {
-            self.note_handed_over(from, to, handed);
+            self.note_handed((from, to, request), handed);
+        }
+        if let PeerMessage::Pushed(pushed) = message {
+            self.note_taken_over((to, from, request), pushed);
         }
         if let PeerMessage::MergeAnswer(answer) = message {
             self.network.echoes.on_answered((to, from), request, answer.merged.is_ok());
