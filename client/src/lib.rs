@@ -22,6 +22,9 @@
 //! - [`Client`] holds the connections (QUIC, mutual TLS 1.3) and routes each request to a primary
 //!   of its key. It is cheap to clone; clones share everything.
 //! - [`Table`] reads and writes, with the table's levels or others ([`Level`]).
+//! - [`Table::get_many`] and [`Table::put_many`] do many keys at once; [`Table::update`] reads, changes
+//!   and writes until no other writer's value stands beside the own one.
+//! - [`TypedTable`] has values of a type that serde knows, and a [`Resolver`] makes one of siblings.
 //! - Reads are tried again on other nodes until their deadline. A write is tried again only while
 //!   it is certainly not done, or when it is marked idempotent; a write whose outcome is not known
 //!   ends as [`WriteError::Unknown`], never as a failure.
@@ -35,9 +38,13 @@ mod context;
 mod driver;
 mod error;
 mod key;
+mod many;
 mod pages;
+mod resolve;
 mod table;
 mod tls;
+mod typed;
+mod update;
 
 pub use builder::{ClientBuilder, ConnectError, Identity};
 pub use client::Client;
@@ -45,7 +52,10 @@ pub use context::{Context, ParseContextError};
 pub use error::{ReadError, StatusError, TableChangeError, TableError, WriteError};
 pub use key::{IntoKey, KeyPart};
 pub use pages::{Item, Pages, ScanRange};
+pub use resolve::{LastWriter, Max, Resolver, Union};
 pub use table::{Reading, Table, Value, Written};
+pub use typed::{Format, Sibling, TypedError, TypedReading, TypedTable};
+pub use update::{Change, UpdateError, Updated};
 
 pub use quoit_protocol::{FailureCode, Key, Limits, status::NodeStatus};
 pub use quoit_ring::{

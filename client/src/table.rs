@@ -151,7 +151,18 @@ impl Table {
     }
 
     async fn get_key(&self, key: Key) -> Result<Reading, ReadError> {
-        match self.read(Request::Get { table: self.definition.id, key })?.read(self.name()).await? {
+        self.end_get(self.begin_get(key)).await
+    }
+
+    pub(crate) fn begin_get(&self, key: Key) -> Result<Submission, ReadError> {
+        self.read(Request::Get { table: self.definition.id, key })
+    }
+
+    pub(crate) async fn end_get(
+        &self,
+        begun: Result<Submission, ReadError>,
+    ) -> Result<Reading, ReadError> {
+        match begun?.read(self.name()).await? {
             Answer::Got(got) => Ok(got.into()),
             other => unreachable!("the session answers a get with what was got, not {other:?}"),
         }
@@ -219,6 +230,15 @@ impl Table {
         value: Option<Bytes>,
         context: &Context,
     ) -> Result<Written, WriteError> {
+        self.end_write(self.begin_write(key, value, context)).await
+    }
+
+    pub(crate) fn begin_write(
+        &self,
+        key: Key,
+        value: Option<Bytes>,
+        context: &Context,
+    ) -> Result<Submission, WriteError> {
         let request = Request::Write {
             table: self.definition.id,
             key,
@@ -227,10 +247,16 @@ impl Table {
             ttl_ms: self.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
             idempotent: self.idempotent,
         };
-        let answer = self
-            .inner
+        self.inner
             .submit(request, self.write_level, self.timeout)
-            .map_err(|error| WriteError::from_session(error, self.name()))?
+            .map_err(|error| WriteError::from_session(error, self.name()))
+    }
+
+    pub(crate) async fn end_write(
+        &self,
+        begun: Result<Submission, WriteError>,
+    ) -> Result<Written, WriteError> {
+        let answer = begun?
             .outcome()
             .await
             .ok_or(WriteError::Closed)?

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use fake::{Authority, CLUSTER, FakeCluster, Reaction, failure};
 use quoit_client::{
-    Client, ClientBuilder, ConnectError, Context, FailureCode, NodeId, ReadError, ScanRange,
-    StatusError, TableError, TableOptions, WriteError,
+    Client, ClientBuilder, ConnectError, Context, FailureCode, Format, LastWriter, Max, NodeId,
+    ReadError, ScanRange, StatusError, TableError, TableOptions, TypedError, WriteError,
 };
 use quoit_protocol::ClientRequest;
 
@@ -267,4 +267,57 @@ async fn a_directory_says_all_that_a_client_needs() {
     let error = ClientBuilder::from_directory(directory.path()).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("client.toml") && text.contains("colour"), "{text}");
+}
+
+#[tokio::test]
+async fn many_keys_are_written_and_read_in_order_each_with_its_own_outcome() {
+    let authority = Authority::new();
+    let cluster = FakeCluster::start(&authority, 3, |_, request| match request {
+        ClientRequest::Write(write) if &write.key.partition[..] == b"key 7" => {
+            Reaction::Refuse(failure(FailureCode::Invalid, false, "for the test"))
+        }
+        _ => Reaction::Serve,
+    });
+    let client = cluster.builder(&authority).connect().await.unwrap();
+    let table = client.table("t").await.unwrap();
+    let keys: Vec<String> = (0..1_000).map(|number| format!("key {number}")).collect();
+    let writes = keys.iter().map(|key| (key, key.clone(), Context::none()));
+    let written = table.put_many(writes).await;
+    let failed: Vec<usize> = (0..1_000).filter(|at| written[*at].is_err()).collect();
+    assert_eq!(failed, [7]);
+    let readings = table.get_many(&keys).await;
+    for (number, reading) in readings.into_iter().enumerate() {
+        let value = reading.unwrap().single().map(|value| value.bytes.clone());
+        assert_eq!(value, (number != 7).then(|| keys[number].clone().into()));
+    }
+}
+
+#[tokio::test]
+async fn an_update_of_a_latest_table_is_refused_and_says_why() {
+    let authority = Authority::new();
+    let cluster = FakeCluster::start(&authority, 1, |_, _| Reaction::Serve);
+    let client = cluster.builder(&authority).connect().await.unwrap();
+    let table = client.table("t").await.unwrap();
+    let error = table.update("k", |_| "v".into()).await.unwrap_err();
+    assert!(!error.is_unknown());
+    assert!(error.to_string().contains("updates need a table of siblings"), "{error}");
+}
+
+#[tokio::test]
+async fn typed_values_travel_in_either_format_and_others_are_refused() {
+    let authority = Authority::new();
+    let cluster = FakeCluster::start(&authority, 1, |_, _| Reaction::Serve);
+    let client = cluster.builder(&authority).connect().await.unwrap();
+    let table = client.table("t").await.unwrap();
+    for format in [Format::MessagePack, Format::Json] {
+        let typed = table.typed::<(String, Vec<u32>)>(format);
+        let value = ("three".to_owned(), vec![1, 2, 3]);
+        typed.put("k", &value, &Context::none()).await.unwrap();
+        assert_eq!(typed.get("k").await.unwrap().resolved(&LastWriter), Some(value));
+        let other = table.typed::<u64>(format);
+        let error = other.get("k").await.unwrap_err();
+        assert!(matches!(error, TypedError::Decode { .. }), "{error}");
+        assert!(error.to_string().contains("the table t cannot be read as u64"), "{error}");
+    }
+    assert_eq!(table.typed::<u64>(Format::Json).get("absent").await.unwrap().resolved(&Max), None);
 }

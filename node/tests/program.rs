@@ -4,6 +4,7 @@
 //! Everything stays on loopback and in a temporary directory; processes that are ended are those
 //! that the test started, by their ids.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+
+use quoit_client::{Change, ClientBuilder, Format, TypedError, Union, UpdateError};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_quoit");
 const UNICODE_DATA: &str = "/usr/share/unicode/UnicodeData.txt";
@@ -640,5 +643,51 @@ fn a_user_meets_clear_errors_and_resolves_siblings() {
         "--json",
     ]);
     assert!(serde_json::from_str::<serde_json::Value>(&bench).is_ok(), "{bench}");
+    up.stop();
+}
+
+/// Eight writers change one key at once, through the library: a set that each adds to, and a text that
+/// any of them replaces. Nothing of what was acknowledged is lost, and no sibling is left.
+#[test]
+fn writers_that_update_one_key_at_once_lose_nothing() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let up = Up::start(&scratch.path().join("data"), free_base_port());
+    up.run(&["tables", "create", "sets", "--policy", "siblings"]);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let builder = ClientBuilder::from_directory(up.client()).expect("up wrote it");
+        let client = builder.connect().await.expect("the cluster is up");
+        let table = client.table("sets").await.expect("it was made");
+        let sets = table.typed::<BTreeSet<u32>>(Format::MessagePack);
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..8 {
+            let sets = sets.clone();
+            writers.spawn(async move {
+                for element in (writer * 20)..(writer * 20 + 20) {
+                    let add = |set: Option<BTreeSet<u32>>| {
+                        let mut set = set.unwrap_or_default();
+                        set.insert(element);
+                        Some(set)
+                    };
+                    // Where too many write at once the element is there, as a sibling of theirs.
+                    match sets.update("shared", &Union, add).await {
+                        Ok(_) | Err(TypedError::Update(UpdateError::Contended { .. })) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+        while let Some(writer) = writers.join_next().await {
+            writer.expect("it does not panic");
+        }
+        sets.update("shared", &Union, |set| set).await.expect("nobody else writes any more");
+        let reading = sets.get("shared").await.expect("all are up");
+        assert_eq!(reading.siblings.len(), 1);
+        assert_eq!(reading.resolved(&Union), Some((0..160).collect()));
+        let gone = table.update("shared", |_| Change::Delete).await.expect("all are up");
+        assert_eq!(gone.rounds, 1);
+        assert!(table.get("shared").await.expect("all are up").is_absent());
+        client.close().await;
+    });
     up.stop();
 }

@@ -11,7 +11,11 @@ use quoit_simulations::plan::{
 use quoit_simulations::run::run;
 
 /// Seeds of the swarm that once failed, and what was wrong.
-const SEEDS: [(u64, &str); 12] = [
+const SEEDS: [(u64, &str); 13] = [
+    (
+        20_261_125_503_365,
+        "a fallback that had been given nothing answered a read for a primary that was only slow",
+    ),
     (
         20_261_125_400_433,
         "a key of which two hints waited was handed over twice in one pass, the second time in vain, and \

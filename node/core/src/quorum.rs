@@ -157,6 +157,13 @@ impl Tally {
         self.replicas.iter().any(|(_, answer)| *answer == Answer::Waiting)
     }
 
+    /// Whether any primary still owes an answer.
+    pub fn has_waiting_primary(&self) -> bool {
+        self.replicas.iter().any(|(preference, answer)| {
+            matches!(preference, Preference::Primary(_)) && *answer == Answer::Waiting
+        })
+    }
+
     fn counts(&self, preference: Preference) -> bool {
         match preference {
             Preference::Primary(_) => true,

@@ -4,8 +4,9 @@
 //! R primaries are asked; where one is slow, lost, or cannot vouch for the key, the next ones are
 //! asked too. A replica that could not vouch for the key is rebuilt from what the others said.
 //!
-//! In a sloppy table fallbacks are asked in the place of primaries that cannot be reached; nothing is
-//! written back before the answer, since its quorums do not promise to intersect.
+//! In a sloppy table fallbacks are asked in the place of primaries that cannot be reached or are slow; one
+//! that was given nothing for the key counts only when no primary may still answer. Nothing is written back
+//! before the answer, since such quorums do not promise to intersect.
 //!
 //! The first replica is asked for the values that lie apart from their set, too; if another's set
 //! speaks of one that has not come, its holder is read once more.
@@ -64,6 +65,9 @@ pub(crate) struct ReadOperation {
     fetched_in_vain: Vec<NodeId>,
     /// Who was sent all values, having said that it lacks some.
     helped: Vec<NodeId>,
+    /// Fallbacks that were given nothing for the key: that says something only where no primary may
+    /// still answer.
+    without: Vec<NodeId>,
     /// Whose answers the merged set takes in.
     sources: Vec<NodeId>,
     unreadable: Vec<NodeId>,
@@ -121,6 +125,7 @@ impl ReadOperation {
             fetches: 0,
             fetched_in_vain: Vec::new(),
             helped: Vec::new(),
+            without: Vec::new(),
             sources: Vec::new(),
             unreadable: parts.unreadable,
             trouble: None,
@@ -190,6 +195,10 @@ impl ReadOperation {
     }
 
     fn on_set(&mut self, node: NodeId, set: WireSet, turn: &mut Turn<'_>) -> Progress {
+        if set.0.is_empty() && self.tally.is_fallback(node) && self.tally.is_waiting(node) {
+            self.without.push(node);
+            return self.conclude(turn);
+        }
         if self.tally.count(node) {
             let set = self.take_values(set);
             match self.phase {
@@ -278,6 +287,13 @@ impl ReadOperation {
     }
 
     fn conclude(&mut self, turn: &mut Turn<'_>) -> Progress {
+        if matches!(self.phase, Phase::Collecting) && !self.tally.has_waiting_primary() {
+            for node in std::mem::take(&mut self.without) {
+                if self.tally.count(node) {
+                    self.answers.push((node, Bytes::new()));
+                }
+            }
+        }
         match &self.phase {
             Phase::Collecting if self.tally.is_reached() => self.evaluate(turn),
             Phase::Collecting if self.tally.can_be_reached() && self.tally.has_waiting() => {
