@@ -201,7 +201,7 @@ fn read_loop(
     answers: &UnboundedSender<Answers>,
 ) {
     let answer = |Request { tag, request, until }| match is_too_late(clock, until) {
-        true => (tag, StorageAnswer::TooLate),
+        true => (tag, request.too_late()),
         false => (tag, request.read(reader)),
     };
     while let Ok(batch) = requests.recv() {
@@ -276,7 +276,7 @@ impl Writing {
         let now = self.clock.now().instant;
         for Request { tag, request, until } in batch {
             if until.is_some_and(|until| now > until) {
-                after.push((tag, StorageAnswer::TooLate));
+                after.push((tag, request.too_late()));
                 continue;
             }
             let (at_once, answer) = request.write(&mut self.writer);
@@ -307,7 +307,10 @@ impl Writing {
 fn bytes_of(batch: &Requests) -> usize {
     let bytes = |request: &StorageRequest| match request {
         StorageRequest::Apply { mutation, .. } => bytes_of_mutation(mutation),
-        StorageRequest::ApplyMany { mutations } => mutations.iter().map(bytes_of_mutation).sum(),
+        StorageRequest::StandIn { taken, .. } => bytes_of_mutation(&taken.mutation),
+        StorageRequest::ApplyMany { mutations, .. } => {
+            mutations.iter().map(bytes_of_mutation).sum()
+        }
         _ => 0,
     };
     batch.iter().map(|asked| bytes(&asked.request)).sum()

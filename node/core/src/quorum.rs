@@ -21,6 +21,8 @@ pub struct Tally {
     replicas: Vec<(Preference, Answer)>,
     required: usize,
     is_sloppy: bool,
+    /// Fallbacks, and in whose place each was asked.
+    stand_ins: Vec<(NodeId, NodeId)>,
 }
 
 impl Tally {
@@ -28,7 +30,8 @@ impl Tally {
     /// are never counted.
     pub fn strict(preference_list: impl Iterator<Item = Preference>, required: u8) -> Self {
         let replicas = preference_list.map(|preference| (preference, Answer::NotAsked)).collect();
-        Self { replicas, required: usize::from(required), is_sloppy: false }
+        let required = usize::from(required);
+        Self { replicas, required, is_sloppy: false, stand_ins: Vec::new() }
     }
 
     /// A tally in which fallbacks count as well, as far as they are asked.
@@ -50,6 +53,22 @@ impl Tally {
     pub fn is_fallback(&self, node: NodeId) -> bool {
         self.is_sloppy
             && self.replicas.iter().any(|(preference, _)| *preference == Preference::Fallback(node))
+    }
+
+    /// Notes that a fallback is asked in a primary's place: of the two at most one counts.
+    pub fn stand_in(&mut self, fallback: NodeId, primary: NodeId) {
+        self.stand_ins.push((fallback, primary));
+    }
+
+    /// The primary in whose place a fallback was asked.
+    pub fn stands_in_for(&self, fallback: NodeId) -> Option<NodeId> {
+        self.stand_ins.iter().find(|(node, _)| *node == fallback).map(|(_, primary)| *primary)
+    }
+
+    /// Whether a fallback counts in a primary's place, or (with `or_may`) still may.
+    pub fn is_stood_in(&self, primary: NodeId, or_may: bool) -> bool {
+        let mut stand_ins = self.stand_ins.iter().filter(|(_, stood_in)| *stood_in == primary);
+        stand_ins.any(|(node, _)| self.has_counted(*node) || (or_may && self.is_waiting(*node)))
     }
 
     /// The next fallback that was not asked yet.
@@ -85,6 +104,7 @@ impl Tally {
 
     /// Forgets all answers: everybody is asked anew.
     pub fn restart(&mut self) {
+        self.stand_ins.clear();
         for (_, answer) in &mut self.replicas {
             *answer = Answer::NotAsked;
         }
@@ -172,8 +192,19 @@ impl Tally {
     }
 
     fn count_of(&self, answers: &[Answer]) -> usize {
-        let counts = |(preference, answer): &&(Preference, Answer)| {
-            self.counts(*preference) && answers.contains(answer)
+        let answers_so = |node: NodeId| {
+            let mut replicas = self.replicas.iter();
+            replicas
+                .any(|(preference, answer)| preference.node() == node && answers.contains(answer))
+        };
+        let counts = |(preference, answer): &&(Preference, Answer)| match preference {
+            _ if !self.counts(*preference) => false,
+            Preference::Fallback(node) if self.stands_in_for(*node).is_some() => false,
+            Preference::Primary(node) if !answers.contains(answer) => {
+                let mut for_it = self.stand_ins.iter().filter(|(_, primary)| primary == node);
+                for_it.any(|(fallback, _)| answers_so(*fallback))
+            }
+            Preference::Primary(_) | Preference::Fallback(_) => answers.contains(answer),
         };
         self.replicas.iter().filter(counts).count()
     }
@@ -214,6 +245,25 @@ mod tests {
         tally.refuse(NodeId(1));
         assert!(!tally.is_reached() && tally.can_be_reached());
         tally.count(NodeId(2));
+        assert!(tally.is_reached());
+    }
+
+    #[test]
+    fn a_primary_and_who_stands_in_for_it_count_once() {
+        let list = [1, 2].map(|node| Preference::Primary(NodeId(node)));
+        let fallbacks = [3, 4].map(|node| Preference::Fallback(NodeId(node)));
+        let mut tally = Tally::sloppy(list.into_iter().chain(fallbacks), 2);
+        tally.stand_in(NodeId(3), NodeId(1));
+        tally.count(NodeId(3));
+        tally.count(NodeId(1));
+        assert_eq!(tally.counted(), 1);
+        assert!(tally.is_stood_in(NodeId(1), false) && !tally.is_stood_in(NodeId(2), true));
+        tally.refuse(NodeId(2));
+        assert!(tally.can_be_reached());
+        tally.stand_in(NodeId(4), NodeId(2));
+        tally.ask(NodeId(4));
+        assert!(tally.is_stood_in(NodeId(2), true) && !tally.is_reached());
+        tally.count(NodeId(4));
         assert!(tally.is_reached());
     }
 

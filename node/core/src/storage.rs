@@ -89,6 +89,8 @@ pub enum StorageRequest {
     ApplyMany {
         /// The mutations.
         mutations: Vec<Mutation>,
+        /// Their batch is synced, whatever the durability: the sender forgets what is in them.
+        is_synced: bool,
     },
     /// Tell the roots of virtual nodes. Answered by [`StorageAnswer::Roots`].
     Roots {
@@ -139,7 +141,8 @@ pub enum StorageRequest {
         /// About so many bytes of them.
         bytes_max: usize,
     },
-    /// Tell what some keys hold, with all values. Answered by [`StorageAnswer::Gathered`].
+    /// Tell what some keys hold, with all values. Answered by [`StorageAnswer::Gathered`]; by a failed
+    /// [`StorageAnswer::Saved`] where what was taken for another cannot be read now.
     Gather {
         /// Not what this node holds itself, but what it took in the place of this primary.
         taken_for: Option<NodeId>,
@@ -345,6 +348,19 @@ impl StorageRequest {
         }
     }
 
+    /// The answer where nobody waits for the request any more, and it is not carried out.
+    pub fn too_late(&self) -> StorageAnswer {
+        match self {
+            Self::StandIn { taken, .. } => StorageAnswer::Taken {
+                primary: taken.primary,
+                key: taken.mutation.key.clone(),
+                hint: None,
+                outcome: Ok(Outcome::Refused("nobody waits for it any more")),
+            },
+            _ => StorageAnswer::TooLate,
+        }
+    }
+
     /// Carries out a request that only reads.
     ///
     /// # Panics
@@ -371,11 +387,14 @@ impl StorageRequest {
                 StorageAnswer::Found(reader.read_taken(&key, &primaries, policy))
             }
             Self::Gather { taken_for, keys, bytes_max } => {
-                let (told, rows) = match taken_for {
+                let gathered = match taken_for {
                     Some(primary) => reader.gather_taken(primary, &keys, bytes_max),
-                    None => reader.gather_keys(&keys, bytes_max),
+                    None => Ok(reader.gather_keys(&keys, bytes_max)),
                 };
-                StorageAnswer::Gathered(told, rows)
+                match gathered {
+                    Ok((told, rows)) => StorageAnswer::Gathered(told, rows),
+                    Err(error) => StorageAnswer::Saved(Err(error.to_string())),
+                }
             }
             Self::Scrub(step) => StorageAnswer::Scrubbed(Box::new(reader.scrub(&step))),
             Self::NextHints { line: (kind, target), from, count_max } => {
@@ -431,7 +450,10 @@ impl StorageRequest {
                 };
                 (prepared, StorageAnswer::Taken { primary, key, hint, outcome: Ok(outcome) })
             }
-            Self::ApplyMany { mutations } => {
+            Self::ApplyMany { mutations, is_synced } => {
+                if is_synced {
+                    writer.sync_next();
+                }
                 let outcomes = mutations.into_iter().map(|mutation| writer.prepare(mutation));
                 (None, StorageAnswer::AppliedMany(outcomes.collect()))
             }

@@ -261,14 +261,11 @@ impl Turn<'_> {
     /// Asks the storage worker for what is of no use to anybody later than `until`.
     pub(crate) fn ask_storage(&mut self, tag: Tag, mut request: StorageRequest, until: Instant) {
         self.shared.in_storage += 1;
-        let mut until = Some(until);
         if let StorageRequest::StandIn { taken, .. } = &mut request {
-            // What becomes of it is to be known in any case.
-            until = None;
             let time = self.time();
             self.shared.hints.on_taking(taken, time);
         }
-        self.effects.push(Effect::ToStorage { tag, request, until });
+        self.effects.push(Effect::ToStorage { tag, request, until: Some(until) });
     }
 
     /// Asks the storage worker for something of the core's housekeeping.

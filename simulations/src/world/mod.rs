@@ -267,7 +267,7 @@ impl World {
         config.hint_bytes_max = rarities.hint_bytes_max;
         config.hint_age_ms_max = rarities.hint_age_ms_max;
         let now = machine.now(self.time_us);
-        let hints_recovered = recovered.hints.values().map(|figures| figures.number).sum();
+        let hints_recovered = recovered.hints.waiting.values().map(|figures| figures.number).sum();
         let core = NodeCore::new(config, recovered, now);
         self.lives += 1;
         let life = self.lives;

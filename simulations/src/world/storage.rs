@@ -107,7 +107,7 @@ impl Worker {
                 _ => None,
             };
             let answer = if until.is_some_and(|until| now > until) {
-                StorageAnswer::TooLate
+                request.too_late()
             } else {
                 let (at_once, answer) = request.write(&mut self.writer);
                 prepared.extend(at_once.map(|answer| (tag, answer)));
@@ -175,7 +175,7 @@ impl World {
         let now = self.machines[node].now(self.time_us).instant;
         let process = self.machines[node].process.as_ref().expect("it runs");
         let answer = match until {
-            Some(until) if now > until => StorageAnswer::TooLate,
+            Some(until) if now > until => request.too_late(),
             Some(_) | None => process.worker.read(request),
         };
         self.handle(node, CoreEvent::Storage { tag, answer });

@@ -56,6 +56,15 @@ pub struct HintFigures {
     pub newest: HybridTime,
 }
 
+/// How much waits for each node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CountedHints {
+    /// What could be read.
+    pub waiting: BTreeMap<(HintKind, NodeId), HintFigures>,
+    /// There may be more that was taken in the place of others.
+    pub hides_stand_ins: bool,
+}
+
 impl HintFigures {
     /// Counts a hint, which is not older than those before.
     pub fn add(&mut self, hint: &Hint) {
@@ -95,10 +104,12 @@ impl Writer {
             self.put_value(hint.at(), 0, Some(Bytes::from_static(FORMAT)));
         }
         for hint in removed {
-            self.put_value(hint.at(), 0, None);
+            // A hint of nothing does no harm, and what no hint leads to would never be handed over:
+            // a batch that is cut off in a crash may end between the two.
             if hint.kind == HintKind::StandIn {
                 self.forget_taken(&hint.key, hint.target);
             }
+            self.put_value(hint.at(), 0, None);
         }
         Ok(())
     }
@@ -126,14 +137,15 @@ impl Reader {
     }
 
     /// How much waits for each node, of each kind. Reads all of it: for a start.
-    pub fn count_hints(&self) -> BTreeMap<(HintKind, NodeId), HintFigures> {
-        let mut counted: BTreeMap<_, HintFigures> = BTreeMap::new();
+    pub fn count_hints(&self) -> CountedHints {
+        let mut counted = CountedHints::default();
         for kind in HintKind::ALL {
             let prefix = all_hints_prefix(kind);
-            self.scan_hints(&prefix, after_prefix(&prefix), &mut |hint| {
-                counted.entry((kind, hint.target)).or_default().add(&hint);
+            let is_whole = self.scan_hints(&prefix, after_prefix(&prefix), &mut |hint| {
+                counted.waiting.entry((kind, hint.target)).or_default().add(&hint);
                 true
             });
+            counted.hides_stand_ins |= !is_whole && kind == HintKind::StandIn;
         }
         counted
     }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use super::replay::Replay;
-use super::stand_ins::count_taken;
 use super::writer::Batch;
 use super::{CHECKPOINT_FILE, CommitError, Maintainer, Reader, Shared, StoreOptions, Writer};
 use crate::disk::Disk;
@@ -113,7 +112,6 @@ pub fn open(
     let mut found = replay.finish(&recovery)?;
     found.report.sequence = log.last_sequence().0;
     let checkpoint = found.checkpoint;
-    let taken_bytes = count_taken(&*engine);
     let shared = Arc::new(Shared {
         has_distrusted: AtomicBool::new(checkpoint.vnodes.has_distrusted()),
         vnodes: Mutex::new(checkpoint.vnodes.clone()),
@@ -126,7 +124,7 @@ pub fn open(
         tables: Mutex::new(checkpoint.digests.tables().clone()),
         flushing: Mutex::new(log.spare_keeper()),
         checkpoints: Mutex::new(Vec::new()),
-        taken_bytes: AtomicU64::new(u64::try_from(taken_bytes).unwrap_or(0)),
+        taken_bytes: AtomicU64::new(0),
     });
     let mut writer = Writer {
         log,
@@ -142,11 +140,12 @@ pub fn open(
         batch: Batch::default(),
         poisoned: None,
         lost_actors: VecDeque::new(),
-        taken_bytes,
+        taken_bytes: 0,
     };
     for (key, replication) in found.incomplete {
         writer.mark_incomplete(key, replication)?;
     }
+    writer.count_taken();
     writer.commit()?;
     if found.is_news {
         settle(&mut writer)?;

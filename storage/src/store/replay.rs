@@ -13,7 +13,7 @@ use super::{CHECKPOINT_FILE, CHECKPOINT_FORMAT, Checkpoint, CheckpointError, Sto
 use crate::codec;
 use crate::disk::Disk;
 use crate::engine::{Change, Engine, EngineError, Sequence};
-use crate::layout::StoredKey;
+use crate::layout::{HintKind, StoredKey};
 use crate::log::{LogOptions, Lost, RecoveredEntry, Recovery, Tail};
 use crate::small_file::{SmallFile, SmallFileError};
 use crate::stored::{Era, Stored};
@@ -229,6 +229,11 @@ impl<'a> Replay<'a> {
             About::Key { key, .. } if key.taken().is_some() => self.report.damage.push(format!(
                 "{damaged}: it held what was taken in another node's place, which is lost here"
             )),
+            About::Key { key, .. }
+                if key.hinted().is_some_and(|hint| hint.0 == HintKind::StandIn) =>
+            {
+                self.report.damage.push(format!("{damaged}: it is written anew"));
+            }
             About::Key { key, .. } if key.is_for_others() => {
                 self.report.damage.push(format!("{damaged}: a replica is told of one write less"));
             }

@@ -7,6 +7,7 @@
 //! expires. All values lie in the record itself.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoit_ring::{ConflictPolicy, HybridTime, NodeId};
@@ -15,8 +16,8 @@ use super::compare::Row;
 use super::hints::{FORMAT, Hint};
 use super::{Change, Found, Mutation, Outcome, Reader, Whole, Writer};
 use crate::codec;
-use crate::engine::{Engine, EngineError, Pressure};
-use crate::layout::{HintKind, StoredKey, after_prefix, all_taken_prefix};
+use crate::engine::{EngineError, Pressure};
+use crate::layout::{HintKind, StoredKey, after_prefix, all_hints_prefix, all_taken_prefix};
 use crate::version::{Actor, ApartValue, Dot, Older, SiblingSet};
 
 /// Of a record's value.
@@ -243,16 +244,23 @@ impl Reader {
     }
 
     /// What was taken for keys in the place of one primary: of how many this tells, and those rows
-    /// that hold anything that can be read.
+    /// that hold anything that is not damaged.
+    ///
+    /// # Errors
+    /// If the tables cannot be read now: that says nothing of what they hold.
     pub fn gather_taken(
         &self,
         primary: NodeId,
         keys: &[StoredKey],
         bytes_max: usize,
-    ) -> (usize, Vec<Row>) {
+    ) -> Result<(usize, Vec<Row>), EngineError> {
         let (mut told, mut bytes, mut rows) = (0, 0, Vec::new());
         for key in keys {
-            let record = self.engine.get(key.taken_for(primary).bytes()).ok().flatten();
+            let record = match self.engine.get(key.taken_for(primary).bytes()) {
+                Ok(record) => record,
+                Err(EngineError::Damaged(_)) => None,
+                Err(error @ EngineError::Io(_)) => return Err(error),
+            };
             let row = record.and_then(Taken::decode).map(|taken| taken.row(key.clone()));
             bytes += row.as_ref().map_or(0, Row::bytes);
             if bytes > bytes_max && !rows.is_empty() {
@@ -261,17 +269,42 @@ impl Reader {
             told += 1;
             rows.extend(row);
         }
-        (told, rows)
+        Ok((told, rows))
     }
 }
 
-/// How many bytes lie in the place of others. Reads all of it: for a start.
-pub(super) fn count_taken(engine: &dyn Engine) -> i64 {
-    let (prefix, mut bytes) = (all_taken_prefix(), 0);
-    engine.scan(&prefix, after_prefix(&prefix).as_deref(), &mut |entry| {
-        let Ok((key, record)) = entry else { return false };
-        bytes += i64::try_from(key.len() + record.len()).expect("bounded");
-        true
-    });
-    bytes
+impl Writer {
+    /// Counts what lies in the place of others, and notes a hint anew for what has lost its own.
+    /// Reads all of it: for a start.
+    pub(super) fn count_taken(&mut self) {
+        let hinted = |prefix: &[u8], found: &mut dyn FnMut(StoredKey, Bytes)| {
+            self.engine.scan(prefix, after_prefix(prefix).as_deref(), &mut |entry| {
+                let Ok((key, record)) = entry else { return false };
+                if let Ok(key) = StoredKey::from_bytes(key) {
+                    found(key, record);
+                }
+                true
+            });
+        };
+        let (mut bytes, mut unhinted) = (0, BTreeMap::new());
+        hinted(&all_taken_prefix(), &mut |at, record| {
+            bytes += bytes_of(&at, &record);
+            if let (Some(of), Some(taken)) = (at.taken(), Taken::decode(record)) {
+                unhinted.insert(of, taken.set.vector().greatest());
+            }
+        });
+        if !unhinted.is_empty() {
+            hinted(&all_hints_prefix(HintKind::StandIn), &mut |at, _| {
+                if let Some((_, target, _, key)) = at.hinted() {
+                    unhinted.remove(&(target, key));
+                }
+            });
+        }
+        self.taken_bytes = bytes;
+        self.shared.taken_bytes.store(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+        for ((target, key), time) in unhinted {
+            let hint = Hint { kind: HintKind::StandIn, target, time, key };
+            self.put_value(hint.at(), 0, Some(Bytes::from_static(FORMAT)));
+        }
+    }
 }

@@ -62,8 +62,6 @@ pub(crate) struct WriteOperation {
     ttl_ms: Option<u64>,
     context: VersionVector,
     tally: Tally,
-    /// Fallbacks that were asked in this round, and for which primary each.
-    stand_ins: Vec<(NodeId, NodeId)>,
     round: u8,
     /// This round's.
     dot: Option<Dot>,
@@ -122,7 +120,6 @@ impl WriteOperation {
             ttl_ms: parts.ttl_ms,
             context: parts.context,
             tally: parts.tally,
-            stand_ins: Vec::new(),
             round: 0,
             dot: None,
             sent: None,
@@ -150,10 +147,7 @@ impl WriteOperation {
     /// sent it, and where this node is none of the key's primaries: it has nothing to bring to them.
     pub(crate) fn trail(&self, own: NodeId) -> Option<Trail> {
         self.seen.as_ref().filter(|_| !self.tally.is_fallback(own))?;
-        let is_stood_in = |node: &NodeId| {
-            let mut for_it = self.stand_ins.iter().filter(|(_, primary)| primary == node);
-            for_it.any(|(fallback, _)| self.tally.has_counted(*fallback))
-        };
+        let is_stood_in = |node: &NodeId| self.tally.is_stood_in(*node, false);
         let others = || self.tally.primaries().filter(|node| *node != own && !is_stood_in(node));
         let waiting = |node: &NodeId| self.tally.is_waiting(*node);
         let missed = |node: &NodeId| !waiting(node) && !self.tally.has_counted(*node);
@@ -200,9 +194,11 @@ impl WriteOperation {
             true => turn.dot_of_stranger(self.place.vnode)?,
             false => turn.dot(self.place.vnode)?,
         };
-        self.stand_ins.clear();
-        if let Some(first) = self.tally.primaries().next().filter(|_| self.tally.is_fallback(own)) {
-            self.stand_ins.push((own, first));
+        if self.tally.is_fallback(own) {
+            let missed = self.tally.primaries().find(|node| !turn.is_reachable(*node));
+            if let Some(primary) = missed.or_else(|| self.tally.primaries().next()) {
+                self.tally.stand_in(own, primary);
+            }
         }
         // Counted from the dot: a clock that others have pushed on must not use up the time.
         let expires = self.ttl_ms.map(|ttl_ms| dot.time.plus_ms(ttl_ms));
@@ -240,7 +236,7 @@ impl WriteOperation {
         };
         let slot = self.slot(turn.own());
         self.tally.ask(turn.own());
-        let request = match self.stands_in_for(turn.own()) {
+        let request = match self.tally.stands_in_for(turn.own()) {
             Some(primary) => {
                 let taken = Box::new(StandIn { primary, time: HybridTime::ZERO, mutation });
                 StorageRequest::StandIn { taken, wants_prepared }
@@ -294,13 +290,8 @@ impl WriteOperation {
             set,
             rebuild: false,
             values,
-            stands_in_for: self.stands_in_for(node),
+            stands_in_for: self.tally.stands_in_for(node),
         }
-    }
-
-    /// The primary in whose place a node was asked.
-    fn stands_in_for(&self, node: NodeId) -> Option<NodeId> {
-        self.stand_ins.iter().find(|(fallback, _)| *fallback == node).map(|(_, primary)| *primary)
     }
 
     /// In a sloppy table: sends the set to a fallback for each primary that will not acknowledge it, or
@@ -311,12 +302,7 @@ impl WriteOperation {
         for primary in primaries {
             let is_missed =
                 !self.tally.has_counted(primary) && (and_slow || !self.tally.is_waiting(primary));
-            let is_stood_in = self.stand_ins.iter().any(|(fallback, stood_in)| {
-                let may_count =
-                    self.tally.is_waiting(*fallback) || self.tally.has_counted(*fallback);
-                *stood_in == primary && may_count
-            });
-            if !is_missed || is_stood_in {
+            if !is_missed || self.tally.is_stood_in(primary, true) {
                 continue;
             }
             while let Some(fallback) = self.tally.unasked_fallback() {
@@ -324,7 +310,7 @@ impl WriteOperation {
                     self.tally.refuse(fallback);
                     continue;
                 }
-                self.stand_ins.push((fallback, primary));
+                self.tally.stand_in(fallback, primary);
                 self.tally.ask(fallback);
                 turn.shared.counters.stand_ins += 1;
                 let values = wire_values(self.own_value());

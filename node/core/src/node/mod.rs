@@ -11,7 +11,7 @@ mod peers;
 mod storage;
 mod ticks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use quoit_protocol::AskRepair;
 use quoit_protocol::status::ExchangeStatus;
@@ -19,8 +19,7 @@ use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 
 use crate::config::CoreConfig;
 use crate::continuity::{Continuity, ContinuityState};
-use quoit_storage::layout::HintKind;
-use quoit_storage::store::HintFigures;
+use quoit_storage::store::CountedHints;
 
 use crate::coordinator::trailing::Trailing;
 use crate::coordinator::write::Progress;
@@ -64,7 +63,7 @@ pub struct Recovered {
     /// Where the scrub had come to.
     pub scrub: ScrubState,
     /// The hints that wait for each node.
-    pub hints: BTreeMap<(HintKind, NodeId), HintFigures>,
+    pub hints: CountedHints,
 }
 
 /// A node's core. See the crate's documentation.

@@ -189,10 +189,10 @@ impl Pass {
     }
 
     fn drop_for(&mut self, reason: Reason, hint: Hint, turn: &mut Turn<'_>) {
-        if !turn.shared.hints.end(&hint) {
-            return self.leave_behind(&hint);
+        match hint.kind {
+            HintKind::Reference => turn.shared.counters.hints.drop_for(reason, 1),
+            HintKind::StandIn => turn.shared.hints.note_reason(&hint, reason),
         }
-        turn.shared.counters.hints.drop_for(reason, 1);
         self.dropped.push(hint);
     }
 }
@@ -235,6 +235,12 @@ impl Handoff {
             }
         }
         turn.save_hints();
+        for hint in turn.shared.hints.take_kept() {
+            let target = self.targets.entry((hint.kind, hint.target));
+            let target = target.or_insert_with(|| Target::new(turn.instant()));
+            target.first_left = target.first_left.into_iter().chain([hint.time]).min();
+            self.wake_at(turn.instant());
+        }
         if let Some(at) = turn.shared.hints.save_at() {
             self.wake_at(at);
         }
@@ -276,6 +282,10 @@ impl Handoff {
                     self.take_up(line, turn)
                 }
             },
+            State::Leaving if !turn.shared.hints.is_leaving(line) => {
+                target.state = State::Idle;
+                Some(now)
+            }
             State::Reading | State::Leaving => None,
         }
     }
@@ -297,9 +307,7 @@ impl Handoff {
             match turn.judge(&hint) {
                 _ if !turn.shared.hints.is_at_rest(&hint) => pass.leave_behind(&hint),
                 Judgement::Drop(reason) => {
-                    if hint.kind == HintKind::Reference {
-                        turn.shared.hints.begin(&hint);
-                    }
+                    turn.shared.hints.begin(&hint);
                     pass.drop_for(reason, hint, turn);
                 }
                 Judgement::Leave => pass.leave_behind(&hint),
@@ -319,6 +327,11 @@ impl Handoff {
             Some(first) => {
                 // They are tried again, ever more slowly.
                 target.from = first;
+                target.back_off(turn.instant());
+            }
+            None if broken && line.0 == HintKind::StandIn => {
+                // What is kept for others is not forgotten because it cannot be read now.
+                target.from = HybridTime::ZERO;
                 target.back_off(turn.instant());
             }
             None if target.from > HybridTime::ZERO && !broken => target.from = HybridTime::ZERO,
@@ -483,11 +496,11 @@ impl Handoff {
             if !is_taken_in {
                 turn.shared.hints.put_back(&hint);
                 pass.leave_behind(&hint);
-            } else if turn.shared.hints.end(&hint) {
-                turn.shared.counters.hints.delivered += 1;
-                pass.delivered.push(hint);
             } else {
-                pass.leave_behind(&hint);
+                // A stand-in counts when it has left.
+                let is_reference = hint.kind == HintKind::Reference;
+                turn.shared.counters.hints.delivered += u64::from(is_reference);
+                pass.delivered.push(hint);
             }
         }
         target.rate.add(pass.delivered.len(), now);
@@ -523,13 +536,10 @@ impl Handoff {
     /// What has become of hints is written down, or is not.
     pub(crate) fn on_saved(&mut self, result: Result<(), String>, turn: &mut Turn<'_>) {
         self.wake = Some(turn.instant());
-        for line in turn.shared.hints.on_saved(result, turn.instant()) {
-            if let Some(target) = self.targets.get_mut(&line)
-                && matches!(target.state, State::Leaving)
-            {
-                target.state = State::Idle;
-            }
-        }
+        let (delivered, dropped) = turn.shared.hints.on_saved(result, turn.instant());
+        let counters = &mut turn.shared.counters.hints;
+        counters.delivered += delivered;
+        dropped.into_iter().for_each(|reason| counters.drop_for(reason, 1));
     }
 
     /// The connection to a node is gone: what is under way may have come, or not.

@@ -21,7 +21,7 @@ use std::hash::Hasher;
 
 use quoit_ring::{HybridTime, NodeId};
 use quoit_storage::layout::{HintKind, StoredKey};
-use quoit_storage::store::{Hint, HintFigures, StandIn};
+use quoit_storage::store::{CountedHints, Hint, HintFigures, StandIn};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::counters::HintCounters;
@@ -71,7 +71,7 @@ pub(crate) type Line = (HintKind, NodeId);
 struct Taking {
     /// So many times it is with the storage worker.
     under_way: u32,
-    /// A delivery goes on.
+    /// A delivery goes on, or its hint is leaving.
     is_watched: bool,
     /// More came since its key was read.
     is_touched: bool,
@@ -85,6 +85,12 @@ pub(crate) struct Hints {
     bytes: u64,
     known: Known,
     taking: BTreeMap<(NodeId, StoredKey), Taking>,
+    /// Why hints about what was taken are dropped, until they have left.
+    reasons: BTreeMap<Hint, Reason>,
+    /// Hints that were to leave and stay, for more has come.
+    kept: Vec<Hint>,
+    /// There may be more that was taken in the place of others than could be counted.
+    hides_stand_ins: bool,
     /// Of those that are not written down yet.
     noted_bytes: u64,
     /// Not written down yet.
@@ -97,7 +103,8 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
-    pub(crate) fn new(waiting: BTreeMap<Line, HintFigures>, seed: u64) -> Self {
+    pub(crate) fn new(counted: CountedHints, seed: u64) -> Self {
+        let CountedHints { waiting, hides_stand_ins } = counted;
         let references = waiting.iter().filter(|((kind, _), _)| *kind == HintKind::Reference);
         Self {
             bytes: references.map(|(_, figures)| figures.bytes).sum(),
@@ -105,6 +112,9 @@ impl Hints {
             waiting,
             known: Known::new(seed),
             taking: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            kept: Vec::new(),
+            hides_stand_ins,
             noted_bytes: 0,
             changes: HintChanges::default(),
             saving: None,
@@ -152,6 +162,9 @@ impl Hints {
 
     /// When the oldest was taken of what lies here in the place of others; `None` if nothing does.
     pub(super) fn oldest_taken(&self) -> Option<HybridTime> {
+        if self.hides_stand_ins {
+            return Some(HybridTime::ZERO);
+        }
         let taken = self.waiting.iter().filter(|((kind, _), _)| *kind == HintKind::StandIn);
         taken.map(|(_, figures)| figures.oldest).min()
     }
@@ -193,17 +206,50 @@ impl Hints {
             || !self.taking.contains_key(&(hint.target, hint.key.clone()))
     }
 
-    /// A delivery has ended. Whether the hint may leave: nothing came since its key was read.
-    pub(super) fn end(&mut self, hint: &Hint) -> bool {
-        if hint.kind == HintKind::Reference {
-            return true;
+    /// Whether more came since the key of a hint was read.
+    fn is_touched(&self, hint: &Hint) -> bool {
+        let taking = self.taking.get(&(hint.target, hint.key.clone()));
+        hint.kind == HintKind::StandIn && taking.is_some_and(|taking| taking.is_touched)
+    }
+
+    fn unwatch(&mut self, hint: &Hint) {
+        if hint.kind == HintKind::StandIn {
+            let unwatch = |taking: &mut Taking| taking.is_watched = false;
+            self.change_taking(hint.target, hint.key.clone(), unwatch);
         }
-        let mut is_touched = false;
-        self.change_taking(hint.target, hint.key.clone(), |taking| {
-            is_touched = taking.is_touched;
-            taking.is_watched = false;
-        });
-        !is_touched
+    }
+
+    /// Why a hint about what was taken is dropped, once it has left.
+    pub(super) fn note_reason(&mut self, hint: &Hint, reason: Reason) {
+        self.reasons.insert(hint.clone(), reason);
+    }
+
+    /// What is to be written down now. What was taken in the place of others stays where more has come
+    /// since it was read: from now on what comes is behind this at the storage worker.
+    fn take_changes(&mut self) -> HintChanges {
+        let mut changes = std::mem::take(&mut self.changes);
+        for leaving in [&mut changes.delivered, &mut changes.dropped] {
+            let (kept, left): (Vec<Hint>, Vec<Hint>) =
+                std::mem::take(leaving).into_iter().partition(|hint| self.is_touched(hint));
+            *leaving = left;
+            for hint in kept {
+                self.unwatch(&hint);
+                self.reasons.remove(&hint);
+                self.kept.push(hint);
+            }
+        }
+        changes
+    }
+
+    /// Hints that were to leave and stay.
+    pub(super) fn take_kept(&mut self) -> Vec<Hint> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Whether hints for a node are to leave still.
+    pub(super) fn is_leaving(&self, line: Line) -> bool {
+        let saving = self.saving.iter().flat_map(HintChanges::removed);
+        self.changes.removed().chain(saving).any(|hint| line_of(hint) == line)
     }
 
     /// Notes that a node misses a write, unless that would come to nothing new.
@@ -241,9 +287,7 @@ impl Hints {
     pub(super) fn put_back(&mut self, hint: &Hint) {
         match hint.kind {
             HintKind::Reference => self.known.add(hint.target, &hint.key),
-            HintKind::StandIn => {
-                self.end(hint);
-            }
+            HintKind::StandIn => self.unwatch(hint),
         }
     }
 
@@ -276,8 +320,13 @@ impl Hints {
         self.last_time.next().unwrap_or(self.last_time)
     }
 
-    /// What was to be written down is, or is not. Whose hints have left.
-    pub(crate) fn on_saved(&mut self, result: Result<(), String>, now: Instant) -> BTreeSet<Line> {
+    /// What was to be written down is, or is not. How many stand-ins have left as delivered, and why
+    /// others have left.
+    pub(crate) fn on_saved(
+        &mut self,
+        result: Result<(), String>,
+        now: Instant,
+    ) -> (u64, Vec<Reason>) {
         let saved = self.saving.take().expect("hints are saved one change at a time");
         if result.is_err() {
             // It may be there all the same: the same records are written again.
@@ -286,14 +335,17 @@ impl Hints {
             self.changes.delivered.extend(later.delivered);
             self.changes.dropped.extend(later.dropped);
             self.not_before = now.plus_ms(RETRY_MS);
-            return BTreeSet::new();
+            return (0, Vec::new());
         }
         for hint in &saved.added {
             self.waiting.entry(line_of(hint)).or_default().add(hint);
         }
-        let mut left = BTreeSet::new();
+        let is_stand_in = |hint: &&Hint| hint.kind == HintKind::StandIn;
+        let delivered = saved.delivered.iter().filter(is_stand_in).count() as u64;
+        let stand_ins = saved.dropped.iter().filter(is_stand_in);
+        let dropped = stand_ins.filter_map(|hint| self.reasons.remove(hint)).collect();
         for hint in saved.removed() {
-            left.insert(line_of(hint));
+            self.unwatch(hint);
             if hint.kind == HintKind::Reference {
                 self.bytes = self.bytes.saturating_sub(hint.bytes());
             }
@@ -303,7 +355,7 @@ impl Hints {
             }
         }
         self.waiting.retain(|_, figures| figures.number > 0);
-        left
+        (delivered, dropped)
     }
 }
 
@@ -337,8 +389,11 @@ impl Turn<'_> {
     pub(super) fn save_hints(&mut self) {
         let hints = &mut self.shared.hints;
         if hints.has_news() && hints.not_before <= self.now.instant {
-            let changes = std::mem::take(&mut hints.changes);
+            let changes = hints.take_changes();
             hints.noted_bytes = 0;
+            if changes.is_empty() {
+                return;
+            }
             hints.saving = Some(changes.clone());
             self.ask_storage_inner(Inner::ChangeHints, StorageRequest::ChangeHints(changes));
         }
@@ -392,7 +447,8 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quoit_ring::{TableId, Token};
+    use quoit_ring::{ConflictPolicy, TableId, Token};
+    use quoit_storage::store::{Change, Mutation};
 
     const TARGET: NodeId = NodeId(2);
     const LINE: Line = (HintKind::Reference, TARGET);
@@ -413,7 +469,7 @@ mod tests {
 
     #[test]
     fn one_hint_waits_for_a_key_until_it_is_read_and_again_if_its_delivery_failed() {
-        let mut hints = Hints::new(BTreeMap::new(), 1);
+        let mut hints = Hints::new(CountedHints::default(), 1);
         assert!(matches!(note(&mut hints, 1), Noted::New));
         assert!(matches!(note(&mut hints, 1), Noted::Before));
         assert!(matches!(note(&mut hints, 2), Noted::New));
@@ -431,7 +487,7 @@ mod tests {
 
     #[test]
     fn their_bytes_have_a_bound_and_leave_with_them() {
-        let mut hints = Hints::new(BTreeMap::new(), 1);
+        let mut hints = Hints::new(CountedHints::default(), 1);
         let noted = (0..100).take_while(|number| matches!(note(&mut hints, *number), Noted::New));
         let noted = noted.count();
         assert!(noted > 2 && noted < 100);
@@ -441,14 +497,62 @@ mod tests {
         assert_eq!(hints.figures(LINE).number, noted as u64);
         hints.leave(added[..1].to_vec(), added[1..].to_vec());
         save(&mut hints);
-        assert_eq!(hints.on_saved(Ok(()), Instant(0)), BTreeSet::from([LINE]));
+        assert!(hints.is_leaving(LINE));
+        hints.on_saved(Ok(()), Instant(0));
+        assert!(!hints.is_leaving(LINE));
         assert!(hints.waiting.is_empty() && hints.changes.is_empty() && hints.saving.is_none());
         assert!(matches!(note(&mut hints, 200), Noted::New));
     }
 
+    fn take(hints: &mut Hints, hint: Option<&Hint>) {
+        let mutation = Mutation {
+            key: key(1),
+            replication: 3,
+            policy: ConflictPolicy::Latest,
+            change: Change::Drop,
+            values: Vec::new(),
+        };
+        let mut taken = StandIn { primary: TARGET, time: HybridTime::ZERO, mutation };
+        hints.on_taking(&mut taken, HybridTime(5));
+        assert!(taken.time >= HybridTime(5));
+        hints.on_taken(TARGET, key(1), hint);
+    }
+
+    #[test]
+    fn what_was_taken_stays_if_more_comes_before_its_hint_has_left() {
+        let hint =
+            Hint { kind: HintKind::StandIn, target: TARGET, time: HybridTime(5), key: key(1) };
+        let line = (HintKind::StandIn, TARGET);
+        let mut hints = Hints::new(CountedHints::default(), 1);
+        take(&mut hints, Some(&hint));
+        assert_eq!(hints.oldest_taken(), Some(HybridTime(5)));
+        // Once after the target has answered, once after the change was refused by a full disk.
+        for fails in [false, true] {
+            assert!(hints.is_at_rest(&hint));
+            hints.begin(&hint);
+            hints.leave(vec![hint.clone()], Vec::new());
+            assert!(!hints.is_at_rest(&hint) && hints.is_leaving(line));
+            if fails {
+                hints.saving = Some(hints.take_changes());
+                take(&mut hints, None);
+                hints.on_saved(Err("full".to_owned()), Instant(0));
+            } else {
+                take(&mut hints, None);
+            }
+            assert!(hints.take_changes().is_empty());
+            assert_eq!(hints.take_kept(), std::slice::from_ref(&hint));
+        }
+        hints.begin(&hint);
+        hints.leave(vec![hint.clone()], Vec::new());
+        hints.saving = Some(hints.take_changes());
+        assert_eq!(hints.on_saved(Ok(()), Instant(0)), (1, Vec::new()));
+        assert!(hints.is_at_rest(&hint) && hints.taking.is_empty());
+        assert_eq!(hints.oldest_taken(), None);
+    }
+
     #[test]
     fn what_could_not_be_written_down_is_tried_again_later() {
-        let mut hints = Hints::new(BTreeMap::new(), 1);
+        let mut hints = Hints::new(CountedHints::default(), 1);
         note(&mut hints, 1);
         save(&mut hints);
         note(&mut hints, 2);

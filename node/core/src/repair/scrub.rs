@@ -255,7 +255,10 @@ impl Scrub {
             values: Vec::new(),
         };
         let mutations = keys.into_iter().map(mutation).collect();
-        turn.ask_storage_inner(Inner::TakenOut, StorageRequest::ApplyMany { mutations });
+        turn.ask_storage_inner(
+            Inner::TakenOut,
+            StorageRequest::ApplyMany { mutations, is_synced: false },
+        );
     }
 
     /// Has leaves counted anew in which keys are hidden.

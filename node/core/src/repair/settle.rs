@@ -632,7 +632,10 @@ impl Settling {
         }
         turn.shared.counters.collected += mutations.len() as u64;
         let number = self.number(Asked::Collect);
-        turn.ask_storage_settling(number, StorageRequest::ApplyMany { mutations });
+        turn.ask_storage_settling(
+            number,
+            StorageRequest::ApplyMany { mutations, is_synced: false },
+        );
     }
 
     fn on_collected(&mut self, turn: &mut Turn<'_>) {

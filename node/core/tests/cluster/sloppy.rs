@@ -101,3 +101,19 @@ fn what_was_taken_outlives_its_keeper_and_never_expires() {
     assert_eq!(world.read(primaries[1], table, "k"), ["v"]);
     world.end();
 }
+
+#[test]
+fn a_slow_primary_and_who_stands_in_for_it_do_not_make_two() {
+    let (mut world, table, primaries) = world(4, ConflictPolicy::Latest, true);
+    world.isolate(primaries[1]);
+    let others: Vec<NodeId> =
+        world.ids().into_iter().filter(|id| !primaries.contains(id)).collect();
+    // Nobody is left to stand in for the one that cannot be reached, but for the other's own.
+    others.iter().for_each(|id| world.crash(*id, false));
+    world.run_ms(2_000);
+    let failure = world.put(primaries[0], table, put("k", "v")).expect_err("one copy is not two");
+    assert_eq!(failure.code, FailureCode::Unavailable);
+    world.heal();
+    run_until_delivered(&mut world);
+    world.end();
+}

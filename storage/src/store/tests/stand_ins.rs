@@ -26,7 +26,7 @@ fn waiting(rig: &Rig) -> Vec<Hint> {
 }
 
 fn rows(rig: &Rig, key: &StoredKey) -> Vec<Row> {
-    rig.reader.gather_taken(PRIMARY, std::slice::from_ref(key), 1 << 20).1
+    rig.reader.gather_taken(PRIMARY, std::slice::from_ref(key), 1 << 20).unwrap().1
 }
 
 fn forget(rig: &mut Rig, hint: &Hint) {
@@ -45,7 +45,7 @@ fn all_that_is_taken_for_a_key_lies_together_under_one_hint_until_it_is_forgotte
     assert_eq!(take(&mut rig, 6, written(4, 2)).1, None);
     let mut rig = rig.crash();
     assert_eq!(waiting(&rig), std::slice::from_ref(&hint));
-    assert_eq!(rig.reader.count_hints()[&(HintKind::StandIn, PRIMARY)].number, 1);
+    assert_eq!(rig.reader.count_hints().waiting[&(HintKind::StandIn, PRIMARY)].number, 1);
     let [row] = &rows(&rig, &key)[..] else { panic!("it was taken") };
     let set = codec::decode(&row.set).unwrap();
     assert_eq!(set.versions().len(), 2);
@@ -136,4 +136,19 @@ fn a_latest_table_takes_no_older_pair() {
     let written = |time| merge(&key, SiblingSet::of(version(&key, time, 1, "v")));
     take(&mut rig, 1, written(7));
     assert_eq!(take(&mut rig, 1, written(6)).0, Outcome::Older(HybridTime(7)));
+}
+
+#[test]
+fn what_has_lost_its_hint_is_given_another_at_the_next_start() {
+    let (mut rig, key) = (rig(), siblings_key());
+    let written = |time| merge(&key, SiblingSet::of(version(&key, time, 1, "v")));
+    let hint = take(&mut rig, 5, written(3)).1.expect("it is the first");
+    let at = key.hint(HintKind::StandIn, PRIMARY, hint.time);
+    rig.writer.put_value(at, 0, None);
+    rig.writer.commit().unwrap();
+    assert_eq!(waiting(&rig), []);
+    let rig = rig.crash();
+    let anew = Hint { time: HybridTime(3), ..hint };
+    assert_eq!(waiting(&rig), [anew]);
+    assert_eq!(rows(&rig, &key).len(), 1);
 }

@@ -383,7 +383,7 @@ impl Job {
             return Ok(self.gather(to_push, around));
         }
         self.state = State::Merging(Merging { merged, to_push });
-        Ok(Step::Storage(StorageRequest::ApplyMany { mutations }))
+        Ok(Step::Storage(StorageRequest::ApplyMany { mutations, is_synced: false }))
     }
 
     /// Leaves out what was compared up to `end`.

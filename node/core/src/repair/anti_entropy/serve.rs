@@ -159,13 +159,15 @@ impl ExchangeRequest {
                 let read = |row| mutation_of(record, vnode, head.replication, row, authority);
                 let mutations: Option<Vec<Mutation>> = message.rows.into_iter().map(read).collect();
                 let mutations = mutations.ok_or(NotServed::Malformed("a row that is none"))?;
-                Ok(StorageRequest::ApplyMany { mutations })
+                Ok(StorageRequest::ApplyMany { mutations, is_synced: false })
             }
             Self::HandOver(message) => {
                 if message.rows.len() > ROWS_MAX {
                     return Err(NotServed::Malformed("too many rows"));
                 }
                 let mut mutations = Vec::with_capacity(message.rows.len());
+                // Who took it in this node's place forgets it then.
+                let mut is_synced = false;
                 for row in message.rows {
                     let key = StoredKey::from_bytes(row.0.clone());
                     let vnode = key.map(|key| record.vnodes.vnode_of(key.token()));
@@ -174,6 +176,7 @@ impl ExchangeRequest {
                     let mutation = mutation.ok_or(NotServed::Malformed("a row that is none"))?;
                     // Of a sloppy table anybody may have taken it in this node's place.
                     let table = record.table_by_id(mutation.key.table());
+                    is_synced |= !record.is_primary(from, vnode, head.replication);
                     let is_sloppy = table.is_some_and(|table| table.options.sloppy)
                         && record.is_primary(own, vnode, head.replication);
                     if !is_sloppy {
@@ -181,7 +184,7 @@ impl ExchangeRequest {
                     }
                     mutations.push(mutation);
                 }
-                Ok(StorageRequest::ApplyMany { mutations })
+                Ok(StorageRequest::ApplyMany { mutations, is_synced })
             }
         }
     }

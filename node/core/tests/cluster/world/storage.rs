@@ -70,7 +70,7 @@ impl Worker {
         let mut prepared = Vec::new();
         for (tag, request, until) in std::mem::take(&mut self.waiting) {
             let answer = if until.is_some_and(|until| now > until) {
-                StorageAnswer::TooLate
+                request.too_late()
             } else {
                 let (at_once, answer) = request.write(&mut self.writer);
                 prepared.extend(at_once.map(|answer| (tag, answer)));
