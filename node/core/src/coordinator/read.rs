@@ -45,6 +45,9 @@ pub(crate) struct ReadOperation {
     id: OperationId,
     origin: Origin,
     deadline: Instant,
+    began: Instant,
+    /// Who was asked then.
+    asked_first: Vec<NodeId>,
     /// When more replicas are asked, if those asked are slow.
     patience_ends: Instant,
     place: Place,
@@ -107,11 +110,14 @@ impl ReadOperation {
     pub(crate) fn begin(parts: ReadParts, turn: &mut Turn<'_>) -> (Self, Progress) {
         let mut order = turn.by_gladness(parts.tally.primaries(), parts.id.number());
         order.extend(parts.tally.nodes().filter(|node| parts.tally.is_fallback(*node)));
-        let patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
+        let began = turn.instant();
+        let patience_ends = turn.shared.patience.ends(began);
         let mut read = Self {
             id: parts.id,
             origin: parts.origin,
             deadline: parts.deadline,
+            began,
+            asked_first: Vec::with_capacity(parts.tally.required()),
             patience_ends,
             place: parts.place,
             policy: parts.policy,
@@ -157,6 +163,9 @@ impl ReadOperation {
         // The first one is asked for the values, and others where that was not enough.
         let whole = !self.tally.has_waiting() || !matches!(self.phase, Phase::Collecting);
         self.tally.ask(node);
+        if turn.instant() == self.began {
+            self.asked_first.push(node);
+        }
         let slot = u16::try_from(slot).expect("N has 8 bits");
         self.send_read(node, slot, whole, turn);
         true
@@ -195,6 +204,10 @@ impl ReadOperation {
     }
 
     fn on_set(&mut self, node: NodeId, set: WireSet, turn: &mut Turn<'_>) -> Progress {
+        // The late ones count too: a read lingers for them.
+        if self.asked_first.contains(&node) {
+            turn.shared.patience.on_answer(self.began, turn.instant());
+        }
         if set.0.is_empty() && self.tally.is_fallback(node) && self.tally.is_waiting(node) {
             self.without.push(node);
             return self.conclude(turn);
