@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quoit_protocol::{Got, Key, Page, Sibling, Written};
+use quoit_protocol::{Got, Key, Page, Seen, Sibling, Written};
 use quoit_ring::ConflictPolicy;
 
 use crate::invariants::contexts::{self, Truth};
-use crate::invariants::monotonic::Seen;
+use crate::invariants::monotonic;
 use crate::invariants::{Checks, acknowledged, reads, refused};
 use crate::plan::{Action, Operation, Schedule, Table};
 use crate::workloads::{self, counters, sets};
@@ -53,6 +53,15 @@ impl Wrote {
     }
 }
 
+/// What a client's session knows of a key.
+#[derive(Debug, Clone, Default)]
+struct Session {
+    /// As the library keeps it.
+    seen: Seen,
+    /// The writes that it made or read.
+    met: BTreeSet<u32>,
+}
+
 /// What is known of one key.
 #[derive(Default)]
 struct History {
@@ -63,11 +72,12 @@ struct History {
     floor: Vec<(u64, u64)>,
     /// Elements and increments that were acknowledged, and when.
     added: Vec<(u64, u32)>,
-    seen: Seen,
+    seen: monotonic::Seen,
     /// What each client was given last.
     contexts: BTreeMap<u32, (Bytes, Vec<u32>)>,
     counts: BTreeMap<u32, u32>,
     acknowledged: Vec<u32>,
+    sessions: BTreeMap<u32, Session>,
 }
 
 /// The ledger of a run.
@@ -77,6 +87,8 @@ pub(crate) struct Ledger {
     operations: BTreeMap<u32, (Operation, u64)>,
     wrote: BTreeMap<u32, Wrote>,
     keys: BTreeMap<Place, History>,
+    /// What was asked for by reads of sessions.
+    asked: BTreeMap<u32, Session>,
 }
 
 fn place(operation: &Operation) -> Place {
@@ -91,6 +103,7 @@ impl Ledger {
             operations: BTreeMap::new(),
             wrote: BTreeMap::new(),
             keys: BTreeMap::new(),
+            asked: BTreeMap::new(),
         }
     }
 
@@ -184,6 +197,84 @@ impl Ledger {
             vec![operation.id]
         };
         history.contexts.insert(operation.client, (written.context.clone(), covers));
+        let session = history.sessions.entry(operation.client).or_default();
+        session.met.insert(operation.id);
+        session.seen.join(&Seen::of_context(&written.context).expect("it was sealed by a node"));
+        if let Some(dot) = written.made {
+            session.seen.join(&Seen { entries: vec![dot], ..Seen::default() });
+        }
+    }
+
+    /// A read of a client's session begins: gives what it is to see at least.
+    pub(crate) fn session(&mut self, operation: &Operation) -> Seen {
+        let history = &self.keys[&place(operation)];
+        let session = history.sessions.get(&operation.client).cloned().unwrap_or_default();
+        let seen = session.seen.clone();
+        self.asked.insert(operation.id, session);
+        seen
+    }
+
+    pub(crate) fn on_session_got(
+        &mut self,
+        operation: &Operation,
+        got: &Got,
+        checks: &mut Checks,
+        truth: &Truth,
+    ) {
+        let place = place(operation);
+        let name = (place.0, &workloads::key(operation.key));
+        contexts::check(&mut checks.contexts, truth, name, &got.siblings, &got.context);
+        let read = self.read_of(place, &got.siblings, checks);
+        let asked = self.asked.remove(&operation.id).expect("it was begun");
+        self.judge_session_read(place, &read, &asked.met, &mut checks.reads);
+        let history = self.keys.get_mut(&place).expect("it was begun");
+        let session = history.sessions.entry(operation.client).or_default();
+        session.met.extend(read);
+        let seen = Seen::of_context(&got.context).expect("it was sealed by a node");
+        if session.seen == asked.seen {
+            session.seen = seen;
+        } else {
+            session.seen.join(&seen);
+        }
+    }
+
+    /// Whether a read at one replica took in what its session had met, as far as that was acknowledged:
+    /// the rest may be lost with the disk that it was read from.
+    fn judge_session_read(
+        &self,
+        place: Place,
+        read: &[u32],
+        met: &BTreeSet<u32>,
+        verdict: &mut crate::invariants::Verdict,
+    ) {
+        let table = &self.tables[place.0 as usize];
+        let met = || met.iter().filter(|id| self.wrote[id].acknowledged.is_some());
+        match table.policy {
+            _ if table.ttl_ms.is_some() || !table.orders_writes() => {}
+            ConflictPolicy::Siblings => {
+                for id in met() {
+                    let wrote = &self.wrote[id];
+                    let stays = wrote.superseders == 0 && !wrote.deletes();
+                    reads::check(verdict, !stays || read.contains(id), || {
+                        format!("{id} of {place:?} in a session, which has {read:?}: {wrote:?}")
+                    });
+                }
+            }
+            ConflictPolicy::Latest => {
+                let Some(floor) = met().map(|id| self.wrote[id].began).max() else { return };
+                let fresh = |id: &u32| self.wrote[id].ended() >= floor;
+                let holds = match read.first() {
+                    Some(id) => fresh(id),
+                    None => self.keys[&place].deletes.iter().any(fresh),
+                };
+                reads::check(verdict, holds, || {
+                    format!(
+                        "{place:?} gives {read:?} in a session that has met a write which began at \
+                         {floor} us"
+                    )
+                });
+            }
+        }
     }
 
     pub(crate) fn on_failed(&mut self, operation: &Operation, unknown: bool, checks: &mut Checks) {

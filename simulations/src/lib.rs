@@ -34,7 +34,8 @@
 //!
 //! **Kinds of runs.** Most seeds draw of everything a little. One residue by 16 each hunts zombies (9:
 //! keys deleted and collected while old merges come again), takes disks away (7), forms its cluster slowly
-//! (11) and has sloppy tables, the replicas of which crash together (5): `run --from 7 --step 16 --seeds 1000`.
+//! (11), has sloppy tables, the replicas of which crash together (5), and reads at level one for sessions
+//! that must see their own writes (13): `run --from 7 --step 16 --seeds 1000`.
 //!
 //! **Trust.** Bugs are planted on purpose ([`quoit_storage::planted`]), and `tests/planted.rs` shows
 //! that each breaks an invariant within 2,000 seeds (of its kind, where it needs one). One bug is tried
@@ -61,6 +62,7 @@
 //! | a merge does not change the digests | 12 | 4 |
 //! | a hint is dropped silently | 11 | 1 |
 //! | time is settled over what fallbacks keep | 1 | 4853 |
+//! | a read gives less than its session has seen | 5 | 269 |
 //! | a wiped or restored replica counts at once | 5 | 663 |
 //! | one that lost its disk is filled from a single peer | 18 | 375 |
 //! | a voter accepts any ballot | 9 | 123 |

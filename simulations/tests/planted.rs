@@ -17,6 +17,7 @@ fn seeds(bug: PlantedBug) -> impl Iterator<Item = u64> {
         PlantedBug::CountAtOnce | PlantedBug::RefillFromOne => (7, 16),
         PlantedBug::AcceptAnyBallot => (11, 16),
         PlantedBug::SettleOverStandIns => (5, 16),
+        PlantedBug::ForgetSession => (13, 16),
         _ => (0, 1),
     };
     (from..).step_by(step).take(SEEDS_MAX)

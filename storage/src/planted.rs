@@ -54,13 +54,15 @@ pub enum PlantedBug {
     CountAtOnce,
     /// Time is settled though fallbacks keep acknowledged writes that old.
     SettleOverStandIns,
+    /// A read gives less than its client's session has seen.
+    ForgetSession,
     /// One that lost what it held counts once a single peer was merged in, whole or not.
     RefillFromOne,
 }
 
 impl PlantedBug {
     /// All that the swarm must catch.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::SkipSync,
         Self::IgnoreFailedSync,
         Self::AcknowledgeEarly,
@@ -81,6 +83,7 @@ impl PlantedBug {
         Self::DropHint,
         Self::CountAtOnce,
         Self::SettleOverStandIns,
+        Self::ForgetSession,
         Self::RefillFromOne,
         Self::AcceptAnyBallot,
         Self::ExpireByWall,

@@ -186,6 +186,8 @@ pub struct Operation {
 pub enum Action {
     /// Reads it.
     Get,
+    /// Reads it at one replica, for this client's session: no less than it has written and read so.
+    SessionGet,
     /// Writes it without having read it.
     Put,
     /// Writes it with the context that this client was given last.

@@ -82,6 +82,14 @@ pub fn draw(seed: u64, profile: Profile) -> Schedule {
         let rounds = if random.below(2) == 0 { 0 } else { 1 + random.below(4) };
         stand_in(&mut schedule, length_ms, rounds);
     }
+    if !measured && seed % 16 == 13 && !schedule.expects_loss {
+        let mut random = stream(seed, "sessions", 0);
+        for operation in &mut schedule.operations {
+            if operation.action == Action::Get && random.below(4) > 0 {
+                operation.action = Action::SessionGet;
+            }
+        }
+    }
     schedule
 }
 

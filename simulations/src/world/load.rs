@@ -137,6 +137,11 @@ impl World {
                 let get = Request::Get { table, key, at_least };
                 return self.ask(client, id | READ, get, None, PATIENCE_US);
             }
+            Action::SessionGet => {
+                let at_least = self.ledger.session(&operation);
+                let get = Request::Get { table, key, at_least };
+                return self.ask(client, id | READ, get, Some(Level::One), PATIENCE_US);
+            }
             Action::Scan => {
                 let (from, to) = (bytes::Bytes::new(), None);
                 Request::Scan { table, partition: key.partition, from, to, limit: 100 }
@@ -216,6 +221,9 @@ impl World {
     fn on_got(&mut self, operation: &plan::Operation, got: &Got) {
         let truth = self.truth();
         let now = self.time_us;
+        if operation.action == Action::SessionGet {
+            return self.ledger.on_session_got(operation, got, &mut self.checks, &truth);
+        }
         self.ledger.on_got(operation, got, now, &mut self.checks, &truth);
         match operation.action {
             Action::Add => {
