@@ -10,6 +10,7 @@
 
 mod check;
 mod file;
+mod members;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,8 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
-pub use check::{CheckError, check_credentials};
+pub use check::{CheckError, check_credentials, cluster_of};
+pub use members::{MembersError, Prepared, prepare_members};
 
 use file::{read, write_new};
 
@@ -46,6 +48,8 @@ pub const DAYS_MAX: u32 = 36_525;
 /// Certificates are valid from a little before they are made: clocks differ.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 const SECONDS_PER_DAY: u64 = 86_400;
+/// The mode of a key that only its owner reads.
+const OWNER_ONLY: u32 = 0o600;
 
 /// Whose certificate it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,9 +134,14 @@ impl Issued {
     /// # Errors
     /// [`AuthorityError::Exists`] where one of them is there.
     pub fn write(&self, directory: &Path, stem: &str) -> Result<(), AuthorityError> {
+        self.write_for(directory, stem, OWNER_ONLY)
+    }
+
+    /// As [`Issued::write`], with another mode for the key.
+    fn write_for(&self, directory: &Path, stem: &str, key_mode: u32) -> Result<(), AuthorityError> {
         let certificate = directory.join(format!("{stem}.pem"));
         let key = directory.join(format!("{stem}.key"));
-        write_pair(&certificate, &self.certificate_pem, &key, &self.key_pem)
+        write_pair(&certificate, &self.certificate_pem, &key, &self.key_pem, key_mode)
     }
 }
 
@@ -159,6 +168,7 @@ impl Authority {
             &certificate_pem,
             &directory.join(AUTHORITY_KEY),
             &key.serialize_pem(),
+            OWNER_ONLY,
         )?;
         Ok(Self { cluster, certificate_pem, key })
     }
@@ -325,12 +335,13 @@ fn write_pair(
     certificate_pem: &str,
     key: &Path,
     key_pem: &str,
+    key_mode: u32,
 ) -> Result<(), AuthorityError> {
     for path in [certificate, key] {
         if path.exists() {
             return Err(AuthorityError::Exists(path.to_owned()));
         }
     }
-    write_new(key, key_pem, 0o600)?;
+    write_new(key, key_pem, key_mode)?;
     write_new(certificate, certificate_pem, 0o644)
 }

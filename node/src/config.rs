@@ -24,15 +24,17 @@ use quoit_storage::layout::KEY_BYTES_MAX;
 use quoit_storage::store::Durability;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::authority::cluster_of;
+
 pub use document::{Place, Problem};
 
 use document::{Document, Section};
 
-/// Where a node listens for peers and clients when nobody says otherwise.
+/// Where a node listens for peers and clients when neither its settings nor the list of members
+/// says otherwise.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7101);
-/// Where a node answers HTTP when nobody says otherwise.
-pub const HTTP_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7201);
+/// From a node's UDP port to its HTTP port on loopback when nobody says otherwise.
+pub const HTTP_PORT_OFFSET: u16 = 100;
 /// N, when nobody says otherwise and the cluster has as many members.
 pub const REPLICATION: u8 = 3;
 
@@ -90,7 +92,8 @@ pub struct NodeSettings {
     pub id: NodeId,
     /// `data_directory`: where all its data lies.
     pub data_directory: PathBuf,
-    /// `listen`: the UDP address for peers and clients (QUIC).
+    /// `listen`: the UDP address for peers and clients (QUIC); the node's own in the list of members,
+    /// unless told otherwise.
     pub listen: SocketAddr,
     /// `advertise`: under which address others reach it; `listen`, unless told otherwise.
     pub advertise: SocketAddr,
@@ -99,14 +102,16 @@ pub struct NodeSettings {
 /// `[http]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// `listen`: the TCP address of `/healthz`, `/readyz` and `/metrics`.
+    /// `listen`: the TCP address of `/healthz`, `/readyz` and `/metrics`; on loopback,
+    /// [`HTTP_PORT_OFFSET`] above the node's port, unless told otherwise.
     pub listen: SocketAddr,
 }
 
 /// `[cluster]`: the same on all initial members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSettings {
-    /// `id`: the cluster's name, as its authority drew it.
+    /// `id`: the cluster's name, as its authority drew it; where it is not written, the authority's
+    /// certificate says it.
     pub id: ClusterId,
     /// `vnodes`: Q.
     pub vnodes: VnodeCount,
@@ -164,7 +169,7 @@ pub struct RepairSettings {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitSettings {
     /// `key_bytes_max`, `value_bytes_max`, `siblings_max`, `set_bytes_max`: what clients are told.
     pub data: Limits,
@@ -257,12 +262,14 @@ impl Config {
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, Vec<Problem>> {
         let mut document = Document::parse(text, environment).map_err(|problem| vec![problem])?;
-        let node = document.section("node", |section| read_node(section, directory));
-        let cluster = document.section("cluster", |section| read_cluster(section, node.as_ref()));
-        let http = document.section("http", |section| HttpSettings {
-            listen: address(section, "listen").unwrap_or(HTTP_LISTEN),
-        });
+        let mut node = document.section("node", |section| read_node(section, directory));
         let tls = document.section("tls", |section| read_tls(section, directory));
+        let cluster = document
+            .section("cluster", |section| read_cluster(section, node.as_mut(), tls.as_ref()));
+        let node = node.map(|draft| draft.settings);
+        let http = document.section("http", |section| HttpSettings {
+            listen: address(section, "listen").unwrap_or(http_listen(node.as_ref())),
+        });
         let storage = document.section("storage", read_storage);
         let repair = document.section("repair", |section| RepairSettings {
             interval_ms: positive(section, "interval_seconds", 0..=86_400, 60) * 1_000,
@@ -304,6 +311,21 @@ impl Config {
         }
     }
 
+    /// Only the initial members of a file, ascending by id; its other sections may be incomplete.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load_members(path: &Path) -> Result<Vec<Member>, ConfigError> {
+        let text =
+            read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let wrong = |problems| ConfigError::Wrong { path: path.to_owned(), problems };
+        let nothing = BTreeMap::new();
+        let mut document =
+            Document::parse(&text, &nothing).map_err(|problem| wrong(vec![problem]))?;
+        let members = document.section("cluster", read_members);
+        if document.problems.is_empty() { Ok(members) } else { Err(wrong(document.problems)) }
+    }
+
     /// What the cluster's first record is made from.
     pub fn genesis(&self) -> Genesis {
         Genesis {
@@ -330,7 +352,14 @@ fn read(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-fn read_node(section: &mut Section<'_>, directory: &Path) -> Option<NodeSettings> {
+/// A node's settings, before the list of members has had its say.
+struct NodeDraft {
+    settings: NodeSettings,
+    /// Whether neither address is written.
+    listens_as_member: bool,
+}
+
+fn read_node(section: &mut Section<'_>, directory: &Path) -> Option<NodeDraft> {
     let id = section.required("id", "\"n1\"");
     let id = section.meaning("id", id);
     let data_directory = section.required("data_directory", "\"data\"");
@@ -343,25 +372,41 @@ fn read_node(section: &mut Section<'_>, directory: &Path) -> Option<NodeSettings
             "others cannot reach the address that says \"any\"; write this host's own",
         );
     }
-    Some(NodeSettings {
+    let listens_as_member = !section.has("listen") && !section.has("advertise");
+    let settings = NodeSettings {
         id: id?,
         data_directory: directory.join(data_directory?),
         listen: listen?,
         advertise: advertise?,
-    })
+    };
+    Some(NodeDraft { settings, listens_as_member })
 }
 
-fn read_cluster(section: &mut Section<'_>, node: Option<&NodeSettings>) -> Option<ClusterSettings> {
-    let id = section.required("id", "the 32 digits that `quoit ca init` printed, in quotes");
-    let id = section.meaning("id", id);
+/// On loopback, near the node's own port, so that several nodes on a host differ.
+fn http_listen(node: Option<&NodeSettings>) -> SocketAddr {
+    let port = node.map_or(LISTEN.port(), |node| node.listen.port());
+    (Ipv4Addr::LOCALHOST, port.checked_add(HTTP_PORT_OFFSET).unwrap_or(port)).into()
+}
+
+fn read_cluster(
+    section: &mut Section<'_>,
+    node: Option<&mut NodeDraft>,
+    tls: Option<&TlsSettings>,
+) -> Option<ClusterSettings> {
+    let id = read_cluster_id(section, tls);
     let vnodes =
         section.number("vnodes", 1..=VnodeCount::MAX.into(), VnodeCount::DEFAULT.get().into());
     let vnodes = u32::try_from(vnodes).map_or(Ok(VnodeCount::DEFAULT), VnodeCount::new);
     let vnodes = vnodes.map_err(|error| section.wrong("vnodes", error)).ok();
-    let mut members: Vec<Member> =
-        section.list("members", "cluster.members", read_member).into_iter().flatten().collect();
-    members.sort_by_key(|member| member.id);
-    check_members(section, &members, node);
+    let members = read_members(section);
+    if let Some(draft) = node {
+        let own = members.iter().find(|member| member.id == draft.settings.id);
+        if let (Some(own), true) = (own, draft.listens_as_member) {
+            draft.settings.listen = own.address;
+            draft.settings.advertise = own.address;
+        }
+        check_own(section, &members, &draft.settings);
+    }
     let count = u8::try_from(members.len()).unwrap_or(u8::MAX).max(1);
     let replication = section.number("replication", 1..=255, REPLICATION.min(count).into());
     let replication = u8::try_from(replication).unwrap_or(REPLICATION);
@@ -372,6 +417,31 @@ fn read_cluster(section: &mut Section<'_>, node: Option<&NodeSettings>) -> Optio
         );
     }
     Some(ClusterSettings { id: id?, vnodes: vnodes?, replication, members })
+}
+
+/// As it is written, or else as the authority's certificate says.
+fn read_cluster_id(section: &mut Section<'_>, tls: Option<&TlsSettings>) -> Option<ClusterId> {
+    if section.has("id") {
+        let id = section.text("id");
+        return section.meaning("id", id);
+    }
+    let found = cluster_of(&tls?.authority).map_err(|error| {
+        section.wrong(
+            "id",
+            format!("is not written, and the authority's certificate does not say it: {error}"),
+        );
+    });
+    section.knows("id");
+    found.ok()
+}
+
+/// The initial members, ascending by id, as far as they are right.
+fn read_members(section: &mut Section<'_>) -> Vec<Member> {
+    let mut members: Vec<Member> =
+        section.list("members", "cluster.members", read_member).into_iter().flatten().collect();
+    members.sort_by_key(|member| member.id);
+    check_members(section, &members);
+    members
 }
 
 fn read_member(section: &mut Section<'_>) -> Option<Member> {
@@ -392,7 +462,7 @@ fn read_member(section: &mut Section<'_>) -> Option<Member> {
 }
 
 /// What concerns several members at once.
-fn check_members(section: &mut Section<'_>, members: &[Member], node: Option<&NodeSettings>) {
+fn check_members(section: &mut Section<'_>, members: &[Member]) {
     if !section.file_has("members") {
         section
             .wrong("members", "is missing: write [[cluster.members]] once for each initial member");
@@ -411,9 +481,13 @@ fn check_members(section: &mut Section<'_>, members: &[Member], node: Option<&No
             section.wrong("members", format!("two members have the address {}", member.address));
         }
     }
-    let Some(node) = node else {
+}
+
+/// What concerns this node among the members.
+fn check_own(section: &mut Section<'_>, members: &[Member], node: &NodeSettings) {
+    if !section.file_has("members") {
         return;
-    };
+    }
     match members.iter().find(|member| member.id == node.id) {
         None => section.wrong(
             "members",

@@ -19,8 +19,10 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::config::LimitSettings;
 use crate::http::NodeHealth;
 use crate::metrics::{Direction, Metrics, Operation, Outcome, Party, StoragePart};
+use crate::service_manager::ServiceManager;
 use crate::storage_worker::{Answers, Request, Requests, StorageWorker};
 use crate::transport::{Inbound, InboundQueue, Transport};
 
@@ -47,6 +49,9 @@ pub(crate) struct EventLoop {
     pub(crate) to_gossip: Sender<(std::net::SocketAddr, bytes::Bytes)>,
     pub(crate) health: Arc<NodeHealth>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) service: Arc<ServiceManager>,
+    /// What is accepted from clients, as it was last read.
+    pub(crate) limits: watch::Receiver<LimitSettings>,
     /// Turns `true` when the node is to stop.
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) advertise: std::net::SocketAddr,
@@ -179,6 +184,7 @@ impl EventLoop {
             self.report(now, events, began);
             if *self.stop.borrow() && draining_until.is_none() {
                 self.health.set_unready(vec!["the node is stopping".to_owned()]);
+                self.service.stopping();
                 draining_until = Some(tokio::time::Instant::now() + DRAIN_LIMIT);
             }
             if let Some(until) = draining_until
@@ -202,6 +208,10 @@ impl EventLoop {
             _ = self.answers.recv_many(&mut gathered.answers, TURN_EVENTS_MAX) => {}
             Some(event) = self.gossip_events.recv() => gathered.beliefs.push(event),
             _ = self.stop.changed(), if !draining => {}
+            Ok(()) = self.limits.changed() => {
+                let limits = *self.limits.borrow_and_update();
+                self.core.set_limits(limits.data, limits.in_flight_max);
+            }
             () = tokio::time::sleep(until_deadline) => {}
         }
         tokio::task::yield_now().await;
@@ -331,6 +341,7 @@ impl EventLoop {
     /// Tells observers how the node is.
     fn report(&mut self, now: Now, events: usize, began: std::time::Instant) {
         self.health.heartbeat();
+        self.service.alive();
         self.metrics.event_loop_round(events, began.elapsed());
         self.metrics.set_in_flight(self.core.operation_count());
         if self.observed.elapsed() >= OBSERVE_EVERY {
@@ -345,7 +356,9 @@ impl EventLoop {
             tracing::info!("ready");
             self.ready = true;
             self.health.set_ready();
+            self.service.ready();
         } else if !reasons.is_empty() {
+            self.service.status(&format!("joining: {}", reasons.join("; ")));
             self.health.set_unready(reasons);
         }
     }
@@ -353,6 +366,9 @@ impl EventLoop {
     /// Reads the figures that change slowly.
     fn observe(&mut self) {
         let passed = self.transport.stats();
+        if self.ready && !*self.stop.borrow() {
+            self.service.status(&self.standing(passed.peers_connected));
+        }
         self.metrics.set_connections(Party::Peer, passed.peers_connected);
         self.metrics.set_connections(Party::Client, passed.clients);
         self.metrics.set_transport_bytes(Direction::Sent, passed.sent_bytes);
@@ -369,8 +385,21 @@ impl EventLoop {
         }
     }
 
+    /// How a node that serves stands, in a line.
+    fn standing(&self, connected: usize) -> String {
+        let members = self.core.record().map_or(0, |record| record.members.len());
+        let others = members.saturating_sub(1);
+        let mut text = format!("serving; connected to {connected} of {others} other members");
+        for problem in self.core.problems() {
+            text.push_str("; ");
+            text.push_str(&problem);
+        }
+        text
+    }
+
     async fn shut_down(self) {
         tracing::info!("stopping");
+        self.service.status("stopping: saying goodbye and closing the store");
         if let Err(error) = self.gossip.shutdown().await {
             tracing::debug!(%error, "gossip ended");
         }

@@ -11,26 +11,24 @@
 //! | 4 | it is not known whether it is done |
 
 use std::error::Error;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use quoit_cli::{ClientCommand, ConnectionOptions, node_rows, render_nodes_table};
 use quoit_client::ClientBuilder;
 use quoit_node::authority::{
-    AUTHORITY_DAYS, Authority, AuthorityError, LEAF_DAYS, Subject, check_credentials,
+    AUTHORITY_DAYS, Authority, AuthorityError, LEAF_DAYS, MembersError, Subject, check_credentials,
+    prepare_members,
 };
-use quoit_node::config::{Config, LogFormat, LogSettings, environment};
+use quoit_node::config::{Config, environment};
 use quoit_node::serve::ServeOptions;
 use quoit_node::stop::StopSignals;
 use quoit_node::up::{Cluster, READY_TIMEOUT, UpError, UpOptions, prepare};
 use quoit_ring::{NodeId, VnodeCount, VnodeCountError};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// The file of `quoit up`, and the directory that the client's commands look into.
 const UP_DIRECTORY: &str = "quoit-data";
@@ -54,6 +52,13 @@ enum Command {
     Ca(CaCommand),
     #[command(flatten)]
     Client(ClientCommand),
+    /// Write the man pages and shell completions, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// Where they are written.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
 }
 
 /// Start a cluster on this host and stay until Ctrl-C.
@@ -79,6 +84,9 @@ struct UpArguments {
 }
 
 /// Run a node.
+///
+/// SIGTERM stops it: it finishes what is in flight and says goodbye. SIGHUP has it read its
+/// configuration and certificates again, unless it was started in a terminal.
 #[derive(Debug, Args)]
 struct ServeArguments {
     /// The configuration.
@@ -87,6 +95,9 @@ struct ServeArguments {
     /// Only check the configuration and the certificates, and print all settings.
     #[arg(long)]
     check: bool,
+    /// With --check: print nothing where all is well.
+    #[arg(long, requires = "check")]
+    quiet: bool,
     /// Stop when standard input ends, as `quoit up` wants it.
     #[arg(long)]
     stop_on_stdin_close: bool,
@@ -104,6 +115,24 @@ enum CaCommand {
         days: u32,
     },
     Issue(IssueArguments),
+    Members(MembersArguments),
+}
+
+/// Make the certificates of all members that a configuration lists.
+///
+/// Makes DIR/authority (to be kept safe), DIR/n1 and so on for the nodes, and DIR/client. What is
+/// there is left as it is.
+#[derive(Debug, Args)]
+struct MembersArguments {
+    /// The configuration that lists the members.
+    #[arg(long, value_name = "FILE", default_value = "/etc/quoit/quoit.toml")]
+    config: PathBuf,
+    /// Where everything is written.
+    #[arg(long, value_name = "DIR", default_value = "/etc/quoit")]
+    dir: PathBuf,
+    /// Make an authority only if all members are on loopback.
+    #[arg(long)]
+    one_host: bool,
 }
 
 /// Make the certificate of a node or of a client.
@@ -152,6 +181,10 @@ fn main() -> ExitCode {
         Command::Serve(options) => serve(&options),
         Command::Ca(CaCommand::Init { dir, days }) => init(&dir, days),
         Command::Ca(CaCommand::Issue(options)) => issue(&options),
+        Command::Ca(CaCommand::Members(options)) => members(&options),
+        Command::Manual { out } => {
+            quoit_node::manual::write(Arguments::command(), &out).map_err(not_done)
+        }
     };
     let (error, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
@@ -179,27 +212,19 @@ fn serve(options: &ServeArguments) -> Result<(), Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(not_done)?;
     check_credentials(&config.tls, config.cluster.id, config.node.id, now).map_err(bad_input)?;
     if options.check {
-        // Whoever reads it may have read enough.
-        let _ = std::io::stdout().write_all(config.to_toml().as_bytes());
+        if !options.quiet {
+            // Whoever reads it may have read enough.
+            let _ = std::io::stdout().write_all(config.to_toml().as_bytes());
+        }
         return Ok(());
     }
-    start_log(&config.log)?;
-    let serve_options = ServeOptions { stop_on_stdin_close: options.stop_on_stdin_close };
+    let log_level = quoit_node::log::start(&config.log).map_err(bad_input)?;
+    let serve_options = ServeOptions {
+        config_path: options.config.clone(),
+        log_level: Some(log_level),
+        stop_on_stdin_close: options.stop_on_stdin_close,
+    };
     quoit_node::serve::run(config, serve_options).map_err(not_done)
-}
-
-/// Lines to standard error.
-fn start_log(settings: &LogSettings) -> Result<(), Failure> {
-    let filter: Targets = settings.level.parse().map_err(bad_input)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
-    match settings.format {
-        LogFormat::Text => {
-            registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init()
-        }
-        LogFormat::Json => registry.with(lines.json()).try_init(),
-    }
-    .map_err(not_done)
 }
 
 fn init(directory: &std::path::Path, days: u32) -> Result<(), Failure> {
@@ -226,6 +251,23 @@ fn issue(options: &IssueArguments) -> Result<(), Failure> {
             .map_err(authority_failure)?;
     }
     eprintln!("{stem}.pem, {stem}.key and authority.pem are in {}", options.out.display());
+    Ok(())
+}
+
+fn members(options: &MembersArguments) -> Result<(), Failure> {
+    let members = Config::load_members(&options.config).map_err(bad_input)?;
+    let now = SystemTime::now();
+    let prepared = prepare_members(&options.dir, &members, options.one_host, now).map_err(
+        |error| match error {
+            MembersError::Authority(error) => authority_failure(error),
+            MembersError::SeveralHosts { .. } => bad_input(error),
+            MembersError::Directory { .. } => not_done(error),
+        },
+    )?;
+    println!("cluster {}", prepared.cluster);
+    for place in &prepared.made {
+        println!("made {}", place.display());
+    }
     Ok(())
 }
 
@@ -348,7 +390,6 @@ fn up_failure(error: UpError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

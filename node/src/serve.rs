@@ -20,17 +20,24 @@ use quoit_storage_files::tables::{OpenReport, Tables, TablesError, TablesOptions
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, TlsSettings};
 use crate::event_loop::{EventLoop, ReadHere, Requested};
 use crate::http::{HttpError, HttpServer, NodeHealth};
 use crate::identity::{Identity, IdentityError};
+use crate::log::LogLevel;
 use crate::metrics::Metrics;
-use crate::stop::StopSignals;
+use crate::reload::Reloader;
+use crate::service_manager::ServiceManager;
+use crate::stop::{StopReason, StopSignals, hangup_means_reload};
 use crate::storage_worker::{Parts, StorageWorker};
-use crate::transport::{self, TlsMaterial, Transport, TransportConfig, TransportError};
+use crate::transport::{
+    self, InboundQueue, TlsMaterial, Transport, TransportConfig, TransportError,
+};
 
 /// Gossip messages that may wait in either direction; more are dropped, as gossip repeats itself.
 const GOSSIP_QUEUE: usize = 1_024;
+/// What a node does before it joins.
+const RECOVERING: &str = "recovering: opening the tables and replaying the log";
 /// Threads that read.
 const READER_COUNT: usize = 2;
 
@@ -85,13 +92,18 @@ pub enum ServeError {
 }
 
 /// How `quoit serve` was called, beside its configuration.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct ServeOptions {
+    /// The configuration's file, to be read again.
+    pub config_path: PathBuf,
+    /// The level of the program's log, to be changed with it.
+    pub log_level: Option<LogLevel>,
     /// Stop when standard input ends: for children of `quoit up`.
     pub stop_on_stdin_close: bool,
 }
 
-/// Runs a node until it is told to stop (SIGTERM, Ctrl-C).
+/// Runs a node until it is told to stop (SIGTERM, Ctrl-C). SIGHUP has it read its files again
+/// ([`hangup_means_reload`]).
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -102,12 +114,17 @@ pub fn run(config: Config, options: ServeOptions) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(ServeError::System)?;
-    runtime.block_on(serve(config, options))
+    let served = runtime.block_on(serve(config, options));
+    // A recovery that was told to stop is left as a crash would leave it: nothing waits for it.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
     let mut signals =
         StopSignals::listen(options.stop_on_stdin_close).map_err(ServeError::System)?;
+    let service = ServiceManager::new();
+    service.status("starting");
     let clock = Clock::new(config.clock.offset_ms);
     let health = NodeHealth::new();
     let metrics = Metrics::new();
@@ -119,18 +136,12 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     };
     tokio::spawn(http.serve(health.clone(), metrics.clone(), until_stop));
 
-    let tls = read_tls(&config)?;
-    let (transport, inbound) = Transport::bind(TransportConfig {
-        listen: config.node.listen,
-        node: config.node.id,
-        cluster: config.cluster.id,
-        tls,
-        limits: transport::Limits {
-            connections_max: config.limits.connections_max,
-            ..transport::Limits::default()
-        },
-    })?;
-    let data = open_data(&config, clock)?;
+    let (transport, inbound) = bind_transport(&config)?;
+    service.status(RECOVERING);
+    health.set_unready(vec![RECOVERING.to_owned()]);
+    let Some(data) = recover(&config, clock, &service, &mut signals).await? else {
+        return Ok(());
+    };
     let core = NodeCore::new(core_config(&config, &data), data.recovered, clock.now());
     let (gossip, gossip_events, to_gossip) =
         start_gossip(&config, &transport, data.identity.boot_count).await?;
@@ -147,10 +158,11 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         clock,
     })
     .map_err(ServeError::System)?;
+    let (limits_changed, limits) = watch::channel(config.limits);
     let event_loop = EventLoop {
         core,
         clock,
-        transport,
+        transport: transport.clone(),
         inbound,
         storage,
         answers,
@@ -159,6 +171,8 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         to_gossip,
         health,
         metrics,
+        service: service.clone(),
+        limits,
         stop,
         advertise: config.node.advertise,
         initial_members: config.cluster.members.clone(),
@@ -170,10 +184,17 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         due: Vec::new(),
     };
     tracing::info!(node = %config.node.id, cluster = %config.cluster.id, address = %config.node.listen, "serving");
+    let reloader = Reloader {
+        path: options.config_path,
+        running: config,
+        log_level: options.log_level,
+        transport,
+        limits: limits_changed,
+    };
     let mut running = std::pin::pin!(event_loop.run());
     tokio::select! {
         () = &mut running => return Ok(()),
-        reason = signals.next() => tracing::info!(%reason, "told to stop"),
+        () = until_told(&mut signals, reloader, &service) => {}
         end = gossip_end => {
             stopper.send_replace(true);
             running.await;
@@ -185,14 +206,70 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     Ok(())
 }
 
-fn read_tls(config: &Config) -> Result<TlsMaterial, ServeError> {
+/// Returns when the node is to stop; reads its files again whenever it is told to.
+async fn until_told(signals: &mut StopSignals, mut reloader: Reloader, service: &ServiceManager) {
+    loop {
+        let reason = signals.next().await;
+        if reason != StopReason::Hangup || !hangup_means_reload() {
+            tracing::info!(%reason, "told to stop");
+            return;
+        }
+        service.reloading();
+        reloader.reload();
+        service.reloaded();
+    }
+}
+
+/// Opens the data directory while HTTP answers and the service manager hears that the node lives;
+/// `None` where it was told to stop meanwhile.
+async fn recover(
+    config: &Config,
+    clock: Clock,
+    service: &ServiceManager,
+    signals: &mut StopSignals,
+) -> Result<Option<Data>, ServeError> {
+    let config = config.clone();
+    let mut opening = tokio::task::spawn_blocking(move || open_data(&config, clock));
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            opened = &mut opening => match opened {
+                Ok(data) => return data.map(Some),
+                Err(error) => return Err(ServeError::System(io::Error::other(error))),
+            },
+            _ = ticks.tick() => service.alive(),
+            reason = signals.next() => {
+                if reason != StopReason::Hangup || !hangup_means_reload() {
+                    tracing::info!(%reason, "told to stop while recovering");
+                    return Ok(None);
+                }
+                tracing::warn!("not reloaded: the node recovers; send SIGHUP again when it serves");
+            }
+        }
+    }
+}
+
+fn bind_transport(config: &Config) -> Result<(Transport, InboundQueue), ServeError> {
+    Ok(Transport::bind(TransportConfig {
+        listen: config.node.listen,
+        node: config.node.id,
+        cluster: config.cluster.id,
+        tls: read_tls(&config.tls)?,
+        limits: transport::Limits {
+            connections_max: config.limits.connections_max,
+            ..transport::Limits::default()
+        },
+    })?)
+}
+
+pub(crate) fn read_tls(settings: &TlsSettings) -> Result<TlsMaterial, ServeError> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|source| ServeError::TlsFile { path: path.to_owned(), source })
     };
     Ok(TlsMaterial {
-        authority_pem: read(&config.tls.authority)?,
-        certificate_pem: read(&config.tls.certificate)?,
-        key_pem: read(&config.tls.key)?,
+        authority_pem: read(&settings.authority)?,
+        certificate_pem: read(&settings.certificate)?,
+        key_pem: read(&settings.key)?,
     })
 }
 

@@ -3,7 +3,7 @@
 //! if it is killed.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ pub enum StopReason {
     Interrupt,
     /// SIGTERM, as systemd and `quoit up` send it.
     Terminate,
-    /// The terminal is gone.
+    /// The terminal is gone; or, where there never was one, the files are to be read again.
     Hangup,
     /// Standard input has ended.
     InputClosed,
@@ -80,6 +80,12 @@ impl StopSignals {
         }
         reason
     }
+}
+
+/// Whether a hangup says that files are to be read again, as service managers and scripts mean it.
+/// To a program that was started in a terminal it says that the terminal is gone.
+pub fn hangup_means_reload() -> bool {
+    !io::stdin().is_terminal()
 }
 
 /// A thread of its own, since a runtime waits for its blocking reads before it ends.

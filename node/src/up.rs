@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::authority::AuthorityError;
-use crate::config::ConfigError;
+use crate::config::{self, ConfigError};
 use crate::http::fetch;
 
 pub use prepare::{Prepared, PreparedNode, prepare};
@@ -40,7 +40,7 @@ pub const NODES_MAX: u16 = 64;
 /// [`HTTP_PORT_OFFSET`] above.
 pub const BASE_PORT: u16 = 7101;
 /// From a node's UDP port to its HTTP port.
-pub const HTTP_PORT_OFFSET: u16 = 100;
+pub const HTTP_PORT_OFFSET: u16 = config::HTTP_PORT_OFFSET;
 /// How long the nodes may take until all serve.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the nodes may take to stop before they are killed.

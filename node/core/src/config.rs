@@ -5,7 +5,7 @@ use quoit_ring::NodeId;
 
 use crate::handshake::Genesis;
 
-/// What a core is told at its start and never changes.
+/// What a core is told at its start. Only its limits change later ([`crate::NodeCore::set_limits`]).
 #[derive(Debug, Clone)]
 pub struct CoreConfig {
     /// This node.

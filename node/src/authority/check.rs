@@ -74,6 +74,15 @@ pub fn check_credentials(
     })
 }
 
+/// The cluster that the authority's certificate in a file names.
+///
+/// # Errors
+/// [`CheckError::File`], [`CheckError::Unusable`].
+pub fn cluster_of(path: &Path) -> Result<ClusterId, CheckError> {
+    cluster_of_authority(&read(path)?)
+        .map_err(|message| CheckError::Unusable { path: path.to_owned(), message })
+}
+
 /// Whether the authority's signature makes a certificate valid for all of the names at that time.
 pub(super) fn prove(
     authority_pem: &str,

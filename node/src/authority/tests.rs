@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use rustls::pki_types::pem::PemObject;
@@ -185,4 +186,50 @@ fn a_damaged_authority_is_refused_with_its_file() {
     assert!(error.contains(AUTHORITY_CERTIFICATE), "{error}");
     let days = Authority::create(&directory.path().join("new"), 0, now());
     assert!(matches!(days, Err(AuthorityError::Validity(0))));
+}
+
+fn member(number: u64, address: &str) -> quoit_ring::Member {
+    quoit_ring::Member {
+        id: NodeId(number),
+        address: address.parse().unwrap(),
+        zone: quoit_ring::Zone { datacenter: "local".into(), rack: "r1".into() },
+        capacity: 1,
+    }
+}
+
+#[test]
+fn the_members_certificates_are_made_once_and_continued() {
+    let directory = tempfile::tempdir().unwrap();
+    let members = [member(1, "127.0.0.1:7101"), member(2, "127.0.0.1:7102")];
+    let first = prepare_members(directory.path(), &members, true, now()).unwrap();
+    assert_eq!(first.made.len(), 3);
+    let key = directory.path().join("n2/node.key");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o7777 & !0o640, 0);
+    let private = directory.path().join("authority");
+    assert_eq!(fs::metadata(private).unwrap().permissions().mode() & 0o077, 0);
+    for id in [1, 2] {
+        let place = directory.path().join(format!("n{id}"));
+        let tls = TlsSettings {
+            authority: place.join(AUTHORITY_CERTIFICATE),
+            certificate: place.join("node.pem"),
+            key: place.join("node.key"),
+        };
+        check_credentials(&tls, first.cluster, NodeId(id), since_1970(now())).unwrap();
+    }
+
+    fs::remove_file(directory.path().join("n2/node.pem")).unwrap();
+    let again = prepare_members(directory.path(), &members, true, now()).unwrap();
+    assert_eq!(again.cluster, first.cluster);
+    assert_eq!(again.made, [directory.path().join("n2")]);
+    assert!(prepare_members(directory.path(), &members, true, now()).unwrap().made.is_empty());
+}
+
+#[test]
+fn several_hosts_make_no_authority_each_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let members = [member(1, "127.0.0.1:7101"), member(2, "192.0.2.2:7101")];
+    let error = prepare_members(directory.path(), &members, true, now()).unwrap_err();
+    assert!(error.to_string().contains("share one authority"), "{error}");
+    assert!(!directory.path().join("authority").exists());
+    prepare_members(directory.path(), &members, false, now()).unwrap();
 }

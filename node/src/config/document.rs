@@ -372,6 +372,11 @@ impl<'a> Section<'a> {
         items
     }
 
+    /// Names a setting that was not asked for, since it is not written.
+    pub(super) fn knows(&mut self, key: &'static str) {
+        self.found_in_file(key);
+    }
+
     /// Whether the setting is written anywhere, be it wrong.
     pub(super) fn has(&self, key: &str) -> bool {
         self.look_up(key).is_some()

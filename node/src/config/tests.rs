@@ -63,7 +63,7 @@ fn what_is_not_written_has_its_default() {
     assert_eq!(config.node.advertise, config.node.listen);
     assert_eq!(config.node.data_directory, Path::new("/srv/n2/data"));
     assert_eq!(config.tls.certificate, Path::new("/etc/quoit/node.pem"));
-    assert_eq!(config.http.listen, HTTP_LISTEN);
+    assert_eq!(config.http.listen, "127.0.0.1:7202".parse().unwrap());
     assert_eq!(config.cluster.vnodes, VnodeCount::DEFAULT);
     assert_eq!(config.cluster.replication, 3);
     assert_eq!(config.storage.durability, Durability::Group);
@@ -224,7 +224,44 @@ fn what_is_missing_is_told_with_an_example() {
     );
     let problems = parse("").unwrap_err();
     assert!(problems.len() >= 6);
+    let told = parse(&minimal().replace(&format!("id = \"{CLUSTER}\"\n"), "")).unwrap_err();
+    assert_eq!(told.len(), 1);
+    let told = told[0].to_string();
+    assert!(told.contains("cluster.id: is not written, and the authority's certificate"), "{told}");
+    assert!(told.contains("/srv/n2/authority.pem does not exist"), "{told}");
     assert!(problems.iter().all(|problem| problem.place == Place::Whole));
+}
+
+#[test]
+fn a_node_listens_where_the_list_of_members_has_it() {
+    let text = minimal().replacen("listen = \"127.0.0.1:7102\"\n", "", 1);
+    let config = parse(&text).unwrap();
+    assert_eq!(config.node.listen, "127.0.0.1:7102".parse().unwrap());
+    assert_eq!(config.node.advertise, config.node.listen);
+    assert_eq!(config.http.listen, "127.0.0.1:7202".parse().unwrap());
+}
+
+#[test]
+fn the_authority_says_which_cluster_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let now = std::time::SystemTime::now();
+    let authority = crate::authority::Authority::create(directory.path(), 1, now).unwrap();
+    let path = directory.path().join("quoit.toml");
+    std::fs::write(&path, minimal().replace(&format!("id = \"{CLUSTER}\"\n"), "")).unwrap();
+    let config = Config::load(&path, &BTreeMap::new()).unwrap();
+    assert_eq!(config.cluster.id, authority.cluster());
+}
+
+#[test]
+fn the_members_are_read_alone_where_nothing_else_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("quoit.toml");
+    std::fs::write(&path, "[[cluster.members]]\nid = \"n1\"\naddress = \"127.0.0.1:1\"").unwrap();
+    let members = Config::load_members(&path).unwrap();
+    assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [NodeId(1)]);
+    std::fs::write(&path, "[[cluster.members]]\nid = \"n1\"\nadress = \"127.0.0.1:1\"").unwrap();
+    let error = Config::load_members(&path).unwrap_err().to_string();
+    assert!(error.contains("did you mean address?"), "{error}");
 }
 
 #[test]
@@ -285,4 +322,43 @@ fn a_file_is_read_and_named_in_its_errors() {
     std::fs::write(&path, minimal()).unwrap();
     let config = Config::load(&path, &BTreeMap::new()).unwrap();
     assert_eq!(config.node.data_directory, directory.path().join("data"));
+}
+
+/// The file that the package installs.
+const PACKAGED: &str = include_str!("../../systemd/quoit.toml");
+
+#[test]
+fn the_packaged_file_shows_every_setting_with_its_default() {
+    let set_by_unit = [
+        ("QUOIT_NODE_ID", "n1"),
+        ("QUOIT_NODE_DATA_DIRECTORY", "/var/lib/quoit/node"),
+        ("QUOIT_TLS_AUTHORITY", "n1/authority.pem"),
+        ("QUOIT_TLS_CERTIFICATE", "n1/node.pem"),
+        ("QUOIT_TLS_KEY", "n1/node.key"),
+        ("QUOIT_CLUSTER_ID", CLUSTER),
+    ];
+    let environment = set_by_unit.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let directory = Path::new("/etc/quoit");
+    let usual = Config::parse(PACKAGED, directory, &environment).unwrap();
+
+    let is_setting = |line: &str| {
+        line.split_once(" = ")
+            .is_some_and(|(key, _)| key.chars().all(|c| c == '_' || c.is_ascii_lowercase()))
+    };
+    let mut shown = String::new();
+    for line in PACKAGED.lines() {
+        let setting = line.strip_prefix('#').filter(|rest| is_setting(rest));
+        let _ = writeln!(shown, "{}", setting.unwrap_or(line));
+    }
+    let mut written = Config::parse(&shown, directory, &BTreeMap::new()).unwrap();
+    written.overrides.clone_from(&usual.overrides);
+    assert_eq!(written, usual, "a value that is shown is not the default");
+
+    // For tests only.
+    let unlisted = ["offset_ms"];
+    for line in usual.to_toml().lines().filter(|line| is_setting(line)) {
+        let key = line.split(" = ").next().unwrap();
+        let is_shown = shown.lines().any(|shown| shown.starts_with(&format!("{key} = ")));
+        assert!(is_shown || unlisted.contains(&key), "{key} is not in the packaged file");
+    }
 }

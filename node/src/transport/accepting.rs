@@ -27,11 +27,13 @@ use super::limits::{
 use super::origin::Origin;
 use super::shared::{Link, Shared};
 
-/// Accepts connections until the endpoint closes.
+/// Accepts connections until the endpoint closes. Whoever dials a node that has nothing to say yet,
+/// because it recovers, hears nothing and can turn to another.
 pub(super) async fn accept(shared: Arc<Shared>) {
+    own_hello(&shared).await;
     while let Some(incoming) = shared.endpoint.accept().await {
         let Ok(turn) = Arc::clone(&shared.handshakes).acquire_owned().await else { return };
-        if shared.endpoint.open_connections() >= shared.limits.connections_max + CONNECTIONS_SPARE {
+        if shared.endpoint.open_connections() >= shared.connections_max() + CONNECTIONS_SPARE {
             add(&shared.counters.turned_away, 1);
             incoming.refuse();
             continue;

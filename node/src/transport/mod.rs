@@ -50,6 +50,7 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -245,6 +246,11 @@ impl Transport {
         let tls = TlsConfigs::new(material, shared.node, shared.cluster, &shared.limits)?;
         *shared.tls.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(tls);
         Ok(())
+    }
+
+    /// Takes another bound of the clients connected at once, for those that come from now on.
+    pub fn set_connections_max(&self, count: usize) {
+        self.shared().connections_max.store(count, Ordering::Relaxed);
     }
 
     /// Sends to a peer after the next [`Transport::flush`]: an answer on the connection that the

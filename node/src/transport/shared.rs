@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
@@ -81,6 +82,8 @@ pub(super) struct Shared {
     pub(super) node: NodeId,
     pub(super) cluster: ClusterId,
     pub(super) limits: Limits,
+    /// [`Limits::connections_max`] as it is now.
+    pub(super) connections_max: AtomicUsize,
     pub(super) tls: Mutex<Arc<TlsConfigs>>,
     pub(super) inbox: Inbox,
     pub(super) hello: watch::Sender<Option<PeerHello>>,
@@ -113,6 +116,7 @@ impl Shared {
             hello: watch::Sender::new(None),
             counters: Arc::default(),
             handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
+            connections_max: AtomicUsize::new(limits.connections_max),
             large_room: Semaphore::new(limits.large_bytes_max.min(Semaphore::MAX_PERMITS)),
             limits,
             state: Mutex::default(),
@@ -217,7 +221,7 @@ impl Shared {
     /// Registers a client, if there is room for one.
     pub(super) fn add_client(&self, link: &Arc<Link>) -> Option<ConnectionId> {
         let mut state = self.state();
-        if state.clients.len() >= self.limits.connections_max {
+        if state.clients.len() >= self.connections_max() {
             return None;
         }
         state.connections_made += 1;
@@ -290,6 +294,10 @@ impl Shared {
         drop(state);
         stats.refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).recent();
         stats
+    }
+
+    pub(super) fn connections_max(&self) -> usize {
+        self.connections_max.load(Ordering::Relaxed)
     }
 
     pub(super) fn tls(&self) -> Arc<TlsConfigs> {

@@ -13,8 +13,8 @@ mod ticks;
 
 use std::collections::BTreeSet;
 
-use quoit_protocol::AskRepair;
 use quoit_protocol::status::ExchangeStatus;
+use quoit_protocol::{AskRepair, Limits};
 use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 
 use crate::config::CoreConfig;
@@ -255,6 +255,13 @@ impl NodeCore {
             .into_iter()
             .flatten()
             .collect()
+    }
+
+    /// Takes other bounds of what is accepted from clients, from the next request on. Clients that are
+    /// connected know the former ones, and are answered by the new ones.
+    pub fn set_limits(&mut self, limits: Limits, operations_max: usize) {
+        self.shared.config.limits = limits;
+        self.shared.config.operations_max = operations_max;
     }
 
     /// Why the node does not serve yet; empty once it does.
