@@ -17,11 +17,12 @@ use quoit_protocol::{ClientRequest, ClientResponse, FailureCode};
 use quoit_ring::Member;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config::LimitSettings;
 use crate::http::NodeHealth;
-use crate::metrics::{Direction, Metrics, Operation, Outcome, Party, StoragePart};
+use crate::metrics::{Metrics, Operation, Outcome, StoragePart};
 use crate::service_manager::ServiceManager;
 use crate::storage_worker::{Answers, Request, Requests, StorageWorker};
 use crate::transport::{Inbound, InboundQueue, Transport};
@@ -43,7 +44,8 @@ pub(crate) struct EventLoop {
     pub(crate) inbound: InboundQueue,
     pub(crate) storage: StorageWorker,
     pub(crate) answers: UnboundedReceiver<Answers>,
-    pub(crate) gossip: Gossip,
+    /// `None` once goodbye was said.
+    pub(crate) gossip: Option<Gossip>,
     pub(crate) gossip_events: Receiver<GossipEvent>,
     /// Gossip messages that came from peers.
     pub(crate) to_gossip: Sender<(std::net::SocketAddr, bytes::Bytes)>,
@@ -164,36 +166,66 @@ impl Gathered {
     }
 }
 
+/// How far the node is with stopping.
+enum Ending {
+    NotYet,
+    /// What is under way is waited for, until then at the latest.
+    Draining(tokio::time::Instant),
+    /// Gossip tells the others.
+    Goodbye(JoinHandle<()>),
+}
+
 impl EventLoop {
     /// Runs until it is told to stop; then finishes what is under way and ends the threads.
     pub(crate) async fn run(mut self) {
         let mut gathered = Gathered::default();
         let mut effects = Effects::new();
-        let mut draining_until = None;
+        let mut ending = Ending::NotYet;
         match self.core.record().cloned() {
             Some(record) => self.follow(&record.members),
             None => self.follow(&self.initial_members),
         }
         self.say_hello();
         loop {
-            self.wait(&mut gathered, draining_until.is_some()).await;
+            self.wait(&mut gathered, !matches!(ending, Ending::NotYet)).await;
             let began = std::time::Instant::now();
             let (now, events) = (self.clock.now(), gathered.count());
             self.handle(now, &mut gathered, &mut effects);
             self.carry_out(now, &mut effects).await;
             self.report(now, events, began);
-            if *self.stop.borrow() && draining_until.is_none() {
-                self.health.set_unready(vec!["the node is stopping".to_owned()]);
-                self.service.stopping();
-                draining_until = Some(tokio::time::Instant::now() + DRAIN_LIMIT);
-            }
-            if let Some(until) = draining_until
-                && (self.core.operation_count() == 0 || tokio::time::Instant::now() >= until)
-            {
-                break;
-            }
+            ending = match ending {
+                Ending::Goodbye(said) if said.is_finished() => break,
+                other => self.next_step(other),
+            };
         }
         self.shut_down().await;
+    }
+
+    /// The next step of stopping, where it is time for one. Turns are made all the while: whoever
+    /// still asks hears that the node stops, and turns to another.
+    fn next_step(&mut self, ending: Ending) -> Ending {
+        match ending {
+            Ending::NotYet if *self.stop.borrow() => {
+                self.health.set_unready(vec!["the node is stopping".to_owned()]);
+                self.service.stopping();
+                self.core.drain();
+                Ending::Draining(tokio::time::Instant::now() + DRAIN_LIMIT)
+            }
+            Ending::Draining(until)
+                if self.core.operation_count() == 0 || tokio::time::Instant::now() >= until =>
+            {
+                tracing::info!(unfinished = self.core.operation_count(), "drained");
+                let gossip = self.gossip.take();
+                Ending::Goodbye(tokio::spawn(async move {
+                    if let Some(gossip) = gossip
+                        && let Err(error) = gossip.shutdown().await
+                    {
+                        tracing::debug!(%error, "gossip ended");
+                    }
+                }))
+            }
+            other => other,
+        }
     }
 
     /// Waits for anything to happen, then takes whatever else has happened by then.
@@ -311,7 +343,9 @@ impl EventLoop {
                 self.transport.refuse_peer(node, &reason);
             }
             Effect::Publish { key, value } => {
-                if let Err(error) = self.gossip.publish(key, &value).await {
+                if let Some(gossip) = &self.gossip
+                    && let Err(error) = gossip.publish(key, &value).await
+                {
                     tracing::warn!(%error, key, "a fact cannot be gossiped");
                 }
             }
@@ -328,7 +362,9 @@ impl EventLoop {
     /// Connects to these members, and to no others.
     fn follow(&self, members: &[Member]) {
         for member in members {
-            self.gossip.contact(member.address);
+            if let Some(gossip) = &self.gossip {
+                gossip.contact(member.address);
+            }
         }
         let members: Vec<_> = members.iter().map(|member| (member.id, member.address)).collect();
         self.transport.set_members(&members);
@@ -346,7 +382,7 @@ impl EventLoop {
         self.metrics.set_in_flight(self.core.operation_count());
         if self.observed.elapsed() >= OBSERVE_EVERY {
             self.observed = began;
-            self.observe();
+            self.observe(now);
         }
         if *self.stop.borrow() {
             return;
@@ -364,15 +400,12 @@ impl EventLoop {
     }
 
     /// Reads the figures that change slowly.
-    fn observe(&mut self) {
+    fn observe(&mut self, now: Now) {
         let passed = self.transport.stats();
         if self.ready && !*self.stop.borrow() {
             self.service.status(&self.standing(passed.peers_connected));
         }
-        self.metrics.set_connections(Party::Peer, passed.peers_connected);
-        self.metrics.set_connections(Party::Client, passed.clients);
-        self.metrics.set_transport_bytes(Direction::Sent, passed.sent_bytes);
-        self.metrics.set_transport_bytes(Direction::Received, passed.received_bytes);
+        self.metrics.set_transport(&passed);
         let held = self.storage.reader().figures();
         self.metrics.set_storage_bytes(StoragePart::Tables, held.size.disk_bytes);
         self.metrics.set_storage_bytes(StoragePart::Memory, held.memory_bytes);
@@ -381,8 +414,9 @@ impl EventLoop {
             && held.damage != self.damage_told
         {
             tracing::error!("{text}; the other replicas answer, and rebuild it as it is read");
-            self.damage_told = held.damage;
+            self.damage_told.clone_from(&held.damage);
         }
+        self.metrics.set_status(&self.core.status(held, now));
     }
 
     /// How a node that serves stands, in a line.
@@ -400,9 +434,6 @@ impl EventLoop {
     async fn shut_down(self) {
         tracing::info!("stopping");
         self.service.status("stopping: saying goodbye and closing the store");
-        if let Err(error) = self.gossip.shutdown().await {
-            tracing::debug!(%error, "gossip ended");
-        }
         self.transport.close(Duration::from_secs(1)).await;
         let storage = self.storage;
         if tokio::task::spawn_blocking(move || storage.stop()).await.is_err() {

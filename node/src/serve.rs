@@ -166,7 +166,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         inbound,
         storage,
         answers,
-        gossip,
+        gossip: Some(gossip),
         gossip_events,
         to_gossip,
         health,

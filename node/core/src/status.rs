@@ -15,8 +15,8 @@ use crate::repair::hints::Line;
 use crate::time::Now;
 
 impl NodeCore {
-    /// The answer to a status request.
-    pub(crate) fn status(&mut self, figures: StoreFigures, now: Now) -> NodeStatus {
+    /// The answer to a status request, and what the node's metrics show.
+    pub fn status(&mut self, figures: StoreFigures, now: Now) -> NodeStatus {
         let mut problems = self.problems();
         let (held, recovering) = self.recovering();
         if recovering > 0 {

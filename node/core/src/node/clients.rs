@@ -29,8 +29,10 @@ impl NodeCore {
         if client::is_operation(&message) {
             self.shared.foreground.note(now.instant);
         }
-        if client::is_operation(&message) && self.is_full() {
-            return Self::turn(&mut self.shared, now, effects).refuse(origin, overloaded());
+        if client::is_operation(&message)
+            && let Some(failure) = self.turned_away()
+        {
+            return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
         }
         match message {
             ClientRequest::Hello(hello) => {
@@ -93,6 +95,15 @@ impl NodeCore {
     pub(super) fn is_full(&self) -> bool {
         self.operations.len() >= self.shared.config.operations_max
             && !is_planted(PlantedBug::UnboundedQueue)
+    }
+
+    /// Why no operation may begin, if none may.
+    pub(super) fn turned_away(&self) -> Option<Failure> {
+        if self.draining {
+            let reason = "this node is stopping: ask another";
+            return Some(not_done(FailureCode::NotServing, reason));
+        }
+        self.is_full().then(overloaded)
     }
 
     fn on_get(&mut self, origin: Origin, get: Get, now: Now, effects: &mut Effects) {

@@ -86,6 +86,8 @@ pub struct NodeCore {
     lease_not_before: Instant,
     /// Once ready, a node stays so.
     was_ready: bool,
+    /// What has begun is finished, and nothing new is begun.
+    draining: bool,
 }
 
 impl NodeCore {
@@ -136,6 +138,7 @@ impl NodeCore {
             lease_asked: false,
             lease_not_before: now.instant,
             was_ready: false,
+            draining: false,
         };
         // One may have been dropped just before the last end.
         core.look_at_tables(now.instant);
@@ -262,6 +265,12 @@ impl NodeCore {
     pub fn set_limits(&mut self, limits: Limits, operations_max: usize) {
         self.shared.config.limits = limits;
         self.shared.config.operations_max = operations_max;
+    }
+
+    /// The node is about to stop: what it coordinates goes on, and as a replica it answers, but it
+    /// begins nothing new. Whoever asks hears that nothing was done, and turns to another node.
+    pub fn drain(&mut self) {
+        self.draining = true;
     }
 
     /// Why the node does not serve yet; empty once it does.

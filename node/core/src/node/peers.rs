@@ -2,7 +2,6 @@
 
 use quoit_ring::NodeId;
 
-use super::clients::overloaded;
 use super::{NodeCore, Operation};
 use crate::coordinator::write::Progress;
 use crate::event::{Effect, Effects, Tag};
@@ -184,8 +183,8 @@ impl NodeCore {
         effects: &mut Effects,
     ) {
         let origin = Origin::Peer { node: from, request };
-        if self.is_full() {
-            return Self::turn(&mut self.shared, now, effects).refuse(origin, overloaded());
+        if let Some(failure) = self.turned_away() {
+            return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
         }
         self.begin_write(origin, forward.write, now, effects);
     }

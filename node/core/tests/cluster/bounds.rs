@@ -34,6 +34,24 @@ fn more_operations_than_may_be_are_refused_and_not_done() {
 }
 
 #[test]
+fn a_node_that_drains_finishes_what_it_began_and_begins_nothing() {
+    let (mut world, table) = small();
+    let begun = world.send_put(node(1), table, put("k", "v"));
+    world.run_ms(3);
+    assert!(world.core(node(1)).operation_count() > 0, "it is under way");
+    world.core_mut(node(1)).drain();
+    let late = world.send_put(node(1), table, put("k", "late"));
+    let failure = world.written(late).unwrap_err();
+    assert_eq!((failure.code, failure.unknown), (FailureCode::NotServing, false));
+    world.written(begun).unwrap();
+    // It still counts as a replica, for what the others coordinate.
+    let all = Put { level: Some(Level::All), ..put("k", "all") };
+    let by_another = world.send_put(node(2), table, all);
+    world.written(by_another).unwrap();
+    world.end();
+}
+
+#[test]
 fn what_peers_hand_on_counts_too() {
     let (mut world, table) = small();
     world.seen = Some(Vec::new());

@@ -190,6 +190,11 @@ impl World {
         &self.machines[&id].process.as_ref().expect("it runs").core
     }
 
+    pub fn core_mut(&mut self, id: NodeId) -> &mut NodeCore {
+        let machine = self.machines.get_mut(&id).expect("it is there");
+        &mut machine.process.as_mut().expect("it runs").core
+    }
+
     pub fn is_running(&self, id: NodeId) -> bool {
         self.machines[&id].process.is_some()
     }
