@@ -1,7 +1,10 @@
 //! What a node counts and measures, for Prometheus.
 //!
 //! Every series is made when the node starts and is reached through an index: no request looks up
-//! a label. A counter costs one atomic addition, a histogram one short lock.
+//! a label. A counter costs one atomic addition, a histogram one short lock. What only changes slowly
+//! is in `standing`.
+
+mod standing;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -16,6 +19,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use quoit_protocol::status::NodeStatus;
+
+use crate::transport::TransportStats;
+use standing::Standing;
 
 /// What a client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,6 +163,7 @@ pub struct Metrics {
     in_flight: Gauge,
     read_repairs: Counter,
     unreadable: Counter,
+    standing: Standing,
 }
 
 impl Metrics {
@@ -198,6 +206,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             read_repairs: Counter::default(),
             unreadable: Counter::default(),
+            standing: Standing::new(&mut registry),
             registry,
         };
         metrics.register_rest()
@@ -279,6 +288,20 @@ impl Metrics {
     /// Says how many reads have met keys that the replica cannot vouch for, since the start.
     pub fn set_unreadable(&self, total: u64) {
         self.unreadable.inc_by(total.saturating_sub(self.unreadable.get()));
+    }
+
+    /// Shows what the core says of itself.
+    pub fn set_status(&self, status: &NodeStatus) {
+        self.standing.show(status);
+    }
+
+    /// Shows what the transport has counted.
+    pub fn set_transport(&self, stats: &TransportStats) {
+        self.set_connections(Party::Peer, stats.peers_connected);
+        self.set_connections(Party::Client, stats.clients);
+        self.set_transport_bytes(Direction::Sent, stats.sent_bytes);
+        self.set_transport_bytes(Direction::Received, stats.received_bytes);
+        self.standing.show_transport(stats);
     }
 
     /// All series in the OpenMetrics text format, which Prometheus reads.

@@ -1,3 +1,5 @@
+use quoit_ring::Zone;
+
 use super::*;
 
 const CLUSTER: &str = "00112233445566778899aabbccddeeff";

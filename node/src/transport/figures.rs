@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quoit_ring::NodeId;
 
 /// Refusals kept to be shown.
 const REFUSALS_KEPT_MAX: usize = 16;
@@ -53,6 +56,8 @@ pub struct TransportStats {
     pub cut_off: u64,
     /// The last refusals, the newest last.
     pub refusals: Vec<Refusal>,
+    /// How long a packet takes to each connected peer and back, as QUIC estimates it.
+    pub round_trips: Vec<(NodeId, Duration)>,
 }
 
 #[derive(Debug, Default)]

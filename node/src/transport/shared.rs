@@ -291,6 +291,8 @@ impl Shared {
         stats.peers_connected = state.dialled.len();
         stats.peers_accepted = state.accepted.len();
         stats.clients = state.clients.len();
+        let dialled = state.dialled.iter();
+        stats.round_trips = dialled.map(|(node, link)| (*node, link.connection.rtt())).collect();
         drop(state);
         stats.refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).recent();
         stats
