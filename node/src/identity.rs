@@ -157,6 +157,13 @@ impl Identity {
         file.save(&encode(&identity))?;
         Ok(identity)
     }
+
+    /// Names this start to gossip: greater at each start, and in a directory that was made later. The
+    /// others keep to the greatest one that they have heard of, so that a node that lost its disk and
+    /// began to count anew would seem dead to them for as long as they remember.
+    pub fn generation(&self) -> u64 {
+        self.incarnation.saturating_add(self.boot_count)
+    }
 }
 
 /// Refuses a directory that has lost its identity: to make a new one would pass old data off as

@@ -144,7 +144,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     };
     let core = NodeCore::new(core_config(&config, &data), data.recovered, clock.now());
     let (gossip, gossip_events, to_gossip) =
-        start_gossip(&config, &transport, data.identity.boot_count).await?;
+        start_gossip(&config, &transport, data.identity.generation()).await?;
     let gossip_end = gossip.stopped();
     let (storage, answers) = StorageWorker::start(Parts {
         writer: data.opened.writer,

@@ -26,6 +26,16 @@ fn a_new_directory_is_marked_and_every_start_is_counted() {
 }
 
 #[test]
+fn a_later_life_is_greater_to_gossip_whether_or_not_the_disk_was_kept() {
+    let disk = TwinDisk::new(1);
+    let generations: Vec<u64> = (0..3).map(|_| open(&disk).unwrap().generation()).collect();
+    assert!(generations.is_sorted_by(|a, b| a < b), "{generations:?}");
+    let wiped: Arc<dyn Disk> = Arc::new(TwinDisk::new(2));
+    let wiped = Identity::open(wiped, CLUSTER, NODE, WallTime(2_000)).unwrap();
+    assert!(wiped.generation() > generations[2]);
+}
+
+#[test]
 fn a_start_is_counted_or_not_whenever_the_power_fails() {
     for operation in 1..60 {
         let disk = TwinDisk::new(operation);
