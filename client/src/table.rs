@@ -83,7 +83,9 @@ impl Reading {
 /// What a write or a delete yields once it is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Covers this write and what it replaced; the next write of the same writer may go on from it.
+    /// Covers what this write replaced and, where no other value stands beside it, the write itself:
+    /// then the next write of the same writer may go on from it. In a `siblings` table with values
+    /// that the writer has not seen it is the context that was handed in: read before the next write.
     pub context: Context,
     /// How many replicas acknowledged.
     pub acknowledged: u8,

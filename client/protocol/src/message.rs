@@ -250,7 +250,7 @@ pub struct Got {
 pub struct Written {
     /// The node's hybrid time.
     pub time: HybridTime,
-    /// Covers this write and what it replaced.
+    /// Covers what this write replaced and, where no other value stands beside it, the write itself.
     pub context: Bytes,
     /// How many primaries acknowledged.
     pub acknowledged: u8,
