@@ -219,12 +219,28 @@ fn serve(options: &ServeArguments) -> Result<(), Failure> {
         return Ok(());
     }
     let log_level = quoit_node::log::start(&config.log).map_err(bad_input)?;
+    #[cfg(feature = "planted-bugs")]
+    plant()?;
     let serve_options = ServeOptions {
         config_path: options.config.clone(),
         log_level: Some(log_level),
         stop_on_stdin_close: options.stop_on_stdin_close,
     };
     quoit_node::serve::run(config, serve_options).map_err(not_done)
+}
+
+/// Makes this node faulty, as PLANTED_BUG says.
+#[cfg(feature = "planted-bugs")]
+fn plant() -> Result<(), Failure> {
+    use quoit_storage::planted::{PlantedBug, plant_everywhere};
+
+    let Ok(name) = std::env::var("PLANTED_BUG") else { return Ok(()) };
+    let bug = PlantedBug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    let bug =
+        bug.ok_or_else(|| bad_input(format!("PLANTED_BUG is one of {:?}", PlantedBug::ALL)))?;
+    tracing::warn!(?bug, "this node is faulty on purpose");
+    plant_everywhere(bug);
+    Ok(())
 }
 
 fn init(directory: &std::path::Path, days: u32) -> Result<(), Failure> {

@@ -2,10 +2,12 @@
 //!
 //! A program without the feature `planted-bugs` knows of none of this: [`is_planted`] is `false`
 //! then, and nothing is left of it after compilation. With the feature a test plants one bug at a
-//! time in one of its threads.
+//! time in one of its threads, or a faulty program in all of its own.
 
 #[cfg(feature = "planted-bugs")]
 use std::cell::Cell;
+#[cfg(feature = "planted-bugs")]
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A bug, each of a kind that has cost a store of this family data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +97,16 @@ thread_local! {
     static PLANTED: Cell<u8> = const { Cell::new(0) };
 }
 
+/// Planted in every thread of the process.
+#[cfg(feature = "planted-bugs")]
+static PLANTED_EVERYWHERE: AtomicU8 = AtomicU8::new(0);
+
+/// Plants a bug in every thread, for good: for a whole program that is to be found faulty.
+#[cfg(feature = "planted-bugs")]
+pub fn plant_everywhere(bug: PlantedBug) {
+    PLANTED_EVERYWHERE.store(bug as u8, Ordering::Relaxed);
+}
+
 /// Plants a bug in this thread, or none.
 #[cfg(feature = "planted-bugs")]
 pub fn plant(bug: Option<PlantedBug>) {
@@ -106,7 +118,7 @@ pub fn plant(bug: Option<PlantedBug>) {
 pub fn is_planted(bug: PlantedBug) -> bool {
     #[cfg(feature = "planted-bugs")]
     {
-        PLANTED.get() == bug as u8
+        PLANTED.get() == bug as u8 || PLANTED_EVERYWHERE.load(Ordering::Relaxed) == bug as u8
     }
     #[cfg(not(feature = "planted-bugs"))]
     {
