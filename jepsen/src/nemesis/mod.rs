@@ -1,0 +1,400 @@
+//! The nemesis: draws faults from a seed, makes them, and heals them again, until its time is over.
+
+mod disk;
+mod partition;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fastrand::Rng;
+use quoit_client::Client;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::cluster::{Cluster, ClusterError, LOSS_PERCENT_MAX};
+use crate::recorder::Recorder;
+
+/// How long nothing is wrong between two faults.
+const GAP_MS: std::ops::Range<u64> = 2_000..4_000;
+/// How long a fault lasts.
+const HOLD_MS: std::ops::Range<u64> = 4_000..9_000;
+/// A copy of a disk is put back when it is at least so old: what a node did in the last ten seconds
+/// before it was copied may not have been written down by the others, as the README says.
+const COPY_AGE_MIN: Duration = Duration::from_secs(20);
+/// A wall clock is off by so much at most.
+const CLOCK_OFFSET_MS_MAX: u64 = 2 * 60 * 60 * 1_000;
+
+/// One kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    PartitionOne,
+    PartitionHalves,
+    PartitionRing,
+    PartitionBridge,
+    PartitionOneWay,
+    Loss,
+    KillOne,
+    KillSome,
+    KillAll,
+    Pause,
+    Rolling,
+    Clock,
+    DiskFull,
+    Wipe,
+    Restore,
+    Corrupt,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Nemesis {
+    /// Nothing.
+    None,
+    /// Partitions of every kind: one alone, halves, majority ring, bridge, one way.
+    Partition,
+    /// One node is cut off from the others, both ways.
+    PartitionOne,
+    /// Some nodes hear others and are not heard.
+    PartitionOneWay,
+    /// Nodes lose a part of all packets that come to them.
+    Loss,
+    /// SIGKILL of one, some or all nodes, and restart.
+    Kill,
+    /// SIGKILL of all nodes at once.
+    KillAll,
+    /// SIGSTOP of one node for seconds, and SIGCONT.
+    Pause,
+    /// Each node in turn is killed and started again.
+    Rolling,
+    /// Restarts with wall clocks that are off by up to two hours.
+    Clock,
+    /// The disk of one node is full, and is not any more.
+    DiskFull,
+    /// One node loses its data directory; the next only when it is whole again.
+    Wipe,
+    /// One node is given an older copy of its data directory.
+    Restore,
+    /// Bits are flipped and pages zeroed in files of one node.
+    Corrupt,
+    /// Partitions, losses, kills, pauses, clocks and wiped disks, often two at a time.
+    Mix,
+}
+
+const PARTITIONS: [Fault; 5] = [
+    Fault::PartitionOne,
+    Fault::PartitionHalves,
+    Fault::PartitionRing,
+    Fault::PartitionBridge,
+    Fault::PartitionOneWay,
+];
+const PROCESSES: [Fault; 6] =
+    [Fault::KillOne, Fault::KillSome, Fault::KillAll, Fault::Pause, Fault::Rolling, Fault::Clock];
+
+impl Nemesis {
+    pub(crate) fn name(self) -> String {
+        let value = <Self as clap::ValueEnum>::to_possible_value(&self);
+        value.map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether it needs a network that can be disturbed.
+    pub(crate) fn needs_network(self) -> bool {
+        match self {
+            Self::Partition
+            | Self::PartitionOne
+            | Self::PartitionOneWay
+            | Self::Loss
+            | Self::Mix => true,
+            Self::None
+            | Self::Kill
+            | Self::KillAll
+            | Self::Pause
+            | Self::Rolling
+            | Self::Clock
+            | Self::DiskFull
+            | Self::Wipe
+            | Self::Restore
+            | Self::Corrupt => false,
+        }
+    }
+
+    /// Whether each node needs a small disk of its own (a mount: root).
+    pub(crate) fn fills_disks(self) -> bool {
+        self == Self::DiskFull
+    }
+
+    /// What happens at once.
+    fn draw(self, random: &mut Rng) -> Vec<Fault> {
+        let luck = random.u8(..8);
+        let mut one = |faults: &[Fault]| vec![faults[random.usize(..faults.len())]];
+        match self {
+            Self::None => Vec::new(),
+            Self::Partition => one(&PARTITIONS),
+            Self::PartitionOne => one(&[Fault::PartitionOne]),
+            Self::PartitionOneWay => one(&[Fault::PartitionOneWay]),
+            Self::Loss => one(&[Fault::Loss]),
+            Self::Kill => one(&[Fault::KillOne, Fault::KillSome, Fault::KillAll]),
+            Self::KillAll => one(&[Fault::KillAll]),
+            Self::Pause => one(&[Fault::Pause]),
+            Self::Rolling => one(&[Fault::Rolling]),
+            Self::Clock => one(&[Fault::Clock]),
+            Self::DiskFull => one(&[Fault::DiskFull]),
+            Self::Wipe => one(&[Fault::Wipe]),
+            Self::Restore => one(&[Fault::Restore]),
+            Self::Corrupt => one(&[Fault::Corrupt]),
+            Self::Mix if luck == 0 => vec![Fault::Wipe],
+            Self::Mix => {
+                let network = one(&[&PARTITIONS[..], &[Fault::Loss]].concat());
+                let process = one(&PROCESSES);
+                match luck {
+                    1 | 2 => network,
+                    3 | 4 => process,
+                    _ => [network, process].concat(),
+                }
+            }
+        }
+    }
+}
+
+/// What is remembered from one fault to the next.
+#[derive(Debug)]
+struct State {
+    /// The node whose disk is damaged or set back: always the same one, at most N - W in all.
+    victim: usize,
+    copy: Option<(PathBuf, Instant)>,
+}
+
+/// Disturbs until `until`, and is healed when it returns.
+///
+/// # Errors
+/// [`ClusterError`] where a fault cannot be made, or the cluster does not recover from one.
+pub(crate) async fn run(
+    nemesis: Nemesis,
+    cluster: &mut Cluster,
+    client: &Client,
+    until: Instant,
+    recorder: &Recorder,
+    random: &mut Rng,
+) -> Result<(), ClusterError> {
+    let mut state = State { victim: random.usize(..cluster.nodes.len()), copy: None };
+    loop {
+        let gap = Duration::from_millis(random.u64(GAP_MS));
+        sleep_until((Instant::now() + gap).min(until)).await;
+        if Instant::now() >= until {
+            return Ok(());
+        }
+        let faults = nemesis.draw(random);
+        let mut told = Vec::new();
+        for fault in &faults {
+            told.push(begin(*fault, cluster, client, &mut state, recorder, random).await?);
+        }
+        if faults.is_empty() {
+            continue;
+        }
+        recorder.nemesis("start", &told.join(" and "), &told.join(" and "));
+        sleep(Duration::from_millis(random.u64(HOLD_MS))).await;
+        recorder.nemesis("stop", &told.join(" and "), "healed, recovering");
+        heal_all(cluster).await?;
+        if faults.iter().any(|fault| fault.must_be_recovered()) {
+            cluster.wait_until_whole(client).await?;
+        }
+        recorder.nemesis("recovered", "", "");
+    }
+}
+
+impl Fault {
+    /// Whether the next one waits until all is whole: a second loss before would be one too many.
+    fn must_be_recovered(self) -> bool {
+        matches!(self, Self::Wipe | Self::Restore | Self::Corrupt | Self::Clock | Self::DiskFull)
+    }
+}
+
+/// Makes a fault, and says in a few words what it is.
+async fn begin(
+    fault: Fault,
+    cluster: &mut Cluster,
+    client: &Client,
+    state: &mut State,
+    recorder: &Recorder,
+    random: &mut Rng,
+) -> Result<String, ClusterError> {
+    let count = cluster.nodes.len();
+    let one = random.usize(..count);
+    Ok(match fault {
+        Fault::PartitionOne => cut(cluster, partition::one(count, one)).await?,
+        Fault::PartitionHalves => cut(cluster, partition::halves(&shuffled(count, random))).await?,
+        Fault::PartitionRing => cut(cluster, partition::ring(&shuffled(count, random))).await?,
+        Fault::PartitionBridge => cut(cluster, partition::bridge(&shuffled(count, random))).await?,
+        Fault::PartitionOneWay => {
+            cut(cluster, partition::one_way(&shuffled(count, random))).await?
+        }
+        Fault::Loss => {
+            let percent = random.u8(5..LOSS_PERCENT_MAX);
+            let some = some_of(count, random);
+            for at in &some {
+                cluster.network.lose(*at, percent).await?;
+            }
+            format!("{} lose {percent} %", names(&some))
+        }
+        Fault::KillOne => kill(cluster, &[one]).await,
+        Fault::KillSome => {
+            let some = some_of(count, random);
+            kill(cluster, &some).await
+        }
+        Fault::KillAll => kill(cluster, &(0..count).collect::<Vec<_>>()).await,
+        Fault::Pause => {
+            cluster.nodes[one].pause();
+            format!("{} stands still", names(&[one]))
+        }
+        Fault::Rolling => {
+            for at in 0..count {
+                recorder.nemesis("restart", &names(&[at]), "rolling restart");
+                cluster.nodes[at].kill().await;
+                cluster.start(at)?;
+                sleep(Duration::from_millis(random.u64(200..1_500))).await;
+            }
+            "all were restarted, one after another".to_owned()
+        }
+        Fault::Clock => {
+            let some = some_of(count, random);
+            let mut told = Vec::new();
+            for at in &some {
+                // As many small ones as large ones.
+                let bound = CLOCK_OFFSET_MS_MAX >> random.u32(..16);
+                let offset = i64::try_from(random.u64(1..=bound)).unwrap_or(0);
+                let offset = if random.bool() { offset } else { -offset };
+                cluster.nodes[*at].kill().await;
+                cluster.nodes[*at].clock_offset_ms = offset;
+                cluster.start(*at)?;
+                told.push(format!("{} {offset:+} ms", names(&[*at])));
+            }
+            format!("clocks are off: {}", told.join(", "))
+        }
+        Fault::DiskFull => {
+            let bytes = disk::fill(&cluster.nodes[one].data())?;
+            format!("the disk of {} is full ({bytes} bytes)", names(&[one]))
+        }
+        Fault::Wipe => {
+            cluster.nodes[one].kill().await;
+            disk::wipe(&cluster.nodes[one].data())?;
+            cluster.start(one)?;
+            format!("{} has lost its disk", names(&[one]))
+        }
+        Fault::Restore => restore(cluster, client, state).await?,
+        Fault::Corrupt => {
+            cluster.nodes[state.victim].kill().await;
+            let what = disk::damage(&cluster.nodes[state.victim].data(), random)?;
+            cluster.start(state.victim)?;
+            format!("{}: {what}", names(&[state.victim]))
+        }
+    })
+}
+
+/// The first time a copy is made, the next time it is put back.
+async fn restore(
+    cluster: &mut Cluster,
+    client: &Client,
+    state: &mut State,
+) -> Result<String, ClusterError> {
+    let at = state.victim;
+    let data = cluster.nodes[at].data();
+    let Some((copy, made)) = state.copy.take() else {
+        let copy = cluster.nodes[at].directory.join("copy");
+        cluster.nodes[at].kill().await;
+        disk::wipe(&copy)?;
+        disk::copy(&data, &copy)?;
+        cluster.start(at)?;
+        cluster.wait_until_whole(client).await?;
+        state.copy = Some((copy, Instant::now()));
+        return Ok(format!("{} was copied while it was stopped", names(&[at])));
+    };
+    sleep_until(made + COPY_AGE_MIN).await;
+    cluster.nodes[at].kill().await;
+    disk::wipe(&data)?;
+    disk::copy(&copy, &data)?;
+    cluster.start(at)?;
+    let age = made.elapsed().as_secs();
+    Ok(format!("{} has its disk of {age} s ago", names(&[at])))
+}
+
+/// Heals everything. What was killed runs again, and clocks are right; it is not waited for.
+pub(crate) async fn heal_all(cluster: &mut Cluster) -> Result<(), ClusterError> {
+    cluster.network.heal().await?;
+    for at in 0..cluster.nodes.len() {
+        let was_full = disk::free(&cluster.nodes[at].data())?;
+        let node = &mut cluster.nodes[at];
+        // A clock is set at a start; and a node whose log could not be written says itself that it wants
+        // to be started again.
+        if std::mem::take(&mut node.clock_offset_ms) != 0 || was_full {
+            node.kill().await;
+        }
+    }
+    cluster.start_all()
+}
+
+async fn kill(cluster: &mut Cluster, some: &[usize]) -> String {
+    for at in some {
+        cluster.nodes[*at].kill().await;
+    }
+    format!("{} killed", names(some))
+}
+
+async fn cut(cluster: &Cluster, cuts: partition::Cuts) -> Result<String, ClusterError> {
+    for (to, from) in cuts.cuts.iter().enumerate() {
+        cluster.network.cut(to, from).await?;
+    }
+    Ok(cuts.told)
+}
+
+fn shuffled(count: usize, random: &mut Rng) -> Vec<usize> {
+    let mut nodes: Vec<usize> = (0..count).collect();
+    random.shuffle(&mut nodes);
+    nodes
+}
+
+/// At least one node, and not all.
+fn some_of(count: usize, random: &mut Rng) -> Vec<usize> {
+    let mut some = shuffled(count, random);
+    some.truncate(random.usize(1..count.max(2)));
+    some.sort_unstable();
+    some
+}
+
+fn names(nodes: &[usize]) -> String {
+    nodes.iter().map(|at| format!("n{}", at + 1)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+
+    #[test]
+    fn one_seed_draws_one_row_of_faults() {
+        let draw = |seed| {
+            let mut random = Rng::with_seed(seed);
+            (0..40).map(|_| Nemesis::Mix.draw(&mut random)).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(3), draw(3));
+        assert_ne!(draw(3), draw(4));
+    }
+
+    #[test]
+    fn only_who_disturbs_the_network_needs_one() {
+        let mut random = Rng::with_seed(1);
+        for nemesis in Nemesis::value_variants() {
+            let disturbs = (0..50)
+                .flat_map(|_| nemesis.draw(&mut random))
+                .any(|fault| PARTITIONS.contains(&fault) || fault == Fault::Loss);
+            assert_eq!(disturbs, nemesis.needs_network(), "{nemesis:?}");
+        }
+    }
+
+    #[test]
+    fn some_are_never_all() {
+        let mut random = Rng::with_seed(1);
+        for _ in 0..100 {
+            let some = some_of(5, &mut random);
+            assert!((1..5).contains(&some.len()), "{some:?}");
+        }
+        assert_eq!(some_of(1, &mut random), [0]);
+    }
+}

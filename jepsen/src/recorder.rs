@@ -1,0 +1,89 @@
+//! The recorder: gives every line of the history its place and time while the test runs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::history::{Kind, OPERATIONS_MAX, Operation, Process, Value};
+
+/// The history that is being made. Cheap to clone; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    started: Instant,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    history: Vec<Operation>,
+    counts: BTreeMap<&'static str, u64>,
+    fault: String,
+}
+
+/// What a line says beside who, what and when.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Details {
+    pub(crate) error: Option<String>,
+    pub(crate) written: Option<u64>,
+    pub(crate) node: Option<i64>,
+}
+
+impl Recorder {
+    pub(crate) fn start() -> Self {
+        Self { started: Instant::now(), inner: Arc::default() }
+    }
+
+    pub(crate) fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Adds a line. One that began is recorded before its request is sent, one that ended after its
+    /// answer has come, so that the order of the lines is one of real time.
+    pub(crate) fn record(
+        &self,
+        process: Process,
+        kind: Kind,
+        f: &str,
+        value: Value,
+        details: Details,
+    ) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.history.len() >= OPERATIONS_MAX {
+            return;
+        }
+        let Details { error, written, node } = details;
+        let (index, time) = (inner.history.len(), self.now_ns());
+        if process != Process::Nemesis {
+            *inner.counts.entry(kind.name()).or_default() += 1;
+        }
+        let f = f.to_owned();
+        inner.history.push(Operation {
+            index,
+            time,
+            process,
+            kind,
+            f,
+            value,
+            error,
+            written,
+            node,
+        });
+    }
+
+    /// A line of the nemesis; `fault` is what is shown as active from now on.
+    pub(crate) fn nemesis(&self, f: &str, what: &str, fault: &str) {
+        self.record(Process::Nemesis, Kind::Info, f, Value::from(what), Details::default());
+        fault.clone_into(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).fault);
+    }
+
+    /// How many lines there are of each kind, and the fault that is active.
+    pub(crate) fn progress(&self) -> (BTreeMap<&'static str, u64>, String) {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        (inner.counts.clone(), inner.fault.clone())
+    }
+
+    /// The history so far.
+    pub(crate) fn history(&self) -> Vec<Operation> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).history.clone()
+    }
+}
