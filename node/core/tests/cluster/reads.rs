@@ -71,6 +71,23 @@ fn patience_with_a_slow_replica_ends_long_before_the_deadline() {
 }
 
 #[test]
+fn patience_is_as_short_as_answers_were_of_late() {
+    let (mut world, table) = World::with_table(4, 3, options(ConflictPolicy::Latest));
+    world.put(node(1), table, put("k", "v")).expect("all replicas are up");
+    for _ in 0..400 {
+        assert_eq!(world.read(node(1), table, "k"), ["v"]);
+        world.run_ms(4);
+    }
+    world.pause(node(2), 60_000);
+    let began = world.time_us();
+    for _ in 0..4 {
+        assert_eq!(world.read(node(1), table, "k"), ["v"]);
+    }
+    let took_ms = (world.time_us() - began) / 1_000;
+    assert!(took_ms < 20, "four reads took {took_ms} ms, where none waits for 50");
+}
+
+#[test]
 fn a_stale_replica_is_repaired_before_a_quorum_read_returns() {
     for policy in [ConflictPolicy::Latest, ConflictPolicy::Siblings] {
         let (mut world, table) = World::with_table(3, 3, options(policy));
