@@ -3,15 +3,21 @@
 //! A write on a condition reads the key, writes, and reads it again. Reads and writes of strict quorums
 //! meet in a replica (R + W > N), so of several writers that begin from the same state **at most one is
 //! told that its condition held**: of any two, the one whose write was acknowledged last reads after
-//! that, and sees the other's value beside its own. It may be that none is told so, and nothing is ever
-//! overwritten unseen. So the answer is as good as a lock that nobody may get; that somebody always
+//! that, and sees that the other has written, whatever has become of the value since. It may be that none
+//! is told so, and nothing is ever overwritten unseen. So the answer is as good as a lock that nobody may get; that somebody always
 //! wins would take consensus (Herlihy, "Wait-free synchronization", 1991).
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
-use quoit_protocol::Key;
+use quoit_protocol::{Key, Seen};
 use quoit_ring::{ConflictPolicy, Level};
 
 use crate::{Context, IntoKey, ReadError, Reading, Table, WriteError, Written};
+
+/// What the three steps take together at most. What deletions leave is not collected for 17 minutes, so
+/// that until then a write that is gone again is still told of.
+const STEPS_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// A write on a condition that is not certain to have held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,9 +35,10 @@ pub enum ConditionError {
     /// Nothing was written: the condition does not hold. The reading is what is there.
     #[error("not written: the key is not as the condition says")]
     NotMet(Box<Reading>),
-    /// The value is written, and stands beside others that were written at the same time: the reading
-    /// is all of them. Write what is to become of them, with its context.
-    #[error("written, but beside a value that another has written at the same time")]
+    /// The value is written, but others have written the key at the same time, or since, or it cannot
+    /// be told whether they have: the reading is what is there now. Write what is to become of it, with
+    /// its context.
+    #[error("written, but others have, or may have, written the key at the same time or since")]
     Contended(Box<Reading>),
     /// The key could not be read before the write. Nothing was written.
     #[error("not written: {0}")]
@@ -112,6 +119,7 @@ impl Table {
         if let Err(why) = self.promises_conditions() {
             return Err(ConditionError::NotPromised { table: self.name().to_owned(), why });
         }
+        let began = Instant::now();
         let before = self.get(key.clone()).await.map_err(ConditionError::Read)?;
         if !is_met(&before) {
             return Err(ConditionError::NotMet(Box::new(before)));
@@ -119,10 +127,11 @@ impl Table {
         let written =
             self.put(key.clone(), value, &before.context).await.map_err(ConditionError::Write)?;
         let after = self.get(key).await.map_err(ConditionError::Unconfirmed)?;
-        if after.siblings.len() > 1 {
-            return Err(ConditionError::Contended(Box::new(after)));
+        if is_alone(&before, &written, &after) && began.elapsed() < STEPS_TIME_MAX {
+            Ok(written)
+        } else {
+            Err(ConditionError::Contended(Box::new(after)))
         }
-        Ok(written)
     }
 
     /// Whether a condition means anything here; if not, why.
@@ -152,5 +161,65 @@ impl Table {
             ));
         }
         Ok(())
+    }
+}
+
+/// Whether nobody but the writer has written the key since it was read. One value alone does not say so:
+/// somebody may have met two and made one of them.
+fn is_alone(before: &Reading, written: &Written, after: &Reading) -> bool {
+    let seen = |context: &Context| Seen::of_context(context.as_bytes());
+    let (Some(mut known), Some(own), Some(found)) =
+        (seen(&before.context), seen(&written.context), seen(&after.context))
+    else {
+        return false;
+    };
+    known.join(&own);
+    after.siblings.len() == 1 && known.covers(&found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::{BufMut, BytesMut};
+    use quoit_ring::{HybridTime, NodeId};
+
+    use super::*;
+    use crate::{Service, Trail, Value};
+
+    fn context(entries: &[(u64, u64)]) -> Context {
+        let mut context = BytesMut::new();
+        let entries = entries.iter().map(|&(actor, time)| (actor, HybridTime(time)));
+        Seen::put(HybridTime::ZERO, entries, &mut context);
+        context.put_u64_le(7);
+        Context::from_bytes(context)
+    }
+
+    fn service() -> Service {
+        let (coordinator, level) = (NodeId(1), Level::Quorum);
+        Service { coordinator, level, trail: Trail::default(), took: Duration::ZERO }
+    }
+
+    fn reading(values: usize, entries: &[(u64, u64)]) -> Reading {
+        let value = Value { bytes: Bytes::new(), expires: None, written: HybridTime(1) };
+        Reading {
+            siblings: vec![value; values],
+            context: context(entries),
+            answered: 2,
+            repaired: false,
+            service: service(),
+        }
+    }
+
+    #[test]
+    fn who_finds_that_another_has_written_was_not_alone_whatever_is_left() {
+        let before = reading(0, &[(1, 5)]);
+        let written = Written { context: context(&[(2, 9)]), acknowledged: 2, service: service() };
+        let alone = |after: Reading| is_alone(&before, &written, &after);
+        assert!(alone(reading(1, &[(1, 5), (2, 9)])));
+        assert!(!alone(reading(2, &[(2, 9), (3, 8)])), "two stand side by side");
+        assert!(!alone(reading(1, &[(2, 9), (3, 8), (4, 10)])), "a third has made one of two");
+        assert!(!alone(reading(1, &[(1, 6), (2, 9)])), "one has written again");
+        assert!(!alone(reading(0, &[(2, 9), (3, 10)])), "it is deleted");
     }
 }

@@ -137,7 +137,8 @@ impl RetryPolicy {
     }
 
     /// Asks another coordinator too where one has not answered for so long. Only of use against a
-    /// coordinator that is slow itself: coordinators do the same with slow replicas, sooner.
+    /// coordinator that is slow itself: coordinators do the same with slow replicas, sooner. (A write
+    /// that is marked idempotent may then be done by both, and in a `siblings` table stand there twice.)
     pub fn hedge_after(mut self, after: Duration) -> Self {
         self.hedge_after = Some(after);
         self

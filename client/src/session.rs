@@ -1,10 +1,11 @@
 //! Session guarantees: a program that writes and reads sees its own writes, and time does not run
 //! backwards for it (Terry et al., "Session guarantees for weakly consistent replicated data", 1994).
 
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lru::LruCache;
 use quoit_protocol::{Key, Seen};
 use quoit_ring::TableId;
 
@@ -19,9 +20,10 @@ const KEYS_MAX: usize = 65_536;
 /// Reads and writes at strict quorums (R + W > N) do so by themselves for what was acknowledged; a
 /// session is for those at lower levels, or in sloppy tables. A read takes its key's versions along, some
 /// 30 bytes; where the replicas that answer first hold less than the session has seen, the coordinator
-/// asks another one, and one more, so that a read costs more only when it would have been stale. If all
-/// that hold enough are away it fails as `Unavailable`, rather than showing less. Scans and exports are
-/// not of any session.
+/// asks another one, and one more, so that a read costs more only when it would have been stale. Where all
+/// that hold enough are away it fails as `Unavailable` rather than show less, and so it does, for a while,
+/// where what was seen is deleted and collected and the coordinator has not heard of that. What is lost
+/// with the only disks that it was on is not seen again. Scans and exports are not of any session.
 ///
 /// A session is kept in memory, for the keys that it met last (65,536); for others it promises nothing.
 /// Cheap to clone: clones are one session.
@@ -44,12 +46,7 @@ pub struct Session {
     memory: Arc<Mutex<Memory>>,
 }
 
-struct Memory {
-    keys_max: usize,
-    seen: HashMap<(TableId, Key), Seen>,
-    /// The keys, in the order in which they were first met.
-    order: VecDeque<(TableId, Key)>,
-}
+type Memory = LruCache<(TableId, Key), Seen>;
 
 impl Default for Session {
     fn default() -> Self {
@@ -59,7 +56,7 @@ impl Default for Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("keys", &self.memory().seen.len()).finish()
+        f.debug_struct("Session").field("keys", &self.memory().len()).finish()
     }
 }
 
@@ -80,8 +77,10 @@ impl Session {
 
     /// A session that remembers at most so many keys (at least 1).
     pub fn of_keys(keys_max: usize) -> Self {
-        let keys_max = keys_max.max(1);
-        let memory = Memory { keys_max, seen: HashMap::new(), order: VecDeque::new() };
+        let keys_max = NonZeroUsize::new(keys_max).unwrap_or(NonZeroUsize::MIN);
+        // It grows as it is filled.
+        let mut memory = LruCache::unbounded();
+        memory.resize(keys_max);
         Self { memory: Arc::new(Mutex::new(memory)) }
     }
 
@@ -92,7 +91,7 @@ impl Session {
 
     /// What was seen of a key.
     pub(crate) fn seen(&self, table: TableId, key: &Key) -> Seen {
-        self.memory().seen.get(&(table, key.clone())).cloned().unwrap_or_default()
+        self.memory().get(&(table, key.clone())).cloned().unwrap_or_default()
     }
 
     /// A write of the key was acknowledged.
@@ -107,7 +106,7 @@ impl Session {
         if let Some(dot) = made {
             seen.join(&Seen { entries: vec![dot], ..Seen::default() });
         }
-        self.memory().entry(table, key).join(&seen);
+        self.memory().get_or_insert_mut((table, key), Seen::default).join(&seen);
     }
 
     /// The key was read by one who asked for no less than `asked`. What that read did not see of it
@@ -115,27 +114,12 @@ impl Session {
     pub(crate) fn on_read(&self, table: TableId, key: Key, asked: &Seen, context: &[u8]) {
         let seen = Seen::of_context(context).unwrap_or_default();
         let mut memory = self.memory();
-        let known = memory.entry(table, key);
+        let known = memory.get_or_insert_mut((table, key), Seen::default);
         if known == asked {
             *known = seen;
         } else {
             known.join(&seen);
         }
-    }
-}
-
-impl Memory {
-    fn entry(&mut self, table: TableId, key: Key) -> &mut Seen {
-        let name = (table, key);
-        if !self.seen.contains_key(&name) {
-            if self.seen.len() >= self.keys_max
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.seen.remove(&oldest);
-            }
-            self.order.push_back(name.clone());
-        }
-        self.seen.entry(name).or_default()
     }
 }
 
@@ -186,15 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_keys_the_first_is_forgotten() {
+    fn of_too_many_keys_the_one_not_met_for_longest_is_forgotten() {
         let session = Session::of_keys(2);
-        for number in 1..=3 {
+        for number in [1, 2, 1, 3] {
             session.on_written(TABLE, key(number), &context(&[(1, 5)]), None);
         }
-        assert!(session.seen(TABLE, &key(1)).is_empty());
-        assert!(
-            !session.seen(TABLE, &key(2)).is_empty() && !session.seen(TABLE, &key(3)).is_empty()
-        );
-        assert_eq!(session.memory().order.len(), 2);
+        let known = [1, 2, 3].map(|number| !session.seen(TABLE, &key(number)).is_empty());
+        assert_eq!(known, [true, false, true]);
     }
 }

@@ -227,6 +227,7 @@ impl Ledger {
         let read = self.read_of(place, &got.siblings, checks);
         let asked = self.asked.remove(&operation.id).expect("it was begun");
         self.judge_session_read(place, &read, &asked.met, &mut checks.reads);
+        self.judge_session_dot(place, got, &asked.seen, &mut checks.reads);
         let history = self.keys.get_mut(&place).expect("it was begun");
         let session = history.sessions.entry(operation.client).or_default();
         session.met.extend(read);
@@ -236,6 +237,25 @@ impl Ledger {
         } else {
             session.seen.join(&seen);
         }
+    }
+
+    /// Whether a `latest` table gave no earlier dot than its session had seen. What is gone is not judged.
+    fn judge_session_dot(
+        &self,
+        place: Place,
+        got: &Got,
+        asked: &Seen,
+        verdict: &mut crate::invariants::Verdict,
+    ) {
+        if self.tables[place.0 as usize].policy != ConflictPolicy::Latest || got.siblings.is_empty()
+        {
+            return;
+        }
+        let greatest = |seen: &Seen| seen.entries.iter().map(|&(actor, time)| (time, actor)).max();
+        let seen = Seen::of_context(&got.context).expect("it was sealed by a node");
+        reads::check(verdict, greatest(&seen) >= greatest(asked), || {
+            format!("{place:?} gives {seen:?} in a session that has seen {asked:?}")
+        });
     }
 
     /// Whether a read at one replica took in what its session had met, as far as that was acknowledged:

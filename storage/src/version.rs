@@ -112,6 +112,11 @@ impl VersionVector {
         }
     }
 
+    /// The greatest dot of the entries, as `latest` tables order them.
+    pub fn greatest_dot(&self) -> Option<Dot> {
+        self.entries.iter().map(|&(actor, time)| Dot { time, actor }).max()
+    }
+
     /// The greatest time of any actor; zero where nothing was seen.
     pub fn greatest(&self) -> HybridTime {
         self.entries.iter().map(|&(_, time)| time).max().unwrap_or_default().max(self.base)

@@ -17,7 +17,10 @@ use crate::status::NodeStatus;
 
 /// The client protocol that this program speaks; both sides name a range and take the greatest
 /// common version.
-pub const PROTOCOL_VERSION: u16 = 1;
+///
+/// A message may have one field at most that is left out when it has its default, at its tail: of two,
+/// the second would be read in the place of the first.
+pub const PROTOCOL_VERSION: u16 = 2;
 /// The ALPN name under which clients connect.
 pub const ALPN_CLIENT: &[u8] = b"quoit-client";
 

@@ -5,7 +5,7 @@
 //! u8 format: 1, or 2 with a base | u64 the base, in format 2 | u16 entries, then for each: u64 actor, u64 time | u64 hash
 //! ```
 //! (little endian). The hash is the cluster's, and is not looked at here: who asks for more than there
-//! is gets no answer, and harms nobody else.
+//! is gets no answer. A node checks what it is sent.
 
 use bytes::{Buf, BufMut, BytesMut};
 use quoit_ring::HybridTime;
@@ -75,6 +75,18 @@ impl Seen {
         }
     }
 
+    /// Whether all that the other has seen was seen.
+    pub fn covers(&self, other: &Self) -> bool {
+        let has_seen = |(actor, time): &(u64, HybridTime)| {
+            *time <= self.base
+                || self
+                    .entries
+                    .binary_search_by_key(actor, |&(actor, _)| actor)
+                    .is_ok_and(|at| self.entries[at].1 >= *time)
+        };
+        other.base <= self.base && other.entries.iter().all(has_seen)
+    }
+
     /// Adds what was seen elsewhere. Beyond the greatest number of entries nothing is added.
     pub fn join(&mut self, other: &Self) {
         self.base = self.base.max(other.base);
@@ -126,6 +138,12 @@ mod tests {
         let mut both = seen(0, &[(1, 10), (9, 4)]);
         both.join(&seen(3, &[(1, 7), (5, 6), (9, 8)]));
         assert_eq!(both, seen(3, &[(1, 10), (5, 6), (9, 8)]));
+        for part in [seen(0, &[(1, 10), (9, 4)]), seen(3, &[(1, 7), (9, 8)]), seen(2, &[(7, 3)])] {
+            assert!(both.covers(&part), "{part:?}");
+        }
+        for more in [seen(4, &[]), seen(0, &[(1, 11)]), seen(0, &[(7, 4)])] {
+            assert!(!both.covers(&more), "{more:?}");
+        }
         both.join(&seen(9, &[(2, 9)]));
         assert_eq!(both, seen(9, &[(1, 10)]));
     }

@@ -33,6 +33,8 @@ pub(crate) struct Attempt {
     pub(crate) node: NodeId,
     pub(crate) link: LinkId,
     pub(crate) sent: Instant,
+    /// Whether it was held against the node that it is not answered.
+    pub(crate) has_struck: bool,
 }
 
 /// Where a key lies; the same for a cluster's whole life.

@@ -226,9 +226,11 @@ impl Session {
             .trail
             .note(Some(attempt.node), format!("did not answer within {} ms", age_us / 1_000));
         if age_us >= STRIKE_AGE_US_MIN
+            && !attempt.has_struck
             && let Some(peer) = self.peers.node_mut(attempt.node)
         {
             peer.strike(now);
+            self.attempts.get_mut(&request).expect("it was looked up above").has_struck = true;
         }
     }
 

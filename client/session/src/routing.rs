@@ -188,7 +188,8 @@ impl Session {
         }
         let timer = pending.next_timer(now);
         self.set_operation_timer(id, timer);
-        self.attempts.insert(request, Attempt { operation: id, node, link, sent: now });
+        self.attempts
+            .insert(request, Attempt { operation: id, node, link, sent: now, has_struck: false });
         let peer = self.peers.node_mut(node).expect("a chosen node is known");
         peer.in_flight += 1;
         effects.push(Effect::Send { link, request, message });

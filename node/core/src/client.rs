@@ -156,7 +156,7 @@ impl Turn<'_> {
             policy: options.policy,
             stored_key: self.stored_key(place, &get.key)?,
             key: get.key,
-            at_least: context::vector_of(get.at_least),
+            at_least: context::of_session(get.at_least)?,
             rebuild_required: rebuild_required(&options),
             unreadable: Vec::new(),
             tally: self.tally(place, &options, required)?,

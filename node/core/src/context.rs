@@ -7,13 +7,16 @@
 use std::hash::Hasher;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoit_protocol::Seen;
 use quoit_protocol::seen::CONTEXT_HASH_BYTES;
+use quoit_protocol::{Failure, FailureCode, Seen};
 use quoit_ring::{ClusterId, RingKey};
+use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
 use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::version::{Actor, VersionVector};
 use siphasher::sip::SipHasher13;
+
+use crate::operation::not_done;
 
 /// A context that was not made for this key, or is damaged. Read the key and use what that gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,8 +58,19 @@ pub fn open(
     Seen::of_context(context).map(vector_of).ok_or(ContextError)
 }
 
+/// What a session says that it has seen. Nobody has sealed that, and it may be anything.
+pub(crate) fn of_session(seen: Seen) -> Result<VersionVector, Failure> {
+    let ascends = seen.entries.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    if !ascends || seen.entries.len() > codec::ENTRIES_MAX {
+        let message =
+            "what the session has seen is not as contexts speak of it: begin a new session";
+        return Err(not_done(FailureCode::Invalid, message));
+    }
+    Ok(vector_of(seen))
+}
+
 /// What was seen, as replicas speak of it.
-pub fn vector_of(seen: Seen) -> VersionVector {
+fn vector_of(seen: Seen) -> VersionVector {
     let entries = seen.entries.into_iter().map(|(actor, time)| (Actor(actor), time));
     let mut vector = VersionVector::new(entries);
     vector.raise_base(seen.base);

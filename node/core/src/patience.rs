@@ -1,6 +1,7 @@
 //! How long a read waits for the replicas that it asked before it asks another: a little longer than
 //! nearly all of them took of late (Dean and Barroso, "The Tail at Scale", 2013). So few reads are asked
-//! for twice, about one in a hundred, and one slow replica costs a read no more than that.
+//! for twice, about one in a hundred for each replica that they ask, and one slow replica costs a read no
+//! more than that. The answers of this node's own replica count as the others' do.
 
 use hdrhistogram::Histogram;
 

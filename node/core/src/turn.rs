@@ -52,6 +52,9 @@ pub(crate) struct Shared {
     pub(crate) foreground: Foreground,
     pub(crate) patience: Patience,
     pub(crate) hints: Hints,
+    /// The floors that were raised in this life: every replica that vouches for the virtual node has
+    /// applied all dots up to there.
+    pub(crate) floors: BTreeMap<VnodeIndex, HybridTime>,
     /// One actor a virtual node, for as long as this core has kept all the dots that it made.
     pub(crate) actors: BTreeMap<VnodeIndex, Actor>,
     /// This replica's answers that needed no storage worker.
@@ -79,6 +82,7 @@ impl Shared {
     ) -> Self {
         Self {
             patience: Patience::new(config.read_patience_ms),
+            floors: BTreeMap::new(),
             config,
             clock: HybridClock::recover(lease),
             liveness: Liveness::default(),

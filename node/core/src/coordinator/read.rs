@@ -59,8 +59,11 @@ pub(crate) struct ReadOperation {
     policy: ConflictPolicy,
     key: Key,
     stored_key: StoredKey,
-    /// So many other replicas together know what a replica must be told that lost the key.
+    /// What the client has seen of the key: it is answered with no less.
     at_least: VersionVector,
+    /// R, as it was asked for.
+    required: u8,
+    /// So many other replicas together know what a replica must be told that lost the key.
     rebuild_required: u8,
     /// In the order in which replicas are asked.
     order: Vec<NodeId>,
@@ -132,6 +135,7 @@ impl ReadOperation {
             key: parts.key,
             stored_key: parts.stored_key,
             at_least: parts.at_least,
+            required: u8::try_from(parts.tally.required()).expect("R has 8 bits"),
             rebuild_required: parts.rebuild_required,
             order,
             answers: Vec::with_capacity(parts.tally.required()),
@@ -342,7 +346,9 @@ impl ReadOperation {
         };
         // Vectors may differ by what was collected: only pairs matter.
         let differ = others.iter().any(|(_, set)| !codec::has_same_pairs(set, first));
-        let merged = if differ { self.merge(&self.answers) } else { Ok(first.clone()) };
+        // To a session they do.
+        let counts = differ || !self.at_least.is_empty();
+        let merged = if counts { self.merge(&self.answers) } else { Ok(first.clone()) };
         let merged = match merged {
             Ok(merged) => merged,
             Err(trouble) => {
@@ -350,7 +356,7 @@ impl ReadOperation {
                 return self.give_up(turn);
             }
         };
-        if !self.is_enough(&merged) {
+        if !self.is_enough(&merged, turn) {
             return self.read_more(turn);
         }
         if let Some(missing) = self.missing(&merged) {
@@ -371,10 +377,9 @@ impl ReadOperation {
             return self.answer(merged, false, turn);
         }
         let asked: Vec<NodeId> = behind.iter().map(|(node, _)| *node).collect();
-        let required = u8::try_from(self.tally.required()).expect("R has 8 bits");
         let needed = match self.tally.is_sloppy() {
             true => 0,
-            false => write_back_count(self.place.replication, required),
+            false => write_back_count(self.place.replication, self.required),
         };
         for (node, set) in behind {
             let values = self.lacked(&merged, set);
@@ -387,28 +392,36 @@ impl ReadOperation {
         self.conclude(turn)
     }
 
-    /// Whether a set is no less than what the client has seen. What was collected meanwhile is in none:
-    /// so whatever all who may hold the key say together is enough.
-    fn is_enough(&self, merged: &Bytes) -> bool {
+    /// Whether a set is no less than what the client has seen. What was seen and collected since is in
+    /// none: up to the virtual node's floor everything was taken in by whoever vouches for it. A floor
+    /// that is higher elsewhere is not known here yet; then what all replicas together hold is enough.
+    /// (Not in a sloppy table, where a fallback may hand a write over and forget it between two answers.)
+    fn is_enough(&self, merged: &Bytes, turn: &Turn<'_>) -> bool {
         if self.at_least.is_empty() || is_planted(PlantedBug::ForgetSession) {
             return true;
         }
+        let floor = turn.shared.floors.get(&self.place.vnode).copied().unwrap_or_default();
         let covers = codec::decode(merged).is_ok_and(|set| match self.policy {
-            ConflictPolicy::Siblings => set.vector().covers(&self.at_least),
+            ConflictPolicy::Siblings => {
+                let mut vector = set.vector().clone();
+                vector.raise_base(floor);
+                vector.covers(&self.at_least)
+            }
             // Its vector is of the greatest dot alone.
-            ConflictPolicy::Latest => set.vector().greatest() >= self.at_least.greatest(),
+            ConflictPolicy::Latest => self
+                .at_least
+                .greatest_dot()
+                .is_none_or(|seen| seen.time <= floor || set.vector().greatest_dot() >= Some(seen)),
         });
-        let has_answered =
-            |node: NodeId| self.tally.has_counted(node) || self.without.contains(&node);
-        covers || self.tally.nodes().all(has_answered)
+        let have_all_answered = || self.tally.nodes().all(|node| self.tally.has_counted(node));
+        covers || (!self.tally.is_sloppy() && have_all_answered())
     }
 
     /// Reads one replica more than before, for a client that has seen more than these hold.
     fn read_more(&mut self, turn: &mut Turn<'_>) -> Progress {
         self.phase = Phase::Collecting;
         if !self.ask_next(turn) && !self.tally.has_waiting() {
-            self.trouble =
-                Some("the session has seen more than they hold, of what others wrote".to_owned());
+            self.trouble = Some("the session has seen more of the key than they hold".to_owned());
             return self.give_up(turn);
         }
         self.tally.require_more();
@@ -658,7 +671,13 @@ impl ReadOperation {
         if turn.instant() >= self.patience_ends {
             self.patience_ends = self.deadline;
             turn.shared.counters.impatient_reads += 1;
+            let most = self.began.plus_ms(turn.shared.config.read_patience_ms);
             match &mut self.phase {
+                // One is slow more often than several are.
+                Phase::Collecting | Phase::Fetching { .. } if turn.instant() < most => {
+                    self.ask_next(turn);
+                    self.patience_ends = most;
+                }
                 Phase::Collecting | Phase::Fetching { .. } => while self.ask_next(turn) {},
                 Phase::WritingBack { asked, .. } => {
                     let slow = asked.len();

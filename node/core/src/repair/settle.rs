@@ -111,7 +111,7 @@ enum Asked {
     /// A promise of a peer, or that it has handed over what it took.
     PeerPromise { until: HybridTime, node: NodeId, is_clear: bool },
     /// Floors, as an own round or a peer's settled them.
-    Raise { vnodes: Vec<VnodeIndex> },
+    Raise { vnodes: Vec<VnodeIndex>, floor: HybridTime },
     /// What may go.
     Collectible,
     /// It goes.
@@ -455,7 +455,7 @@ impl Settling {
     }
 
     fn raise(&mut self, vnodes: Vec<VnodeIndex>, floor: HybridTime, turn: &mut Turn<'_>) {
-        let number = self.number(Asked::Raise { vnodes: vnodes.clone() });
+        let number = self.number(Asked::Raise { vnodes: vnodes.clone(), floor });
         turn.ask_storage_settling(number, StorageRequest::RaiseFloors { vnodes, floor });
     }
 
@@ -556,7 +556,11 @@ impl Settling {
             (Asked::Promise { until, to }, StorageAnswer::Saved(Ok(()))) => {
                 self.on_promise_durable(until, to, turn);
             }
-            (Asked::Raise { vnodes }, StorageAnswer::Saved(Ok(()))) => {
+            (Asked::Raise { vnodes, floor }, StorageAnswer::Saved(Ok(()))) => {
+                for vnode in &vnodes {
+                    let known = turn.shared.floors.entry(*vnode).or_default();
+                    *known = floor.max(*known);
+                }
                 self.collecting.queue.extend(vnodes);
                 self.wake = Some(turn.instant());
             }

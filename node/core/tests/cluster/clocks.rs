@@ -1,7 +1,7 @@
 //! Hybrid time, its lease, and nodes whose wall clock is wrong.
 
 use quoit_core::context;
-use quoit_protocol::{ClientResponse, FailureCode, Hello};
+use quoit_protocol::{ClientResponse, FailureCode, Hello, PROTOCOL_VERSION};
 use quoit_ring::{ConflictPolicy, HybridTime, Level, TableOptions, WallTime};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::version::{Actor, VersionVector};
@@ -115,7 +115,12 @@ fn a_wrong_clock_does_not_drag_the_others_along() {
         assert_eq!(world.read(id, table, "k"), ["v"]);
         let request = world.send(
             id,
-            Hello { version_min: 1, version_max: 1, cluster: None, client: "test".to_owned() },
+            Hello {
+                version_min: PROTOCOL_VERSION,
+                version_max: PROTOCOL_VERSION,
+                cluster: None,
+                client: "test".to_owned(),
+            },
         );
         let ClientResponse::Welcome(welcome) = world.wait(request) else { panic!("no welcome") };
         let year = HybridTime::at(WallTime(1_700_000_000_000 + 365 * 86_400_000));

@@ -94,3 +94,17 @@ fn what_was_collected_is_not_waited_for() {
     assert_eq!((values(&got), got.answered), (Vec::<String>::new(), 3));
     world.end();
 }
+
+#[test]
+fn what_no_context_could_say_is_refused() {
+    let (mut world, table) = World::with_table(3, 3, options(ConflictPolicy::Siblings));
+    let at_least = |actors: &mut dyn Iterator<Item = u64>| Seen {
+        base: HybridTime::ZERO,
+        entries: actors.map(|actor| (actor, HybridTime(1))).collect(),
+    };
+    for wrong in [at_least(&mut [2, 1].into_iter()), at_least(&mut (0..70_000))] {
+        let failure = get_at_least(&mut world, node(1), table, &wrong).expect_err("it is wrong");
+        assert_eq!(failure.code, FailureCode::Invalid);
+    }
+    world.end();
+}
