@@ -25,7 +25,7 @@ pub struct ManualError {
 ///
 /// # Errors
 /// See [`ManualError`].
-pub fn write(mut command: Command, directory: &Path) -> Result<(), ManualError> {
+pub fn write(command: Command, directory: &Path) -> Result<(), ManualError> {
     let name = command.get_name().to_owned();
     let make = |part: &str| {
         let path = directory.join(part);
@@ -34,6 +34,8 @@ pub fn write(mut command: Command, directory: &Path) -> Result<(), ManualError> 
     };
     let completions = make("completions")?;
     for shell in SHELLS {
+        // A command gets its `help` subcommands with this; they have no pages.
+        let mut command = command.clone();
         clap_complete::generate_to(shell, &mut command, &name, &completions)
             .map_err(|source| ManualError { path: completions.clone(), source })?;
     }
@@ -54,7 +56,7 @@ mod tests {
         write(command, directory.path()).unwrap();
         let read = |name: &str| fs::read_to_string(directory.path().join(name));
         assert!(read("man/tool-open.1").unwrap().contains("Opens it"));
-        assert!(read("man/tool-secret.1").is_err());
+        assert!(read("man/tool-secret.1").is_err() && read("man/tool-help.1").is_err());
         assert!(read("completions/tool.bash").unwrap().contains("open"));
     }
 }

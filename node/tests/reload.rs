@@ -43,8 +43,8 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        // The node stops by itself when its input ends.
-        let _ = self.process.kill();
+        // Its node stops first, so that nobody writes to the directory any more.
+        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
         let _ = self.process.wait();
     }
 }

@@ -16,6 +16,8 @@ const LIFE_SECONDS: &str = "240";
 const COMMAND_SECONDS: &str = "60";
 /// Booting takes no longer.
 const BOOT_LIMIT: Duration = Duration::from_secs(40);
+/// Its processes are waited for no longer when it ends.
+const END_LIMIT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Joins cgroups of its own, where there is such a hierarchy, and becomes the machine.
@@ -155,6 +157,10 @@ impl Drop for Container {
             let _ = Command::new("kill").args(["-KILL", &child.to_string()]).status();
         }
         let _ = self.process.wait();
+        let began = Instant::now();
+        while self.init != 0 && is_there(self.init) && began.elapsed() < END_LIMIT {
+            std::thread::sleep(POLL_INTERVAL);
+        }
         for hierarchy in ["systemd", "unified", ""] {
             let directory = Path::new("/sys/fs/cgroup").join(hierarchy).join(&self.name);
             remove_groups(&directory);
@@ -202,6 +208,10 @@ fn children(process: u32) -> Vec<u32> {
     let list = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
     let list = list.unwrap_or_default();
     list.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+fn is_there(process: u32) -> bool {
+    Path::new("/proc").join(process.to_string()).exists()
 }
 
 /// Removes a group and those in it, which are empty: their processes have ended.
