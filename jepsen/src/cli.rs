@@ -3,8 +3,8 @@
 //! | exit code | meaning |
 //! |---|---|
 //! | 0 | the histories are valid |
-//! | 1 | anomalies were found |
-//! | 2 | it could not be run: bad input, no rights, no program, a cluster that does not come to rest |
+//! | 1 | anomalies were found, or the cluster was not whole again in time after its faults were healed |
+//! | 2 | it could not be run: bad input, no rights, no program, a cluster that never becomes ready |
 
 use std::error::Error;
 use std::fs;
@@ -17,10 +17,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::checker::{self, Model};
-use crate::cluster::{NODES_MAX, NetworkKind, Program, world};
+use crate::cluster::{ClusterError, NODES_MAX, NetworkKind, Program, world};
 use crate::history::{edn, json, number};
 use crate::nemesis::Nemesis;
-use crate::runner::{self, TestOptions};
+use crate::runner::{self, TestOptions, TestRun};
 use crate::workload::Workload;
 use crate::{matrix, planted, report};
 
@@ -277,11 +277,17 @@ async fn test_inside(arguments: TestArguments) -> Result<bool, Box<dyn Error>> {
     };
     println!("{name}, seed {seed}, results in {}", directory.display());
     let run = runner::run(&options, interrupt).await?;
+    finish(&options, run)
+}
+
+/// Checks what was done, and reports it.
+fn finish(options: &TestOptions, run: TestRun) -> Result<bool, Box<dyn Error>> {
+    let directory = &options.directory;
     let model = options.workload.model();
     let verdict = checker::check(model, &run.history)?;
-    report::write(&directory, &options, &run, &verdict)?;
+    report::write(directory, options, &run, &verdict)?;
     report::print(&verdict, &run.history);
-    if verdict.is_valid() {
+    if verdict.is_valid() && run.trouble.is_none() {
         // What a node held is of use only where something is wrong with it.
         for number in 1..=options.nodes {
             for part in ["data", "copy"] {
@@ -291,6 +297,10 @@ async fn test_inside(arguments: TestArguments) -> Result<bool, Box<dyn Error>> {
     }
     println!("  report: {}", directory.join("report.html").display());
     match run.trouble {
+        Some(trouble @ ClusterError::NotReady { .. }) => {
+            eprintln!("quoit-jepsen: after the faults were healed {}", chain(&trouble));
+            Ok(false)
+        }
         Some(trouble) if verdict.is_valid() => Err(trouble.into()),
         Some(trouble) => {
             eprintln!("quoit-jepsen: {}", chain(&trouble));

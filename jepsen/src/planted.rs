@@ -1,9 +1,9 @@
 //! The suite's own test: bugs that are planted in a faulty build of the node, one at a time, must be
 //! found.
 //!
-//! The names are those of `PlantedBug` in `quoit-storage`. Some of its bugs this suite cannot find: what
-//! is not synced survives SIGKILL in the page cache, nothing here expires, and no client hands in
-//! the context of another key. The simulator finds all of them.
+//! The names are those of `PlantedBug` in `quoit-storage`. The others of its bugs this suite does not find:
+//! what is not synced survives SIGKILL in the page cache, nothing here expires, no client hands in the
+//! context of another key, and some need two rare faults in one order. The simulator finds all of them.
 
 use std::error::Error;
 use std::fs;
@@ -16,19 +16,15 @@ use crate::nemesis::Nemesis;
 use crate::workload::Workload;
 
 /// A bug, and the test that finds it.
-const BUGS: [(&str, Workload, Nemesis); 12] = [
-    ("ForgetContext", Workload::Register, Nemesis::None),
+const BUGS: [(&str, Workload, Nemesis); 8] = [
     ("DropSibling", Workload::Register, Nemesis::None),
-    ("SkipWriteBack", Workload::Register, Nemesis::Partition),
+    ("ForgetContext", Workload::Register, Nemesis::Partition),
     ("AcknowledgeEarly", Workload::Register, Nemesis::Partition),
     ("UnknownIsNotDone", Workload::Register, Nemesis::Partition),
     ("SendOnlyNew", Workload::Register, Nemesis::Partition),
     ("CountFallback", Workload::Register, Nemesis::Partition),
+    ("SkipWriteBack", Workload::Latest, Nemesis::Loss),
     ("SkipOlder", Workload::Latest, Nemesis::Clock),
-    ("KeepActor", Workload::Register, Nemesis::Wipe),
-    ("CountAtOnce", Workload::Scan, Nemesis::Wipe),
-    ("CorruptIsAbsent", Workload::Scan, Nemesis::Corrupt),
-    ("SkipDigest", Workload::Insert, Nemesis::Kill),
 ];
 
 /// Plants each bug that is named, or all; whether all were found. Their results go to the folder that

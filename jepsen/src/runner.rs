@@ -35,7 +35,7 @@ const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Processes of the end have numbers from here on.
 const FINAL_PROCESS: i64 = 1_000_000_000;
 /// The disk of each node where disks are to become full, in bytes.
-const SMALL_DISK: u64 = 48 << 20;
+const SMALL_DISK: u64 = 256 << 20;
 
 /// What is tested.
 #[derive(Debug, Clone)]

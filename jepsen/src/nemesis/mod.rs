@@ -253,21 +253,7 @@ async fn begin(
             }
             "all were restarted, one after another".to_owned()
         }
-        Fault::Clock => {
-            let some = some_of(count, random);
-            let mut told = Vec::new();
-            for at in &some {
-                // As many small ones as large ones.
-                let bound = CLOCK_OFFSET_MS_MAX >> random.u32(..16);
-                let offset = i64::try_from(random.u64(1..=bound)).unwrap_or(0);
-                let offset = if random.bool() { offset } else { -offset };
-                cluster.nodes[*at].kill().await;
-                cluster.nodes[*at].clock_offset_ms = offset;
-                cluster.start(*at)?;
-                told.push(format!("{} {offset:+} ms", names(&[*at])));
-            }
-            format!("clocks are off: {}", told.join(", "))
-        }
+        Fault::Clock => set_clocks(cluster, random).await?,
         Fault::DiskFull => {
             let bytes = disk::fill(&cluster.nodes[one].data())?;
             format!("the disk of {} is full ({bytes} bytes)", names(&[one]))
@@ -286,6 +272,22 @@ async fn begin(
             format!("{}: {what}", names(&[state.victim]))
         }
     })
+}
+
+/// Starts some nodes again with clocks that are off.
+async fn set_clocks(cluster: &mut Cluster, random: &mut Rng) -> Result<String, ClusterError> {
+    let mut told = Vec::new();
+    for at in some_of(cluster.nodes.len(), random) {
+        // As many small ones as large ones.
+        let bound = CLOCK_OFFSET_MS_MAX >> random.u32(..16);
+        let offset = i64::try_from(random.u64(1..=bound)).unwrap_or(0);
+        let offset = if random.bool() { offset } else { -offset };
+        cluster.nodes[at].kill().await;
+        cluster.nodes[at].clock_offset_ms = offset;
+        cluster.start(at)?;
+        told.push(format!("{} {offset:+} ms", names(&[at])));
+    }
+    Ok(format!("clocks are off: {}", told.join(", ")))
 }
 
 /// The first time a copy is made, the next time it is put back.

@@ -11,6 +11,13 @@ use crate::history::Value;
 
 /// Of 100 operations so many are reads.
 const READS_PERCENT: u8 = 20;
+/// An element that is stored by itself has so many bytes: enough that nodes flush their memory to tables
+/// every few seconds, so that there are tables to be damaged, copied and lost.
+const PADDED_BYTES: usize = 2_048;
+
+fn padded(element: i64) -> String {
+    format!("{element:<PADDED_BYTES$}")
+}
 
 pub(super) fn next(plan: &Plan, random: &mut Rng) -> Request {
     let key = plan.key(random);
@@ -50,7 +57,7 @@ pub(super) async fn perform_set(request: &Request, table: &Table) -> End {
 
 pub(super) async fn perform_insert(request: &Request, table: &Table) -> End {
     if let Some(element) = request.value.as_int() {
-        let put = table.put(name(request.key), encode(&[element]), &Context::none()).await;
+        let put = table.put(name(request.key), padded(element), &Context::none()).await;
         return put.map_or_else(End::from, |_| End::Ok(request.value.clone(), None));
     }
     match table.get(name(request.key)).await {
@@ -63,7 +70,7 @@ pub(super) async fn perform_scan(request: &Request, table: &Table) -> End {
     if let Some(element) = request.value.as_int() {
         // Wide enough that the order of the bytes is that of the numbers.
         let key = (name(request.key), format!("{element:012}"));
-        let put = table.put(key, encode(&[element]), &Context::none()).await;
+        let put = table.put(key, padded(element), &Context::none()).await;
         return put.map_or_else(End::from, |_| End::Ok(request.value.clone(), None));
     }
     match table.scan(name(request.key), ScanRange::default()).collect().await {

@@ -239,7 +239,7 @@ impl Plan {
 
     /// What a table's handle (of one replica) gives for a key, as it is: every sibling's text, in order.
     pub(crate) async fn held(&self, key: i64, table: &Table) -> Result<Value, ReadError> {
-        let text = |stored: &Stored| String::from_utf8_lossy(&stored.bytes).into_owned();
+        let text = |stored: &Stored| String::from_utf8_lossy(&stored.bytes).trim_end().to_owned();
         let mut texts: Vec<String> = if self.workload == Workload::Scan {
             let items = table.scan(name(key), ScanRange::default()).collect().await?;
             items.iter().flat_map(|item| item.siblings.iter().map(text)).collect()
