@@ -60,6 +60,8 @@ pub(crate) enum Setup {
     Quoit,
     /// Three nodes, W=1 and R=1.
     QuoitOne,
+    /// One node.
+    QuoitAlone,
     /// Three nodes.
     Etcd,
     /// One node that syncs before it answers.
@@ -71,9 +73,10 @@ pub(crate) enum Setup {
 }
 
 impl Setup {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Quoit,
         Self::QuoitOne,
+        Self::QuoitAlone,
         Self::Etcd,
         Self::RedisAlways,
         Self::RedisEverysec,
@@ -90,6 +93,7 @@ impl Setup {
             Self::QuoitOne => {
                 "a write is synced to disk on 1 of 3 nodes; a read asks 1 of 3 and may be stale"
             }
+            Self::QuoitAlone => "a write is synced to disk on the only node; no replica",
             Self::Etcd => {
                 "a write is synced to disk on 2 of 3 nodes, in one order for all keys; a read is \
                  linearizable"
@@ -111,6 +115,7 @@ impl fmt::Display for Setup {
         f.write_str(match self {
             Self::Quoit => "Quoit, W=2 R=2",
             Self::QuoitOne => "Quoit, W=1 R=1",
+            Self::QuoitAlone => "Quoit, one node",
             Self::Etcd => "etcd, 3 nodes",
             Self::RedisAlways => "Redis, appendfsync always",
             Self::RedisEverysec => "Redis, appendfsync everysec",
@@ -212,7 +217,7 @@ async fn measure(setup: Setup, arguments: &Arguments) -> Result<[Figures; 2], Co
     Ok([mixed, reads])
 }
 
-/// Medians of the rounds, with the least and the greatest.
+/// Medians of the rounds (of an even number the upper one), with the least and the greatest.
 fn render(rows: &[Row]) -> String {
     let mut text = String::from(
         "| store | promise | half writes: ops/s | its reads p50 / p99 | its writes p50 / p99 | reads \
@@ -241,7 +246,7 @@ fn throughput(rounds: &[Figures]) -> String {
     format!("{:.0} ({least:.0} to {most:.0})", sorted[sorted.len() / 2])
 }
 
-/// Medians of p50 and p99, in milliseconds.
+/// Medians of p50 and p99 (of an even number of rounds the upper one), in milliseconds.
 fn latency(rounds: &[Figures], of: impl Fn(&Figures) -> [u64; 2]) -> String {
     let median = |place: usize| {
         let mut sorted: Vec<u64> = rounds.iter().map(|figures| of(figures)[place]).collect();

@@ -61,7 +61,8 @@ impl Servers {
             directory: tempfile::tempdir().map_err(StartError::Directory)?,
         };
         match setup {
-            Setup::Quoit | Setup::QuoitOne => servers.start_quoit(quoit)?,
+            Setup::Quoit | Setup::QuoitOne => servers.start_quoit(quoit, 3)?,
+            Setup::QuoitAlone => servers.start_quoit(quoit, 1)?,
             Setup::Etcd => servers.start_etcd()?,
             Setup::RedisAlways => servers.start_redis("always", None)?,
             Setup::RedisEverysec => servers.start_redis("everysec", None)?,
@@ -76,10 +77,10 @@ impl Servers {
         Ok(servers)
     }
 
-    fn start_quoit(&mut self, program: &Path) -> Result<(), StartError> {
+    fn start_quoit(&mut self, program: &Path, nodes: u8) -> Result<(), StartError> {
         let mut command = Command::new(program);
         command.arg("up").arg("--dir").arg(self.directory.path().join("quoit"));
-        command.args(["--base-port", &base_port()?.to_string()]);
+        command.args(["--base-port", &base_port()?.to_string(), "--nodes", &nodes.to_string()]);
         let advice = "build it with `cargo build --release`, or name it with --quoit";
         self.spawn("quoit", command, advice)
     }

@@ -76,8 +76,9 @@ impl Store {
 
     async fn try_connect(setup: Setup, servers: &Servers) -> Result<Self, StoreError> {
         match setup {
-            Setup::Quoit => Self::quoit(servers, None).await,
-            Setup::QuoitOne => Self::quoit(servers, Some(Level::One)).await,
+            Setup::Quoit => Self::quoit(servers, 3, None).await,
+            Setup::QuoitOne => Self::quoit(servers, 3, Some(Level::One)).await,
+            Setup::QuoitAlone => Self::quoit(servers, 1, None).await,
             Setup::Etcd => {
                 let client = etcd_client::Client::connect(&servers.addresses, None)
                     .await
@@ -103,11 +104,15 @@ impl Store {
         }
     }
 
-    async fn quoit(servers: &Servers, level: Option<Level>) -> Result<Self, StoreError> {
+    async fn quoit(
+        servers: &Servers,
+        replication: u8,
+        level: Option<Level>,
+    ) -> Result<Self, StoreError> {
         let directory = servers.directory.path().join("quoit/client");
         let builder = ClientBuilder::from_directory(directory).map_err(StoreError::of)?;
         let client = builder.connect().await.map_err(StoreError::of)?;
-        let options = TableOptions { replication: 3, ..TableOptions::default() };
+        let options = TableOptions { replication, ..TableOptions::default() };
         client.create_table("compare", options).await.map_err(StoreError::of)?;
         let mut table = client.table("compare").await.map_err(StoreError::of)?;
         if let Some(level) = level {
