@@ -4,6 +4,7 @@
 //! They end when this process ends, however it does: their input ends with it.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -17,6 +18,8 @@ use crate::failure::CommandError;
 
 /// A worker's line is not longer: the series of a run is.
 const LINE_BYTES_MAX: u64 = 256 << 20;
+/// How long a worker may take to end after its last word.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A child, ended by its id when this is dropped.
 struct Worker {
@@ -86,9 +89,17 @@ type Told = (usize, Result<FromWorker, CommandError>);
 async fn follow(mut worker: Worker, number: usize, sender: mpsc::Sender<Told>) {
     loop {
         let message = worker.next().await;
-        let is_last = matches!(message, Err(_) | Ok(FromWorker::Measured(_)));
-        if sender.send((number, message)).await.is_err() || is_last {
-            // It ends by itself after its last word; otherwise it is ended here.
+        let is_done = matches!(message, Ok(FromWorker::Measured(_)));
+        let is_last = is_done || message.is_err();
+        if sender.send((number, message)).await.is_err() {
+            return;
+        }
+        if is_done {
+            // It has said its last word and closes its connections. Where that takes too long, it is
+            // ended when it is dropped here.
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, worker.child.wait()).await;
+        }
+        if is_last {
             return;
         }
     }
