@@ -29,9 +29,10 @@
 //!
 //! What a node missed is brought to it at about 65,000 keys of 1 KiB a second while no clients are there,
 //! and at 1 MiB a second by each keeper of its hints while they are (`[repair] busy_mib_per_second`). What
-//! that costs them: `quoit bench --workload a --in-flight 32 --seconds 6`, begun 1.5 s after a node came
-//! back that had missed 240,000 writes, gave a p99 of 9.7 to 9.9 ms with `hint_mib = 256`, and of 6.6 to
-//! 7.8 ms with `hint_mib = 0` (exchanges off in both): 1.25 to 1.5 times, and 0.83 of the operations. With
+//! that costs them: `quoit bench --workload a --distribution uniform --warm-up 0 --in-flight 32
+//! --seconds 6`, begun 1.5 s after a node came back that had missed 240,000 writes, gave a p99 of 9.7 to
+//! 9.9 ms with `hint_mib = 256`, and of 6.6 to 7.8 ms with `hint_mib = 0` (exchanges off in both): 1.25 to
+//! 1.5 times, and 0.83 of the operations. With
 //! 4 MiB a second it was 16.5 ms, with 2 MiB 13.4 to 14.2 ms, whatever the size of the messages.
 //!
 //! A coordinator asks a third replica once a read has waited longer than 99 in 100 answers took of late

@@ -43,7 +43,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 pub use arguments::{ConnectionOptions, KeyArguments, LevelArguments, ReadLevelArguments};
-pub use bench::{BenchArguments, Distribution, Workload};
+pub use bench::{ArrivalKind, BenchArguments, Distribution, Workload};
 pub use duration::{ParseTimeToLiveError, TimeToLive};
 pub use export::{ExportArguments, ExportFormat};
 pub use failure::CommandError;
@@ -73,7 +73,7 @@ pub enum ClientCommand {
     Tables(TablesArguments),
     Import(ImportArguments),
     Export(ExportArguments),
-    Bench(BenchArguments),
+    Bench(Box<BenchArguments>),
     Status(StatusArguments),
     Ring(RingArguments),
     Hints(HintsArguments),
@@ -131,6 +131,11 @@ pub async fn execute(
     options: &ConnectionOptions,
 ) -> Result<(), CommandError> {
     let output = Output::new(options.json);
+    if let ClientCommand::Bench(arguments) = command
+        && let Some(comparison) = arguments.comparison()
+    {
+        return bench::compare(comparison, output);
+    }
     let client = options.connect().await?;
     let result = match command {
         ClientCommand::Put(arguments) => items::put(&client, arguments, output).await,
@@ -140,7 +145,7 @@ pub async fn execute(
         ClientCommand::Tables(arguments) => tables::run(&client, arguments, output).await,
         ClientCommand::Import(arguments) => import::run(&client, arguments, options, output).await,
         ClientCommand::Export(arguments) => export::run(&client, arguments, output).await,
-        ClientCommand::Bench(arguments) => bench::run(&client, arguments, output).await,
+        ClientCommand::Bench(arguments) => bench::run(&client, arguments, options, output).await,
         ClientCommand::Status(arguments) => status::show(&client, arguments, output).await,
         ClientCommand::Ring(arguments) => ring::show(&client.record(), arguments, output),
         ClientCommand::Hints(arguments) => hints::show(&client, arguments, output).await,
