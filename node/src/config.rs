@@ -6,6 +6,7 @@
 //! than a node that does not start. All mistakes are told at once, each with its line.
 
 mod document;
+mod http;
 mod render;
 
 #[cfg(test)]
@@ -33,6 +34,8 @@ pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LO
 /// Where a node answers HTTP when nobody says otherwise.
 pub const HTTP_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7201);
+/// Connections of HTTP when nobody says otherwise.
+pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
 /// N, when nobody says otherwise and the cluster has as many members.
 pub const REPLICATION: u8 = 3;
 
@@ -99,8 +102,29 @@ pub struct NodeSettings {
 /// `[http]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// `listen`: the TCP address of `/healthz`, `/readyz` and `/metrics`.
+    /// `listen`: the TCP address of `/healthz`, `/readyz`, `/metrics` and `/v1`.
     pub listen: SocketAddr,
+    /// `data`: whether `/v1` gives the cluster's data.
+    pub data: bool,
+    /// `certificate`, `key`, `client_authority`: data is served encrypted only, where they are set.
+    pub tls: Option<HttpTlsSettings>,
+    /// `token_file`: a token a line, one of which must be shown for data.
+    pub token_file: Option<PathBuf>,
+    /// `connections_max`: open connections.
+    pub connections_max: usize,
+    /// `in_flight_max`: requests for data that are answered at once.
+    pub in_flight_max: usize,
+}
+
+/// The certificates of `[http]`: paths of PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpTlsSettings {
+    /// `certificate`: the server's certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// `key`: the certificate's private key.
+    pub key: PathBuf,
+    /// `client_authority`: whoever bears a certificate of this authority may have the data.
+    pub client_authority: Option<PathBuf>,
 }
 
 /// `[cluster]`: the same on all initial members.
@@ -259,9 +283,7 @@ impl Config {
         let mut document = Document::parse(text, environment).map_err(|problem| vec![problem])?;
         let node = document.section("node", |section| read_node(section, directory));
         let cluster = document.section("cluster", |section| read_cluster(section, node.as_ref()));
-        let http = document.section("http", |section| HttpSettings {
-            listen: address(section, "listen").unwrap_or(HTTP_LISTEN),
-        });
+        let http = document.section("http", |section| http::read(section, directory));
         let tls = document.section("tls", |section| read_tls(section, directory));
         let storage = document.section("storage", read_storage);
         let repair = document.section("repair", |section| RepairSettings {

@@ -111,15 +111,10 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     let clock = Clock::new(config.clock.offset_ms);
     let health = NodeHealth::new();
     let metrics = Metrics::new();
-    let http = HttpServer::bind(config.http.listen).await?;
-    let (stopper, stop) = watch::channel(false);
-    let mut http_stop = stop.clone();
-    let until_stop = async move {
-        let _ = http_stop.wait_for(|stopping| *stopping).await;
-    };
-    tokio::spawn(http.serve(health.clone(), metrics.clone(), until_stop));
-
     let tls = read_tls(&config)?;
+    let http = HttpServer::open(&config, &tls)?.start(health.clone(), metrics.clone())?;
+    let (stopper, stop) = watch::channel(false);
+
     let (transport, inbound) = Transport::bind(TransportConfig {
         listen: config.node.listen,
         node: config.node.id,
@@ -175,10 +170,16 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         () = &mut running => return Ok(()),
         reason = signals.next() => tracing::info!(%reason, "told to stop"),
         end = gossip_end => {
+            drop(http);
             stopper.send_replace(true);
             running.await;
             return end.map_err(ServeError::Gossip);
         }
+    }
+    // Its requests end before the node does: the node may be the one that answers them.
+    tokio::select! {
+        () = http.stop() => {}
+        () = &mut running => return Ok(()),
     }
     stopper.send_replace(true);
     running.await;
