@@ -6,17 +6,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quoit_ring::{ClusterId, ParseClusterIdError};
+use quoit_ring::{ClusterId, ParseClusterIdError, Zone};
 use quoit_session::{Configuration, Request, Seed};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
 use crate::client::{Client, Clock, Inner, Known, trail_of};
 use crate::driver::Driver;
-use crate::{Trail, tls};
+use crate::{Profile, Trail, tls};
 
-/// How long a request may take when nobody says otherwise.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many requests may be in flight when nobody says otherwise.
 const IN_FLIGHT_MAX: usize = 4_096;
 /// How long the first connection may take.
@@ -47,7 +45,8 @@ pub struct ClientBuilder {
     cluster: Option<ClusterId>,
     contact_points: Vec<SocketAddr>,
     identity: Option<Identity>,
-    request_timeout: Duration,
+    profile: Profile,
+    zone: Option<Zone>,
     in_flight_max: usize,
     name: String,
 }
@@ -114,7 +113,8 @@ impl ClientBuilder {
             cluster: None,
             contact_points: Vec::new(),
             identity: None,
-            request_timeout: REQUEST_TIMEOUT,
+            profile: Profile::new(),
+            zone: None,
             in_flight_max: IN_FLIGHT_MAX,
             name: format!("quoit-client {}", env!("CARGO_PKG_VERSION")),
         }
@@ -175,7 +175,20 @@ impl ClientBuilder {
 
     /// When a request completes at the latest (5 s; a [`Table`](crate::Table) may have another).
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout;
+        self.profile.timeout = Some(timeout);
+        self
+    }
+
+    /// How requests are carried out where their table's handle says nothing else.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = profile.or(&self.profile);
+        self
+    }
+
+    /// Where this client stands: coordinators in its rack are asked first, then those in its
+    /// datacenter, as long as they answer well.
+    pub fn zone(mut self, datacenter: impl Into<String>, rack: impl Into<String>) -> Self {
+        self.zone = Some(Zone { datacenter: datacenter.into(), rack: rack.into() });
         self
     }
 
@@ -213,6 +226,7 @@ impl ClientBuilder {
             contact_points: self.contact_points,
             client: self.name,
             in_flight_max: self.in_flight_max,
+            zone: self.zone,
         };
         let clock = Clock::start();
         let (commands, commands_taken) = mpsc::channel(self.in_flight_max);
@@ -220,10 +234,9 @@ impl ClientBuilder {
         let driver =
             Driver::new(configuration, seed()?, endpoint, tls, clock, commands_taken, known);
         tokio::spawn(driver.run());
-        let inner =
-            Inner::new(commands, known_seen, clock, self.in_flight_max, self.request_timeout);
+        let inner = Inner::new(commands, known_seen, clock, self.in_flight_max, self.profile);
         let submission = inner
-            .submit(Request::Record, None, CONNECT_TIMEOUT)
+            .submit(Request::Record, None, &Profile::new().timeout(CONNECT_TIMEOUT))
             .map_err(|error| ConnectError::Unreachable(trail_of(error)))?;
         match submission.outcome().await {
             Some(Ok(_)) => Ok(Client::new(inner)),

@@ -5,13 +5,24 @@ use std::time::Duration;
 
 use quoit_protocol::{AskRepair, Limits, TableChange, status::NodeStatus};
 use quoit_ring::{ClusterRecord, Level, NodeId, TableOptions, VnodeIndex};
-use quoit_session::{Answer, Instant, Operation, OperationError, Request};
+use quoit_session::{Answer, Instant, Operation, OperationError, Request, Service};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{ClientBuilder, ReadError, StatusError, Table, TableChangeError, TableError, Trail};
+use crate::{
+    ClientBuilder, Metrics, Profile, ReadError, StatusError, Table, TableChangeError, TableError,
+    Trail,
+};
 
 /// How an operation ended.
-pub(crate) type Outcome = Result<Answer, OperationError>;
+pub(crate) type Outcome = Result<Done, OperationError>;
+
+/// An operation that was answered.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) answer: Answer,
+    pub(crate) service: Service,
+    pub(crate) took: Duration,
+}
 
 /// A connection to a cluster. Cheap to clone; clones share everything. When the last clone and the
 /// last [`Table`] are gone, the connections are closed.
@@ -27,7 +38,7 @@ pub(crate) struct Inner {
     known: watch::Receiver<Known>,
     clock: Clock,
     in_flight_max: usize,
-    timeout: Duration,
+    profile: Profile,
 }
 
 /// What the driver tells everyone.
@@ -41,6 +52,7 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub(crate) enum Command {
     Submit { operation: Operation, reply: oneshot::Sender<Outcome> },
+    Metrics { reply: oneshot::Sender<Metrics> },
     Close { done: oneshot::Sender<()> },
 }
 
@@ -78,9 +90,9 @@ impl Inner {
         known: watch::Receiver<Known>,
         clock: Clock,
         in_flight_max: usize,
-        timeout: Duration,
+        profile: Profile,
     ) -> Self {
-        Self { commands, known, clock, in_flight_max, timeout }
+        Self { commands, known, clock, in_flight_max, profile }
     }
 
     pub(crate) fn record(&self) -> Arc<ClusterRecord> {
@@ -92,11 +104,13 @@ impl Inner {
         &self,
         request: Request,
         level: Option<Level>,
-        timeout: Duration,
+        profile: &Profile,
     ) -> Result<Submission, OperationError> {
+        let timeout = profile.timeout_or_default();
         let deadline = self.clock.now().plus_us(microseconds(timeout.min(TIMEOUT_MAX)));
         let (reply, outcome) = oneshot::channel();
-        let operation = Operation { request, level, deadline };
+        let retry = profile.retry.unwrap_or_default().into();
+        let operation = Operation { request, level, deadline, retry };
         match self.commands.try_send(Command::Submit { operation, reply }) {
             // A driver that is gone drops the reply, and the submission tells so.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(Submission { outcome }),
@@ -120,14 +134,14 @@ impl Submission {
     }
 
     /// As the end of a read.
-    pub(crate) async fn read(mut self, table: &str) -> Result<Answer, ReadError> {
+    pub(crate) async fn read(mut self, table: &str) -> Result<Done, ReadError> {
         self.wait(table).await
     }
 
     /// As the end of a read; may be dropped midway and called again until it has yielded.
-    pub(crate) async fn wait(&mut self, table: &str) -> Result<Answer, ReadError> {
+    pub(crate) async fn wait(&mut self, table: &str) -> Result<Done, ReadError> {
         match (&mut self.outcome).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(ReadError::from_session(error, table)),
             Err(_) => Err(ReadError::Closed),
         }
@@ -157,11 +171,11 @@ impl Client {
     /// Asks a node for its record, and yields the newest one known then.
     pub async fn refresh_record(&self) -> Result<Arc<ClusterRecord>, ReadError> {
         self.inner
-            .submit(Request::Record, None, self.inner.timeout)
+            .submit(Request::Record, None, &self.inner.profile)
             .map_err(|error| ReadError::from_session(error, ""))?
             .read("")
             .await
-            .map(record_of)
+            .map(|done| record_of(done.answer))
     }
 
     /// Makes a table. One of the same name and the same options that is there already is no error.
@@ -186,12 +200,12 @@ impl Client {
         change: TableChange,
     ) -> Result<Arc<ClusterRecord>, TableChangeError> {
         self.inner
-            .submit(Request::ChangeTables(change), None, self.inner.timeout)
+            .submit(Request::ChangeTables(change), None, &self.inner.profile)
             .map_err(|error| TableChangeError::from_session(error, name))?
             .outcome()
             .await
             .ok_or(TableChangeError::Closed)?
-            .map(record_of)
+            .map(|done| record_of(done.answer))
             .map_err(|error| TableChangeError::from_session(error, name))
     }
 
@@ -217,15 +231,15 @@ impl Client {
     }
 
     async fn ask_node(&self, request: Request, node: NodeId) -> Result<NodeStatus, StatusError> {
-        let answer = self
+        let done = self
             .inner
-            .submit(request, None, self.inner.timeout)
+            .submit(request, None, &self.inner.profile)
             .map_err(|error| StatusError::from_session(error, node))?
             .outcome()
             .await
             .ok_or(StatusError::Closed)?
             .map_err(|error| StatusError::from_session(error, node))?;
-        match answer {
+        match done.answer {
             Answer::Status(status) => Ok(*status),
             other => unreachable!("the session answers with a status, not {other:?}"),
         }
@@ -239,13 +253,21 @@ impl Client {
         }
         match record.table(name) {
             Some(table) => {
-                Ok(Table::new(Arc::clone(&self.inner), table.clone(), self.inner.timeout))
+                Ok(Table::new(Arc::clone(&self.inner), table.clone(), self.inner.profile.clone()))
             }
             None => Err(TableError::Unknown {
                 name: name.to_owned(),
                 known: record.tables.iter().map(|table| table.name.clone()).collect(),
             }),
         }
+    }
+
+    /// What this client's requests took and came to since it was made; `None` once it is closed. Two
+    /// of them, one taken from the other by whoever asks, tell of the time between.
+    pub async fn metrics(&self) -> Option<Metrics> {
+        let (reply, metrics) = oneshot::channel();
+        self.inner.commands.send(Command::Metrics { reply }).await.ok()?;
+        metrics.await.ok()
     }
 
     /// Closes the connections and waits until the nodes were told (a second at most). Requests in

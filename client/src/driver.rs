@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use quinn::Endpoint;
 use quoit_ring::ClusterId;
-use quoit_session::{Configuration, Effect, Event, LinkId, OperationId, Seed, Session};
+use quoit_session::{
+    Answer, Configuration, Effect, Event, Instant, LinkId, OperationError, OperationId, Seed,
+    Service, Session,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
 
-use crate::client::{Clock, Command, Known, Outcome};
+use crate::client::{Clock, Command, Done, Known, Outcome};
 use crate::connection::{self, News, Outgoing, Target};
+use crate::metrics::{Kind, Metrics};
 use crate::tls::{self, ClientTls};
 
 /// At most so many events are taken in before their effects are carried out.
@@ -35,11 +39,19 @@ pub(crate) struct Driver {
     news_sender: mpsc::Sender<News>,
     news: mpsc::Receiver<News>,
     links: BTreeMap<LinkId, Arc<Outgoing>>,
-    replies: HashMap<OperationId, oneshot::Sender<Outcome>>,
+    replies: HashMap<OperationId, Waiting>,
     operation_last: u64,
     /// Rings at the session's next deadline, or too early: to move it at every change costs more.
     alarm: Pin<Box<Sleep>>,
     effects: Vec<Effect>,
+    metrics: Metrics,
+}
+
+/// Who waits for an operation.
+struct Waiting {
+    reply: oneshot::Sender<Outcome>,
+    since: Instant,
+    kind: Kind,
 }
 
 /// What the driver waited for.
@@ -76,6 +88,7 @@ impl Driver {
             operation_last: 0,
             alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
             effects: Vec::new(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -153,8 +166,14 @@ impl Driver {
                 Command::Submit { operation: what, reply } => {
                     self.operation_last += 1;
                     let operation = OperationId(self.operation_last);
-                    self.replies.insert(operation, reply);
+                    let kind = Kind::of(&what.request);
+                    self.replies
+                        .insert(operation, Waiting { reply, since: self.clock.now(), kind });
                     self.handle(Event::Submitted { operation, what });
+                }
+                Command::Metrics { reply } => {
+                    // An error says that the caller has lost interest.
+                    let _ = reply.send(self.metrics.clone());
                 }
                 Command::Close { done } => close = Some(done),
             }
@@ -203,10 +222,9 @@ impl Driver {
                     return Some(Event::NotSent { link, request });
                 }
             }
-            Effect::Complete { operation, outcome } => {
-                if let Some(reply) = self.replies.remove(&operation) {
-                    // An error says that the caller has lost interest.
-                    let _ = reply.send(outcome);
+            Effect::Complete { operation, outcome, service } => {
+                if let Some(waiting) = self.replies.remove(&operation) {
+                    self.reply(waiting, outcome, service);
                 }
             }
             Effect::RecordChanged(record) => {
@@ -215,6 +233,21 @@ impl Driver {
             }
         }
         None
+    }
+
+    fn reply(
+        &mut self,
+        waiting: Waiting,
+        outcome: Result<Answer, OperationError>,
+        service: Service,
+    ) {
+        let Waiting { reply, since, kind } = waiting;
+        let took_us = self.clock.now().since_us(since);
+        self.metrics.count(kind, &outcome, &service, took_us);
+        tracing::trace!(?kind, took_us, attempts = service.trail.attempts, coordinator = ?service.coordinator, is_done = outcome.is_ok(), "a request ended");
+        let took = Duration::from_micros(took_us);
+        // An error says that the caller has lost interest.
+        let _ = reply.send(outcome.map(|answer| Done { answer, service, took }));
     }
 
     async fn shut_down(&mut self) {

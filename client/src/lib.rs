@@ -31,16 +31,22 @@
 //!
 //! All decisions are made by `quoit-session`, which does no I/O; this library drives it.
 
+pub mod blocking;
 mod builder;
 mod client;
+mod conditional;
 mod connection;
 mod context;
 mod driver;
 mod error;
 mod key;
 mod many;
+mod metrics;
 mod pages;
+mod profile;
 mod resolve;
+mod service;
+mod session;
 mod table;
 mod tls;
 mod typed;
@@ -48,11 +54,16 @@ mod update;
 
 pub use builder::{ClientBuilder, ConnectError, Identity};
 pub use client::Client;
+pub use conditional::ConditionError;
 pub use context::{Context, ParseContextError};
 pub use error::{ReadError, StatusError, TableChangeError, TableError, WriteError};
 pub use key::{IntoKey, KeyPart};
+pub use metrics::{Kind, Metrics, Series};
 pub use pages::{Item, Pages, ScanRange};
+pub use profile::{Profile, RetryPolicy};
 pub use resolve::{LastWriter, Max, Resolver, Union};
+pub use service::Service;
+pub use session::Session;
 pub use table::{Reading, Table, Value, Written};
 pub use typed::{Format, Sibling, TypedError, TypedReading, TypedTable};
 pub use update::{Change, UpdateError, Updated};

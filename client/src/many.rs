@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::client::Submission;
+use crate::table::{BegunGet, BegunWrite};
 use crate::{Context, IntoKey, ReadError, Reading, Table, WriteError, Written};
 
 /// So many of one call are under way at once.
@@ -27,7 +27,7 @@ impl Table {
         keys: impl IntoIterator<Item = K>,
     ) -> Vec<Result<Reading, ReadError>> {
         let mut outcomes = Vec::new();
-        let mut under_way: VecDeque<Result<Submission, ReadError>> = VecDeque::new();
+        let mut under_way: VecDeque<Result<BegunGet, ReadError>> = VecDeque::new();
         for key in keys {
             if under_way.len() >= WINDOW
                 && let Some(first) = under_way.pop_front()
@@ -61,7 +61,7 @@ impl Table {
         writes: impl IntoIterator<Item = (K, V, Context)>,
     ) -> Vec<Result<Written, WriteError>> {
         let mut outcomes = Vec::new();
-        let mut under_way: VecDeque<Result<Submission, WriteError>> = VecDeque::new();
+        let mut under_way: VecDeque<Result<BegunWrite, WriteError>> = VecDeque::new();
         for (key, value, context) in writes {
             if under_way.len() >= WINDOW
                 && let Some(first) = under_way.pop_front()

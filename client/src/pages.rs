@@ -158,7 +158,7 @@ fn just_after(sort: &[u8]) -> Bytes {
 }
 
 async fn page(table: &Table, submission: Submission) -> Result<Page, ReadError> {
-    match submission.read(table.name()).await? {
+    match submission.read(table.name()).await?.answer {
         Answer::Page(page) => Ok(page),
         other => unreachable!("the session answers a scan with a page, not {other:?}"),
     }
@@ -173,7 +173,7 @@ impl Export {
         };
         // The submission stays in its place while it is awaited: who drops this future midway loses
         // no page.
-        let outcome = submission.wait(table.name()).await;
+        let outcome = submission.wait(table.name()).await.map(|done| done.answer);
         let part = part.clone();
         self.in_flight.pop_front();
         match outcome {

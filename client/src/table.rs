@@ -4,24 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quoit_protocol::{Got, Key, Sibling};
+use quoit_protocol::{Got, Key, Seen, Sibling};
 use quoit_ring::{ConflictPolicy, HybridTime, Level};
 use quoit_session::{Answer, Request};
 
 use crate::client::{Inner, Submission};
 use crate::pages::{Pages, ScanRange};
-use crate::{Context, IntoKey, KeyPart, ReadError, WriteError};
+use crate::{Context, IntoKey, KeyPart, Profile, ReadError, Service, WriteError};
 
 /// One table, and how this handle reads and writes it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Table {
     inner: Arc<Inner>,
     definition: Arc<quoit_ring::Table>,
-    read_level: Option<Level>,
-    write_level: Option<Level>,
-    timeout: Duration,
-    ttl: Option<Duration>,
-    idempotent: bool,
+    profile: Profile,
 }
 
 /// One value of a key.
@@ -53,6 +49,8 @@ pub struct Reading {
     pub answered: u8,
     /// Whether replicas differed and were repaired before this answer.
     pub repaired: bool,
+    /// Who served the read, and how.
+    pub service: Service,
 }
 
 impl Reading {
@@ -70,13 +68,14 @@ impl Reading {
     }
 }
 
-impl From<Got> for Reading {
-    fn from(got: Got) -> Self {
+impl Reading {
+    fn new(got: Got, service: Service) -> Self {
         Self {
             siblings: got.siblings.into_iter().map(Value::from).collect(),
             context: Context(got.context),
             answered: got.answered,
             repaired: got.repaired,
+            service,
         }
     }
 }
@@ -88,19 +87,25 @@ pub struct Written {
     pub context: Context,
     /// How many replicas acknowledged.
     pub acknowledged: u8,
+    /// Who served the write, and how.
+    pub service: Service,
+}
+
+/// A read that is under way; with a session, of what key it is and what was asked for.
+pub(crate) struct BegunGet {
+    submission: Submission,
+    of_session: Option<(Key, Seen)>,
+}
+
+/// A write that is under way; with a session, of what key it is.
+pub(crate) struct BegunWrite {
+    submission: Submission,
+    of_session: Option<Key>,
 }
 
 impl Table {
-    pub(crate) fn new(inner: Arc<Inner>, definition: quoit_ring::Table, timeout: Duration) -> Self {
-        Self {
-            inner,
-            definition: Arc::new(definition),
-            read_level: None,
-            write_level: None,
-            timeout,
-            ttl: None,
-            idempotent: false,
-        }
+    pub(crate) fn new(inner: Arc<Inner>, definition: quoit_ring::Table, profile: Profile) -> Self {
+        Self { inner, definition: Arc::new(definition), profile }
     }
 
     /// The table's name.
@@ -113,36 +118,58 @@ impl Table {
         &self.definition
     }
 
+    /// Carries requests out as the profile says; what it leaves open stays as it was. A handle costs
+    /// little, so that one may be made for a single call:
+    ///
+    /// ```no_run
+    /// # use quoit_client::{Level, Profile, ReadError, Table};
+    /// # async fn example(carts: Table) -> Result<(), ReadError> {
+    /// let fast = Profile::new().read_level(Level::One);
+    /// let reading = carts.with_profile(&fast).get("alice").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_profile(&self, profile: &Profile) -> Self {
+        Self { profile: profile.clone().or(&self.profile), ..self.clone() }
+    }
+
     /// Reads with another level than the table's own.
     pub fn with_read_level(mut self, level: Level) -> Self {
-        self.read_level = Some(level);
+        self.profile.read_level = Some(level);
         self
     }
 
     /// Writes with another level than the table's own.
     pub fn with_write_level(mut self, level: Level) -> Self {
-        self.write_level = Some(level);
+        self.profile.write_level = Some(level);
         self
     }
 
     /// Completes each request within `timeout`, whatever happens, rather than the client's own.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.profile.timeout = Some(timeout);
         self
     }
 
     /// Lets written values expire after `ttl` (whole milliseconds, at least 1) rather than the
     /// table's own time to live.
     pub fn with_ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
+        self.profile.ttl = Some(ttl);
         self
     }
 
     /// Whether a write may be done twice. Then it is sent again when its outcome is not known, with
     /// one write id, by which the first coordinator recognises it.
     pub fn idempotent(mut self, idempotent: bool) -> Self {
-        self.idempotent = idempotent;
+        self.profile.idempotent = Some(idempotent);
         self
+    }
+
+    /// The levels of reads and writes through this handle.
+    pub fn levels(&self) -> (Level, Level) {
+        let options = &self.definition.options;
+        let read = self.profile.read_level.unwrap_or(options.read_level);
+        (read, self.profile.write_level.unwrap_or(options.write_level))
     }
 
     /// Reads a key.
@@ -154,16 +181,33 @@ impl Table {
         self.end_get(self.begin_get(key)).await
     }
 
-    pub(crate) fn begin_get(&self, key: Key) -> Result<Submission, ReadError> {
-        self.read(Request::Get { table: self.definition.id, key })
+    pub(crate) fn begin_get(&self, key: Key) -> Result<BegunGet, ReadError> {
+        let table = self.definition.id;
+        let (at_least, of_session) = match &self.profile.session {
+            Some(session) => {
+                let seen = session.seen(table, &key);
+                (seen.clone(), Some((key.clone(), seen)))
+            }
+            None => (Seen::default(), None),
+        };
+        let submission = self.read(Request::Get { table, key, at_least })?;
+        Ok(BegunGet { submission, of_session })
     }
 
     pub(crate) async fn end_get(
         &self,
-        begun: Result<Submission, ReadError>,
+        begun: Result<BegunGet, ReadError>,
     ) -> Result<Reading, ReadError> {
-        match begun?.read(self.name()).await? {
-            Answer::Got(got) => Ok(got.into()),
+        let BegunGet { submission, of_session } = begun?;
+        let done = submission.read(self.name()).await?;
+        let (level, _) = self.levels();
+        match done.answer {
+            Answer::Got(got) => {
+                if let (Some(session), Some((key, asked))) = (&self.profile.session, of_session) {
+                    session.on_read(self.definition.id, key, &asked, &got.context);
+                }
+                Ok(Reading::new(got, Service::new(done.service, level, done.took)))
+            }
             other => unreachable!("the session answers a get with what was got, not {other:?}"),
         }
     }
@@ -220,7 +264,7 @@ impl Table {
 
     pub(crate) fn read(&self, request: Request) -> Result<Submission, ReadError> {
         self.inner
-            .submit(request, self.read_level, self.timeout)
+            .submit(request, self.profile.read_level, &self.profile)
             .map_err(|error| ReadError::from_session(error, self.name()))
     }
 
@@ -238,34 +282,46 @@ impl Table {
         key: Key,
         value: Option<Bytes>,
         context: &Context,
-    ) -> Result<Submission, WriteError> {
+    ) -> Result<BegunWrite, WriteError> {
+        let of_session = self.profile.session.is_some().then(|| key.clone());
         let request = Request::Write {
             table: self.definition.id,
             key,
             value,
             context: context.0.clone(),
-            ttl_ms: self.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
-            idempotent: self.idempotent,
+            ttl_ms: self.profile.ttl_ms(),
+            idempotent: self.profile.idempotent.unwrap_or(false),
         };
-        self.inner
-            .submit(request, self.write_level, self.timeout)
-            .map_err(|error| WriteError::from_session(error, self.name()))
+        let submission = self
+            .inner
+            .submit(request, self.profile.write_level, &self.profile)
+            .map_err(|error| WriteError::from_session(error, self.name()))?;
+        Ok(BegunWrite { submission, of_session })
     }
 
     pub(crate) async fn end_write(
         &self,
-        begun: Result<Submission, WriteError>,
+        begun: Result<BegunWrite, WriteError>,
     ) -> Result<Written, WriteError> {
-        let answer = begun?
+        let BegunWrite { submission, of_session } = begun?;
+        let done = submission
             .outcome()
             .await
             .ok_or(WriteError::Closed)?
             .map_err(|error| WriteError::from_session(error, self.name()))?;
-        match answer {
-            Answer::Written(written) => Ok(Written {
-                context: Context(written.context),
-                acknowledged: written.acknowledged,
-            }),
+        let (_, level) = self.levels();
+        match done.answer {
+            Answer::Written(written) => {
+                if let (Some(session), Some(key)) = (&self.profile.session, of_session) {
+                    let table = self.definition.id;
+                    session.on_written(table, key, &written.context, written.made);
+                }
+                Ok(Written {
+                    context: Context(written.context),
+                    acknowledged: written.acknowledged,
+                    service: Service::new(done.service, level, done.took),
+                })
+            }
             other => {
                 unreachable!("the session answers a write with that it is done, not {other:?}")
             }

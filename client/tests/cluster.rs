@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use fake::{Authority, CLUSTER, FakeCluster, Reaction, failure};
 use quoit_client::{
-    Client, ClientBuilder, ConnectError, Context, FailureCode, Format, LastWriter, Max, NodeId,
-    ReadError, ScanRange, StatusError, TableError, TableOptions, TypedError, WriteError,
+    Client, ClientBuilder, ConnectError, Context, FailureCode, Format, Kind, LastWriter, Level,
+    Max, NodeId, Profile, ReadError, RetryPolicy, ScanRange, Session, StatusError, TableError,
+    TableOptions, TypedError, WriteError, blocking,
 };
 use quoit_protocol::ClientRequest;
 
@@ -320,4 +321,114 @@ async fn typed_values_travel_in_either_format_and_others_are_refused() {
         assert!(error.to_string().contains("the table t cannot be read as u64"), "{error}");
     }
     assert_eq!(table.typed::<u64>(Format::Json).get("absent").await.unwrap().resolved(&Max), None);
+}
+
+#[tokio::test]
+async fn a_reading_says_who_served_it_and_the_metrics_count_it() {
+    let authority = Authority::new();
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    let cluster = FakeCluster::start(&authority, 3, move |_, request| {
+        let first =
+            matches!(request, ClientRequest::Get(_)) && count.fetch_add(1, Ordering::SeqCst) == 0;
+        if first {
+            Reaction::Refuse(failure(FailureCode::NotServing, false, "starting"))
+        } else {
+            Reaction::Serve
+        }
+    });
+    let client = cluster.builder(&authority).connect().await.unwrap();
+    let table = client.table("t").await.unwrap();
+    table.put("k", "v", &Context::none()).await.unwrap();
+    let service = table.with_read_level(Level::One).get("k").await.unwrap().service;
+    assert_eq!((service.level, service.trail.attempts), (Level::One, 2));
+    let metrics = client.metrics().await.unwrap();
+    let reads = metrics.of_kind(Kind::Read);
+    assert_eq!((reads.took_us.len(), reads.retries, reads.failed, reads.unknown), (1, 1, 0, 0));
+    assert_eq!(metrics.of_kind(Kind::Write).took_us.len(), 1);
+    assert!(!metrics.by_coordinator()[&service.coordinator].took_us.is_empty());
+    client.clone().close().await;
+    assert!(client.metrics().await.is_none());
+}
+
+#[tokio::test]
+async fn a_request_is_sent_once_where_the_profile_says_so() {
+    let authority = Authority::new();
+    let cluster = FakeCluster::start(&authority, 3, |_, request| match request {
+        ClientRequest::Get(_) => {
+            Reaction::Refuse(failure(FailureCode::NotServing, false, "starting"))
+        }
+        _ => Reaction::Serve,
+    });
+    let once = Profile::new().retry(RetryPolicy::never());
+    let client = cluster.builder(&authority).profile(once).connect().await.unwrap();
+    let table = client.table("t").await.unwrap();
+    let error = table.get("k").await.unwrap_err();
+    assert!(error.to_string().contains("(1 attempt: "), "{error}");
+    let thrice = Profile::new().retry(RetryPolicy::new().attempts_max(3));
+    let error = table.with_profile(&thrice).get("k").await.unwrap_err();
+    assert!(error.to_string().contains("(3 attempts: "), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_takes_along_what_it_has_seen() {
+    let authority = Authority::new();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let cluster = FakeCluster::start(&authority, 1, move |_, request| {
+        if let ClientRequest::Get(get) = request
+            && !get.at_least.is_empty()
+        {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        Reaction::Serve
+    });
+    let client = cluster.builder(&authority).connect().await.unwrap();
+    let plain = client.table("t").await.unwrap();
+    let session = Session::new();
+    let table = plain.with_profile(&Profile::new().session(session.clone()));
+    table.put("k", "v", &Context::none()).await.unwrap();
+    plain.get("k").await.unwrap();
+    table.get("other").await.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    table.get("k").await.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert!(table.get_many(["k", "k"]).await.iter().all(Result::is_ok));
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_condition_is_refused_where_the_table_cannot_promise_it() {
+    let authority = Authority::new();
+    let cluster = FakeCluster::start(&authority, 1, |_, _| Reaction::Serve);
+    let client = cluster.builder(&authority).connect().await.unwrap();
+    let table = client.table("t").await.unwrap();
+    let error = table.put_if_absent("k", "v").await.unwrap_err();
+    assert!(error.to_string().contains("keeps only the latest write"), "{error}");
+    assert!(!error.is_unknown());
+}
+
+#[test]
+fn the_blocking_client_waits_for_its_answers() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let authority = Authority::new();
+    let cluster =
+        runtime.block_on(async { FakeCluster::start(&authority, 3, |_, _| Reaction::Serve) });
+    let client = blocking::connect(cluster.builder(&authority)).unwrap();
+    let table = client.table("t").unwrap();
+    let threads: Vec<_> = (0..4)
+        .map(|number| {
+            let table = table.clone();
+            std::thread::spawn(move || {
+                let key = format!("key {number}");
+                table.put(&key, key.clone(), &Context::none()).unwrap();
+                assert_eq!(table.get(&key).unwrap().single().unwrap().bytes, key);
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let missing = client.table("none").unwrap_err();
+    assert!(matches!(missing, TableError::Unknown { .. }), "{missing}");
+    client.close();
+    assert_eq!(table.get("key 1"), Err(ReadError::Closed));
 }

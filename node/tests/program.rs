@@ -13,7 +13,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use quoit_client::{Change, ClientBuilder, Format, TypedError, Union, UpdateError};
+use quoit_client::{
+    Change, ClientBuilder, ConditionError, Context, Format, Level, Profile, Session, TypedError,
+    Union, UpdateError, WriteError, blocking,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_quoit");
 const UNICODE_DATA: &str = "/usr/share/unicode/UnicodeData.txt";
@@ -689,5 +692,68 @@ fn writers_that_update_one_key_at_once_lose_nothing() {
         assert!(table.get("shared").await.expect("all are up").is_absent());
         client.close().await;
     });
+    up.stop();
+}
+
+/// Forty programs want each name at once. A name is nobody's or one's, and whoever comes later sees so.
+#[test]
+fn of_many_that_want_a_name_at_most_one_gets_it() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let up = Up::start(&scratch.path().join("data"), free_base_port());
+    up.run(&["tables", "create", "names", "--policy", "siblings"]);
+    let builder = ClientBuilder::from_directory(up.client()).expect("up wrote it");
+    let client = blocking::connect(builder).expect("the cluster is up");
+    let names = client.table("names").expect("it was made").inner().clone();
+    client.wait(async {
+        for round in 0..20 {
+            let name = format!("name {round}");
+            let mut wanted = tokio::task::JoinSet::new();
+            for program in 0..40 {
+                let (names, name) = (names.clone(), name.clone());
+                wanted.spawn(async move { names.put_if_absent(name, program.to_string()).await });
+            }
+            let mut got = 0;
+            for outcome in wanted.join_all().await {
+                match outcome {
+                    Ok(_) => got += 1,
+                    Err(ConditionError::NotMet(_) | ConditionError::Contended(_)) => {}
+                    // As many siblings as a key may have.
+                    Err(ConditionError::Write(WriteError::TooManySiblings { .. })) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(got <= 1, "{name} was given to {got}");
+            let late = names.put_if_absent(&name, "late").await.expect_err("it is there");
+            let ConditionError::NotMet(reading) = late else { panic!("{late}") };
+            let kept = names.put_if_context(&name, "kept", &reading.context).await;
+            kept.expect("nobody else writes any more");
+            let again = names.put_if_context(&name, "again", &reading.context).await;
+            assert!(matches!(again, Err(ConditionError::NotMet(_))), "{again:?}");
+            let service = names.get(&name).await.expect("all are up").service;
+            assert_eq!((service.level, service.trail.attempts), (Level::Quorum, 1));
+        }
+    });
+    client.close();
+    up.stop();
+}
+
+/// Writes at a quorum of two, read at once at level one: any of the three nodes may be asked, and each
+/// third of them may not have the write yet.
+#[test]
+fn a_session_reads_its_own_writes_where_another_reader_does_not_yet() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let up = Up::start(&scratch.path().join("data"), free_base_port());
+    up.run(&["tables", "create", "carts"]);
+    let builder = ClientBuilder::from_directory(up.client()).expect("up wrote it");
+    let client = blocking::connect(builder).expect("the cluster is up");
+    let session = Profile::new().read_level(Level::One).session(Session::new());
+    let carts = client.table("carts").expect("it was made").with_profile(&session);
+    for round in 0..200 {
+        let value = format!("{round} apples");
+        carts.put("alice", value.clone(), &Context::none()).expect("all are up");
+        let reading = carts.get("alice").expect("all are up");
+        assert_eq!(reading.single().expect("it is there").bytes, value);
+    }
+    client.close();
     up.stop();
 }

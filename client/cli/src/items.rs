@@ -296,7 +296,10 @@ pub(crate) async fn scan(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use quoit_client::{Level, NodeId, Service, Trail};
     use quoit_ring::{HybridTime, WallTime};
 
     fn value(bytes: &'static [u8]) -> Value {
@@ -315,6 +318,12 @@ mod tests {
             context: Context::from_bytes(vec![0xab]),
             answered: 2,
             repaired: false,
+            service: Service {
+                coordinator: NodeId(1),
+                level: Level::Quorum,
+                trail: Trail::default(),
+                took: Duration::ZERO,
+            },
         };
         assert_eq!(
             reading_json(&key, &reading),

@@ -2,10 +2,12 @@
 
 pub mod frame;
 pub mod message;
+pub mod seen;
 pub mod status;
 
 pub use frame::{Frame, FrameError};
 pub use message::*;
+pub use seen::Seen;
 
 use quoit_ring::Token;
 

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::put_frame;
+use crate::seen::Seen;
 use crate::status::NodeStatus;
 
 /// The client protocol that this program speaks; both sides name a range and take the greatest
@@ -106,6 +107,9 @@ pub struct Get {
     pub head: Head,
     /// The key.
     pub key: Key,
+    /// What the asker's session has seen of the key: it is answered with no less.
+    #[serde(default, skip_serializing_if = "Seen::is_empty")]
+    pub at_least: Seen,
 }
 
 /// Writes or deletes one key.
@@ -250,6 +254,10 @@ pub struct Written {
     pub context: Bytes,
     /// How many primaries acknowledged.
     pub acknowledged: u8,
+    /// Who made the write's dot, and when, where the context does not cover it, for it covers less than
+    /// all that the key holds now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<(u64, HybridTime)>,
 }
 
 /// One item of a page.

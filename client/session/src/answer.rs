@@ -136,7 +136,7 @@ impl Session {
             _ => Err(AnswerFault::Wrong("it answered with something else than was asked")),
         };
         match answer {
-            Ok(answer) => self.complete(id, Ok(answer), effects),
+            Ok(answer) => self.complete(id, Some(node), Ok(answer), effects),
             Err(AnswerFault::Damaged) => {
                 self.close_attempt(request);
                 self.on_damaged(now, id, node, effects);
@@ -160,7 +160,7 @@ impl Session {
                 let record = self.record.clone().expect("one was just taken over");
                 // Taking it over may have closed connections, and with them this operation.
                 if self.operations.contains_key(&id) {
-                    self.complete(id, Ok(Answer::Record(record)), effects);
+                    self.complete(id, Some(node), Ok(Answer::Record(record)), effects);
                 }
             }
             Err(RecordUnusable::Absent) => {

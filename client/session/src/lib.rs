@@ -25,7 +25,7 @@ mod routing;
 mod session;
 mod trail;
 
-pub use operation::{Answer, Operation, OperationError, OperationId, Request};
+pub use operation::{Answer, Operation, OperationError, OperationId, Request, Retry, Service};
 pub use random::Seed;
 pub use session::{Configuration, Effect, Event, LinkFailure, LinkId, Session};
 pub use trail::{Trail, TrailEntry};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quoit_protocol::{
-    AskRepair, Failure, Got, Key, Page, TableChange, Written, status::NodeStatus,
+    AskRepair, Failure, Got, Key, Page, Seen, TableChange, Written, status::NodeStatus,
 };
 use quoit_ring::{ClusterRecord, Level, LevelError, NodeId, TableId, VnodeIndex};
 
@@ -24,6 +24,28 @@ pub struct Operation {
     pub level: Option<Level>,
     /// When the operation completes at the latest.
     pub deadline: Instant,
+    /// How it is sent again.
+    pub retry: Retry,
+}
+
+/// How often, and how soon, an operation is sent again that may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Retry {
+    /// So often it is sent at most, at least once; 6 times where `None`, and 64 times if it is a write
+    /// that may be done twice.
+    pub attempts_max: Option<u32>,
+    /// Another node is asked too where one has not answered for so long, in microseconds; a third of
+    /// the time that the operation has where `None`, and a second at most.
+    pub hedge_after_us: Option<u64>,
+}
+
+/// By whom an operation was served, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Service {
+    /// The node whose answer it is; `None` where the operation failed.
+    pub coordinator: Option<NodeId>,
+    /// How often it was sent, and what came of the attempts in vain.
+    pub trail: Trail,
 }
 
 /// What is asked of the cluster.
@@ -35,6 +57,8 @@ pub enum Request {
         table: TableId,
         /// The key.
         key: Key,
+        /// What the caller has seen of it: no less is read.
+        at_least: Seen,
     },
     /// Writes or deletes one key.
     Write {

@@ -5,7 +5,7 @@ use quoit_ring::{NodeId, Token, VnodeIndex};
 
 use crate::{Instant, LinkId, Operation, OperationId, Trail};
 
-/// At most so often an operation is sent.
+/// At most so often an operation is sent, unless it says otherwise.
 pub(crate) const ATTEMPTS_MAX: u32 = 6;
 /// A write that may be done twice is sent more often, with pauses: half a minute, if its deadline is later.
 const PATIENT_ATTEMPTS_MAX: u32 = 64;
@@ -94,17 +94,19 @@ impl Pending {
     /// How long an attempt may be unanswered before another is made.
     pub(crate) fn attempt_timeout_us(&self) -> u64 {
         let whole = self.what.deadline.since_us(self.submitted);
-        (whole / ATTEMPTS_IN_A_DEADLINE).clamp(1, ATTEMPT_TIMEOUT_US_MAX)
+        let usual = (whole / ATTEMPTS_IN_A_DEADLINE).min(ATTEMPT_TIMEOUT_US_MAX);
+        self.what.retry.hedge_after_us.unwrap_or(usual).max(1)
     }
 
     pub(crate) fn may_wait_and_try_again(&self) -> bool {
         let is_patient = self.what.request.is_write() && self.what.request.is_repeatable();
-        self.trail.attempts < if is_patient { PATIENT_ATTEMPTS_MAX } else { ATTEMPTS_MAX }
+        let usual = if is_patient { PATIENT_ATTEMPTS_MAX } else { ATTEMPTS_MAX };
+        self.trail.attempts < self.what.retry.attempts_max.unwrap_or(usual)
     }
 
     /// Whether another attempt may be made beside one that is still out.
     pub(crate) fn may_try_again(&self) -> bool {
-        self.trail.attempts < ATTEMPTS_MAX
+        self.trail.attempts < self.what.retry.attempts_max.unwrap_or(ATTEMPTS_MAX)
     }
 
     /// When an attempt that is made now should be given company.

@@ -168,7 +168,7 @@ impl Session {
         } else {
             error
         };
-        self.complete(id, Err(error), effects);
+        self.complete(id, None, Err(error), effects);
     }
 
     /// The deadline: whatever is known now is the end.

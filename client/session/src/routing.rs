@@ -113,7 +113,7 @@ impl Session {
             let table = record.table_by_id(table).expect("prepare looked it up");
             for node in record.primaries(place.vnode, table.options.replication) {
                 if let Some(peer) = self.peers.nodes.get(&node) {
-                    let standing = self.standing(now, pending, node, peer);
+                    let standing = self.standing(now, pending, node, peer, record);
                     best.offer(standing, node, peer, || self.random.below(1 << 32));
                 }
             }
@@ -123,21 +123,24 @@ impl Session {
         }
         // No primary can well be asked: any other member forwards.
         for (&node, peer) in &self.peers.nodes {
-            let standing = self.standing(now, pending, node, peer);
-            let other = standing.map(|(class, load)| (class + OTHER, load));
-            best.offer(other, node, peer, || self.random.below(1 << 32));
+            let mut standing = self.standing(now, pending, node, peer, record);
+            if let Some(standing) = &mut standing {
+                standing.class += OTHER;
+            }
+            best.offer(standing, node, peer, || self.random.below(1 << 32));
         }
         best.node
     }
 
-    /// How good a node is to ask: the lower the better, `None` where it cannot be asked.
+    /// How good a node is to ask, `None` where it cannot be asked.
     fn standing(
         &self,
         now: Instant,
         pending: &Pending,
         node: NodeId,
         peer: &Peer,
-    ) -> Option<(u32, u32)> {
+        record: &ClusterRecord,
+    ) -> Option<Standing> {
         let is_open =
             |request: &u64| self.attempts.get(request).is_some_and(|open| open.node == node);
         if peer.up().is_none() || pending.open.iter().any(is_open) {
@@ -145,7 +148,20 @@ impl Session {
         }
         let avoided = if now < peer.avoid_until { AVOIDED } else { 0 };
         let tried = if pending.tried.contains(&node) { TRIED } else { 0 };
-        Some((avoided + tried, peer.in_flight))
+        let class = avoided + tried;
+        Some(Standing { class, distance: self.distance(node, record), load: peer.in_flight })
+    }
+
+    /// How far a node is from the client, as far as that is known: 0 in its rack, 1 in its datacenter.
+    fn distance(&self, node: NodeId, record: &ClusterRecord) -> u32 {
+        let (Some(own), Some(member)) = (&self.configuration.zone, record.member(node)) else {
+            return 0;
+        };
+        match &member.zone {
+            zone if zone == own => 0,
+            zone if zone.datacenter == own.datacenter => 1,
+            _ => 2,
+        }
     }
 
     fn send(
@@ -184,28 +200,36 @@ const TRIED: u32 = 1;
 const OTHER: u32 = 2;
 const AVOIDED: u32 = 4;
 
+/// What speaks against a node, most important first: the lower the better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Standing {
+    class: u32,
+    distance: u32,
+    load: u32,
+}
+
 /// The best of the nodes that were offered; of equals, one by lot.
 #[derive(Default)]
 struct Best {
     class: Option<u32>,
-    key: Option<(u32, u32, u64)>,
+    key: Option<(Standing, u64)>,
     node: Option<(NodeId, LinkId)>,
 }
 
 impl Best {
     fn offer(
         &mut self,
-        standing: Option<(u32, u32)>,
+        standing: Option<Standing>,
         node: NodeId,
         peer: &Peer,
         lot: impl FnOnce() -> u64,
     ) {
-        let (Some((class, load)), Some(link)) = (standing, peer.up()) else {
+        let (Some(standing), Some(link)) = (standing, peer.up()) else {
             return;
         };
-        let key = (class, load, lot());
+        let key = (standing, lot());
         if self.key.is_none_or(|best| key < best) {
-            *self = Self { class: Some(class), key: Some(key), node: Some((node, link)) };
+            *self = Self { class: Some(standing.class), key: Some(key), node: Some((node, link)) };
         }
     }
 }
@@ -250,7 +274,7 @@ fn message(
         }
     };
     match pending.what.request.clone() {
-        Request::Get { table, key } => Get { head: head(table), key }.into(),
+        Request::Get { table, key, at_least } => Get { head: head(table), key, at_least }.into(),
         Request::Write { table, key, value, context, ttl_ms, .. } => {
             let place = pending.place.expect("prepare found the place of the key");
             let token = place.token.expect("a write has a key");

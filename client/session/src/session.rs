@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quoit_protocol::{ClientRequest, ClientResponse, Limits};
-use quoit_ring::{ClusterId, ClusterRecord, HybridTime, NodeId};
+use quoit_ring::{ClusterId, ClusterRecord, HybridTime, NodeId, Zone};
 
 use crate::peer::{PeerId, Peers};
 use crate::pending::{Attempt, Pending, Phase};
 use crate::random::Random;
-use crate::{Answer, Instant, Operation, OperationError, OperationId, Seed};
+use crate::{Answer, Instant, Operation, OperationError, OperationId, Seed, Service};
 
 /// What a session is told when it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub struct Configuration {
     pub client: String,
     /// At most so many operations at once; more are refused as overload.
     pub in_flight_max: usize,
+    /// Where the client stands: of the nodes that may be asked, those of its rack are asked first,
+    /// then those of its datacenter.
+    pub zone: Option<Zone>,
 }
 
 /// Names one connection between the session and its driver. Never used twice.
@@ -116,6 +119,8 @@ pub enum Effect {
         operation: OperationId,
         /// How it ended.
         outcome: Result<Answer, OperationError>,
+        /// By whom it was served.
+        service: Service,
     },
     /// A newer cluster record is known.
     RecordChanged(Arc<ClusterRecord>),
@@ -217,7 +222,8 @@ impl Session {
         let in_flight_max = self.configuration.in_flight_max;
         if self.operations.len() >= in_flight_max {
             let outcome = Err(OperationError::Overloaded { in_flight_max });
-            effects.push(Effect::Complete { operation: id, outcome });
+            let service = Service::default();
+            effects.push(Effect::Complete { operation: id, outcome, service });
             return;
         }
         let deadline = what.deadline;
@@ -280,10 +286,11 @@ impl Session {
         }
     }
 
-    /// Ends an operation; what comes for it later is ignored.
+    /// Ends an operation, by a node's answer or without; what comes for it later is ignored.
     pub(crate) fn complete(
         &mut self,
         id: OperationId,
+        coordinator: Option<NodeId>,
         outcome: Result<Answer, OperationError>,
         effects: &mut Vec<Effect>,
     ) {
@@ -292,7 +299,8 @@ impl Session {
         for request in pending.open {
             self.forget_attempt(request);
         }
-        effects.push(Effect::Complete { operation: id, outcome });
+        let service = Service { coordinator, trail: pending.trail };
+        effects.push(Effect::Complete { operation: id, outcome, service });
     }
 
     /// An attempt is answered, or of no interest any more.

@@ -14,9 +14,10 @@ use quoit_client::{Client, ClientBuilder, ClusterId, ClusterRecord, Identity, Li
 use quoit_protocol::frame::{
     BODY_BYTES_MAX, Frame, HEADER_BYTES, SHARED_STREAM_BODY_BYTES_MAX, take_frame,
 };
+use quoit_protocol::seen::CONTEXT_HASH_BYTES;
 use quoit_protocol::{
     ALPN_CLIENT, ClientRequest, ClientResponse, Failure, FailureCode, Got, Item, Key,
-    PROTOCOL_VERSION, Page, RecordAnswer, Sibling, TableChange, Welcome, Write, Written,
+    PROTOCOL_VERSION, Page, RecordAnswer, Seen, Sibling, TableChange, Welcome, Write, Written,
 };
 use quoit_ring::{
     ConfigurationNumber, Epoch, HybridTime, Member, RingKey, Table, TableId, TableOptions,
@@ -153,6 +154,14 @@ impl FakeCluster {
     }
 }
 
+/// A context of one write.
+fn context() -> Bytes {
+    let mut context = BytesMut::new();
+    Seen::put(HybridTime::ZERO, [(1, HybridTime(7))].into_iter(), &mut context);
+    context.extend_from_slice(&[0; CONTEXT_HASH_BYTES]);
+    context.freeze()
+}
+
 pub(crate) fn failure(code: FailureCode, unknown: bool, message: &str) -> Failure {
     Failure {
         code,
@@ -278,7 +287,7 @@ async fn answer(
 impl State {
     fn serve(&self, node: NodeId, request: ClientRequest) -> ClientResponse {
         let time = HybridTime(7);
-        let context = Bytes::from_static(b"context");
+        let context = context();
         match request {
             ClientRequest::Hello(_) => {
                 let record = Some(self.record.lock().unwrap().clone());
@@ -301,7 +310,7 @@ impl State {
                         items.remove(&key);
                     }
                 }
-                Written { time, context, acknowledged: 2 }.into()
+                Written { time, context, acknowledged: 2, made: None }.into()
             }
             ClientRequest::Scan(scan) => self.page(scan.limit, |key| {
                 key.partition == scan.partition
@@ -349,7 +358,7 @@ impl State {
             .map(|(key, sibling)| Item {
                 key: key.clone(),
                 siblings: vec![sibling.clone()],
-                context: Bytes::from_static(b"context"),
+                context: context(),
             })
             .collect();
         let after = found.next().and(page.last()).map(|item| item.key.clone());

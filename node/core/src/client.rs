@@ -2,7 +2,7 @@
 
 use quoit_protocol::{
     ClientRequest, ClientResponse, Export, Failure, FailureCode, Get, Head, Hello, Key,
-    PROTOCOL_VERSION, RecordAnswer, Scan, Welcome, Write, value_checksum,
+    PROTOCOL_VERSION, RecordAnswer, Scan, Seen, Welcome, Write, value_checksum,
 };
 use quoit_ring::{HybridTime, Level, NodeId, TableOptions};
 use quoit_storage::layout::{StoredKey, after_prefix, partition_prefix, vnode_range};
@@ -156,6 +156,7 @@ impl Turn<'_> {
             policy: options.policy,
             stored_key: self.stored_key(place, &get.key)?,
             key: get.key,
+            at_least: context::vector_of(get.at_least),
             rebuild_required: rebuild_required(&options),
             unreadable: Vec::new(),
             tally: self.tally(place, &options, required)?,
@@ -180,7 +181,7 @@ impl Turn<'_> {
         let options = self.admit(&head)?.options;
         let required = rebuild_required(&options);
         let level = Some(Level::Exactly(required));
-        let get = Get { head: Head { level, ..head }, key };
+        let get = Get { head: Head { level, ..head }, key, at_least: Seen::default() };
         let mut parts = self.admit_get(id, Origin::Nobody, get)?;
         parts.tally = self.strict_tally(place, required)?;
         parts.tally.refuse(node);

@@ -27,7 +27,8 @@ pub struct CoreConfig {
     pub storage_requests_max: usize,
     /// A request never lives longer than this, whatever its client says.
     pub deadline_ms_max: u32,
-    /// Replicas that have not answered a read by then are helped out by the others.
+    /// Replicas that have not answered a read by then are helped out by the others; sooner, where
+    /// nearly all answer sooner.
     pub read_patience_ms: u64,
     /// The length of the clock's lease.
     pub lease_ms: u64,

@@ -1,23 +1,19 @@
 //! Contexts: what a reader saw, sealed for its next write.
 //!
-//! ```text
-//! u8 format: 1, or 2 with a base | u64 the vector's base, in format 2 | u16 entries, then for each: u64 actor, u64 time | u64 SipHash-1-3
-//! ```
-//! The hash is keyed with the cluster's ring key and covers the cluster, the table, the key and the
+//! The layout is [`Seen`]'s, the hash at its end a SipHash-1-3. It is keyed with the cluster's ring key and covers the cluster, the table, the key and the
 //! entries: a context that was damaged, or is handed in for another key, is refused rather than
 //! believed, since a context that claims too much would erase what its writer never saw.
 
 use std::hash::Hasher;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quoit_ring::{ClusterId, HybridTime, RingKey};
+use quoit_protocol::Seen;
+use quoit_protocol::seen::CONTEXT_HASH_BYTES;
+use quoit_ring::{ClusterId, RingKey};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::version::{Actor, VersionVector};
 use siphasher::sip::SipHasher13;
-
-const FORMAT: u8 = 1;
-const FORMAT_BASE: u8 = 2;
 
 /// A context that was not made for this key, or is damaged. Read the key and use what that gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,17 +28,8 @@ pub fn seal(cluster: ClusterId, ring_key: RingKey, key: &StoredKey, seen: &Versi
         return Bytes::new();
     }
     let mut out = BytesMut::with_capacity(19 + 16 * seen.entries().len());
-    if seen.base() > HybridTime::ZERO {
-        out.put_u8(FORMAT_BASE);
-        out.put_u64_le(seen.base().0);
-    } else {
-        out.put_u8(FORMAT);
-    }
-    out.put_u16_le(u16::try_from(seen.entries().len()).expect("sets are bounded far below"));
-    for (actor, time) in seen.entries() {
-        out.put_u64_le(actor.0);
-        out.put_u64_le(time.0);
-    }
+    let entries = seen.entries().iter().map(|&(actor, time)| (actor.0, time));
+    Seen::put(seen.base(), entries, &mut out);
     let hash = hash(cluster, ring_key, key, &out);
     out.put_u64_le(hash);
     out.freeze()
@@ -58,27 +45,22 @@ pub fn open(
     if context.is_empty() {
         return Ok(VersionVector::default());
     }
-    let end = context.len().checked_sub(8).filter(|end| *end >= 3).ok_or(ContextError)?;
+    let end = context.len().checked_sub(CONTEXT_HASH_BYTES).ok_or(ContextError)?;
     let mut tail = &context[end..];
     if tail.get_u64_le() != hash(cluster, ring_key, key, &context[..end])
         && !is_planted(PlantedBug::ContextForAnyKey)
     {
         return Err(ContextError);
     }
-    let mut input = &context[1..end];
-    let base = HybridTime(match context[0] {
-        FORMAT => 0,
-        FORMAT_BASE => input.try_get_u64_le().map_err(|_| ContextError)?,
-        _ => return Err(ContextError),
-    });
-    let count = usize::from(input.try_get_u16_le().map_err(|_| ContextError)?);
-    if input.len() != count * 16 {
-        return Err(ContextError);
-    }
-    let entries = (0..count).map(|_| (Actor(input.get_u64_le()), HybridTime(input.get_u64_le())));
-    let mut seen = VersionVector::new(entries);
-    seen.raise_base(base);
-    Ok(seen)
+    Seen::of_context(context).map(vector_of).ok_or(ContextError)
+}
+
+/// What was seen, as replicas speak of it.
+pub fn vector_of(seen: Seen) -> VersionVector {
+    let entries = seen.entries.into_iter().map(|(actor, time)| (Actor(actor), time));
+    let mut vector = VersionVector::new(entries);
+    vector.raise_base(seen.base);
+    vector
 }
 
 fn hash(cluster: ClusterId, ring_key: RingKey, key: &StoredKey, sealed: &[u8]) -> u64 {
@@ -93,7 +75,7 @@ fn hash(cluster: ClusterId, ring_key: RingKey, key: &StoredKey, sealed: &[u8]) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quoit_ring::{TableId, Token};
+    use quoit_ring::{HybridTime, TableId, Token};
 
     const CLUSTER: ClusterId = ClusterId(7);
     const RING_KEY: RingKey = RingKey(1, 2);

@@ -29,6 +29,7 @@ pub mod handshake;
 pub mod liveness;
 mod node;
 pub mod operation;
+mod patience;
 pub mod peer;
 pub mod quorum;
 pub mod random;

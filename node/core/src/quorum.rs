@@ -162,6 +162,11 @@ impl Tally {
         self.required
     }
 
+    /// One more must: what those say who did is not enough.
+    pub fn require_more(&mut self) {
+        self.required = self.counted() + 1;
+    }
+
     /// Whether enough gave a good answer.
     pub fn is_reached(&self) -> bool {
         self.counted() >= self.required

@@ -17,6 +17,7 @@ use crate::counters::Counters;
 use crate::event::{ConnectionId, Effect, Effects, Inner, StorageAnswer, StorageRequest, Tag};
 use crate::liveness::Liveness;
 use crate::operation::{Origin, Place, not_done};
+use crate::patience::Patience;
 use crate::peer::{Forwarded, Refusal};
 use crate::random::Random;
 use crate::record::Keeper;
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) random: Random,
     pub(crate) counters: Counters,
     pub(crate) foreground: Foreground,
+    pub(crate) patience: Patience,
     pub(crate) hints: Hints,
     /// One actor a virtual node, for as long as this core has kept all the dots that it made.
     pub(crate) actors: BTreeMap<VnodeIndex, Actor>,
@@ -76,6 +78,7 @@ impl Shared {
         hints: Hints,
     ) -> Self {
         Self {
+            patience: Patience::new(config.read_patience_ms),
             config,
             clock: HybridClock::recover(lease),
             liveness: Liveness::default(),

@@ -14,7 +14,7 @@ use quoit_core::{
     ConnectionId, CoreConfig, Effect, Effects, Event, Instant, NodeCore, Now, Recovered,
 };
 use quoit_protocol::{
-    ClientRequest, ClientResponse, FailureCode, Get, Got, Head, Key, Sibling, Write, Written,
+    ClientRequest, ClientResponse, FailureCode, Get, Got, Head, Key, Seen, Sibling, Write, Written,
     value_checksum,
 };
 use quoit_ring::{
@@ -238,7 +238,12 @@ impl Bench {
     }
 
     fn written(&self, time: HybridTime, seen: &VersionVector) -> Effect {
-        let written = Written { time, context: self.sealed(seen), acknowledged: 2 };
+        self.written_beside(time, seen, None)
+    }
+
+    fn written_beside(&self, time: HybridTime, seen: &VersionVector, dot: Option<Dot>) -> Effect {
+        let made = dot.map(|dot| (dot.actor.0, dot.time));
+        let written = Written { time, context: self.sealed(seen), acknowledged: 2, made };
         Effect::ToClient { connection: CLIENT, request: 9, message: written.into() }
     }
 
@@ -304,6 +309,7 @@ fn a_put_in_a_siblings_table_is_merged_here_before_it_goes_out() {
     let mut bench = Bench::new(ConflictPolicy::Siblings);
     let set = bench.set(TIME);
     let version = set.versions()[0].clone();
+    let dot = version.dot;
     let change = Change::Write { context: VersionVector::default(), version };
     let write = bench.write();
     assert_eq!(bench.client(write), [bench.apply(0, change, true)]);
@@ -323,7 +329,7 @@ fn a_put_in_a_siblings_table_is_merged_here_before_it_goes_out() {
         let request = bench.request(0, node);
         let expected = match node {
             2 => Vec::new(),
-            _ => vec![bench.written(TIME, &VersionVector::default())],
+            _ => vec![bench.written_beside(TIME, &VersionVector::default(), Some(dot))],
         };
         assert_eq!(bench.peer(node, request, merged()), expected);
     }
@@ -397,7 +403,7 @@ fn an_answer_counts_only_from_the_replica_that_was_asked() {
 
 /// Begins a read; gives back which peer was asked too.
 fn begin_get(bench: &mut Bench) -> u64 {
-    let get = Get { head: bench.head(), key: key() };
+    let get = Get { head: bench.head(), key: key(), at_least: Seen::default() };
     let effects = bench.client(get);
     let Some(Effect::ToPeer { to, .. }) = effects.get(1) else { panic!("{effects:?}") };
     let to = to.0;
@@ -521,7 +527,7 @@ fn a_node_that_may_have_lost_something_answers_nothing_as_a_replica() {
         };
         assert!(failure.code == FailureCode::NotServing && !failure.unknown);
         // A read of the others it coordinates.
-        let get = Get { head: bench.head(), key: key() };
+        let get = Get { head: bench.head(), key: key(), at_least: Seen::default() };
         let asked = bench.client(get);
         assert!(asked.iter().all(|it| matches!(it, Effect::ToPeer { .. })), "{asked:?}");
         assert_eq!(asked.len(), 2);

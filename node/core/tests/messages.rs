@@ -74,7 +74,7 @@ fn samples() -> Vec<PeerMessage> {
         ttl_ms: Some(1),
         write_id: Some(WriteId(1, 2)),
     };
-    let written = Written { time, context: bytes.clone(), acknowledged: 2 };
+    let written = Written { time, context: bytes.clone(), acknowledged: 2, made: None };
     let values = vec![(time, 7, bytes.clone())];
     let row = Some((bytes.clone(), values.clone()));
     let rows = vec![(bytes.clone(), row), (bytes.clone(), None)];

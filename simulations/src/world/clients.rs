@@ -41,6 +41,7 @@ impl Client {
             contact_points: (0..nodes).map(super::address_of).collect(),
             client: format!("client {number}"),
             in_flight_max: IN_FLIGHT_MAX,
+            zone: None,
         };
         let session = Session::new(configuration, Seed(random.draw(), random.draw()));
         Self { session, links: BTreeMap::new(), tick_at: None, random }
@@ -68,7 +69,7 @@ impl World {
                 Effect::Send { link, request, message } => {
                     self.send_request(client, link, request, &message);
                 }
-                Effect::Complete { operation, outcome } => completed.push((operation, outcome)),
+                Effect::Complete { operation, outcome, .. } => completed.push((operation, outcome)),
                 Effect::RecordChanged(_) => {}
             }
         }

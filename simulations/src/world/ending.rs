@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use quoit_protocol::Got;
+use quoit_protocol::{Got, Seen};
 use quoit_ring::{Level, NodeId, VnodeIndex};
 use quoit_session::{Answer, OperationError, Request};
 use quoit_storage::codec;
@@ -185,8 +185,11 @@ impl World {
             self.next_connection += 1;
             let id = FINAL_FROM + self.next_connection;
             self.final_reads.insert(id, FinalRead { table, key, got: None });
-            let request =
-                Request::Get { table: self.tables[table as usize], key: workloads::key(key) };
+            let request = Request::Get {
+                table: self.tables[table as usize],
+                key: workloads::key(key),
+                at_least: Seen::default(),
+            };
             self.ask(0, id, request, Some(Level::All), READ_US);
         }
         let waits = |world: &Self| world.final_reads.values().any(|read| read.got.is_none());

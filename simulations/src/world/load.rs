@@ -1,9 +1,9 @@
 //! The operations: submitted as planned, completed by the sessions, judged by the ledger.
 
-use quoit_protocol::{Got, TableChange};
+use quoit_protocol::{Got, Seen, TableChange};
 use quoit_ring::{Level, TableOptions};
 use quoit_session::{
-    Answer, Event as SessionEvent, Instant, Operation, OperationError, OperationId, Request,
+    Answer, Event as SessionEvent, Instant, Operation, OperationError, OperationId, Request, Retry,
 };
 
 use super::{Event, World};
@@ -115,7 +115,7 @@ impl World {
         for_us: u64,
     ) {
         let deadline = Instant(self.time_us + for_us);
-        let what = Operation { request, level, deadline };
+        let what = Operation { request, level, deadline, retry: Retry::default() };
         self.client(client, SessionEvent::Submitted { operation: OperationId(id), what });
     }
 
@@ -133,7 +133,9 @@ impl World {
         self.ledger.on_begun(&operation, self.time_us);
         let request = match operation.action {
             Action::Get | Action::Add | Action::Increment => {
-                return self.ask(client, id | READ, Request::Get { table, key }, None, PATIENCE_US);
+                let at_least = Seen::default();
+                let get = Request::Get { table, key, at_least };
+                return self.ask(client, id | READ, get, None, PATIENCE_US);
             }
             Action::Scan => {
                 let (from, to) = (bytes::Bytes::new(), None);

@@ -1,14 +1,14 @@
 use bytes::Bytes;
 use quoit_protocol::{
     AskRecord, Failure, FailureCode, Get, Got, Head, Hello, Key, PROTOCOL_VERSION, RecordAnswer,
-    Sibling, Welcome, Write, Written, value_checksum,
+    Seen, Sibling, Welcome, Write, Written, value_checksum,
 };
 use quoit_ring::{
     ConfigurationNumber, Epoch, Member, RingKey, Table, TableId, TableOptions, VnodeCount, Zone,
 };
 
 use super::*;
-use crate::{Request, Trail, TrailEntry};
+use crate::{Request, Retry, Trail, TrailEntry};
 
 const SECOND: u64 = 1_000_000;
 const TABLE: TableId = TableId(1);
@@ -45,6 +45,7 @@ struct World {
     session: Session,
     now: Instant,
     operation_last: u64,
+    retry: Retry,
 }
 
 impl World {
@@ -55,11 +56,13 @@ impl World {
             contact_points: vec![address(1)],
             client: "test".into(),
             in_flight_max: 3,
+            zone: None,
         };
         Self {
             session: Session::new(configuration, Seed(3, 4)),
             now: Instant(SECOND),
             operation_last: 0,
+            retry: Retry::default(),
         }
     }
 
@@ -105,7 +108,12 @@ impl World {
     fn submit(&mut self, request: Request) -> (OperationId, Vec<Effect>) {
         self.operation_last += 1;
         let operation = OperationId(self.operation_last);
-        let what = Operation { request, level: None, deadline: self.now.plus_us(6 * SECOND) };
+        let what = Operation {
+            request,
+            level: None,
+            deadline: self.now.plus_us(6 * SECOND),
+            retry: self.retry,
+        };
         (operation, self.handle(Event::Submitted { operation, what }))
     }
 
@@ -139,7 +147,7 @@ fn sent(effects: Vec<Effect>) -> Sent {
 /// The only effect, which ends an operation.
 fn ended(effects: Vec<Effect>, id: OperationId) -> Result<Answer, OperationError> {
     match <[Effect; 1]>::try_from(effects) {
-        Ok([Effect::Complete { operation, outcome }]) if operation == id => outcome,
+        Ok([Effect::Complete { operation, outcome, .. }]) if operation == id => outcome,
         other => panic!("not one end: {other:?}"),
     }
 }
@@ -163,7 +171,7 @@ fn key() -> Key {
 }
 
 fn get() -> Request {
-    Request::Get { table: TABLE, key: key() }
+    Request::Get { table: TABLE, key: key(), at_least: Seen::default() }
 }
 
 fn put(idempotent: bool) -> Request {
@@ -192,7 +200,7 @@ fn got(value: &'static [u8], damaged: bool) -> Got {
 }
 
 fn written() -> Written {
-    Written { time: HybridTime(9), context: Bytes::from_static(b"c"), acknowledged: 2 }
+    Written { time: HybridTime(9), context: Bytes::from_static(b"c"), acknowledged: 2, made: None }
 }
 
 fn failure(code: FailureCode, unknown: bool) -> Failure {
@@ -246,7 +254,7 @@ fn a_get_goes_to_a_primary_with_all_that_the_session_knows() {
         deadline_ms: 6_000,
         level: None,
     };
-    assert_eq!(sent.message, Get { head, key: key() }.into());
+    assert_eq!(sent.message, Get { head, key: key(), at_least: Seen::default() }.into());
     let effects = world.answer(&sent, got(b"v", false));
     assert_eq!(ended(effects, id), Ok(Answer::Got(got(b"v", false))));
     assert_eq!(world.session.time(), HybridTime(9));
@@ -426,6 +434,43 @@ fn a_write_that_breaks_a_rule_is_refused_with_the_nodes_word() {
 }
 
 #[test]
+fn an_operation_is_sent_as_often_and_as_soon_as_it_says() {
+    let mut world = World::connected(3);
+    world.retry = Retry { attempts_max: Some(2), hedge_after_us: Some(7_000) };
+    let (id, effects) = world.submit(get());
+    let first = sent(effects);
+    let begun = world.now;
+    let second = sent(world.next());
+    assert_eq!(world.now, Instant(begun.0 + 7_000));
+    assert_ne!(first.link, second.link);
+    assert!(ended(world.next(), id).is_err(), "and then no more");
+    assert_eq!(world.now, Instant(begun.0 + 6 * SECOND));
+    world.retry = Retry { attempts_max: Some(1), hedge_after_us: None };
+    let (id, effects) = world.submit(get());
+    let refused = failure(FailureCode::Overloaded, false);
+    assert!(ended(world.answer(&sent(effects), refused), id).is_err());
+}
+
+#[test]
+fn who_stands_nearest_is_asked_first_while_it_answers_well() {
+    let mut world = World::connected(3);
+    let zone = |datacenter: &str| Zone { datacenter: datacenter.into(), rack: "r".into() };
+    let far = |record: &mut ClusterRecord, node: usize| record.members[node].zone = zone("far");
+    let mut newer = record(2, 3);
+    far(&mut newer, 0);
+    far(&mut newer, 2);
+    world.session.configuration.zone = Some(zone("d"));
+    world.session.record = Some(Arc::new(newer));
+    for _ in 0..2 {
+        let (_, effects) = world.submit(get());
+        assert_eq!(sent(effects).link, LinkId(2), "with more in flight, too");
+    }
+    world.session.peers.node_mut(NodeId(2)).unwrap().avoid(world.now, SECOND);
+    let (_, effects) = world.submit(get());
+    assert_ne!(sent(effects).link, LinkId(2));
+}
+
+#[test]
 fn attempts_are_bounded() {
     let mut world = World::connected(3);
     let (id, mut effects) = world.submit(put(false));
@@ -492,7 +537,8 @@ fn a_damaged_value_is_asked_for_elsewhere_and_never_shown() {
 #[test]
 fn a_table_that_the_record_does_not_have_is_unknown() {
     let mut world = World::connected(3);
-    let (id, effects) = world.submit(Request::Get { table: TableId(9), key: key() });
+    let (id, effects) =
+        world.submit(Request::Get { table: TableId(9), key: key(), at_least: Seen::default() });
     assert_eq!(ended(effects, id), Err(OperationError::UnknownTable(TableId(9))));
 }
 
@@ -556,7 +602,11 @@ fn another_cluster_is_refused_at_once() {
         effects,
         [
             Effect::Close { link, reason },
-            Effect::Complete { operation: id, outcome: Err(OperationError::Unreachable { trail }) }
+            Effect::Complete {
+                operation: id,
+                outcome: Err(OperationError::Unreachable { trail: trail.clone() }),
+                service: Service { coordinator: None, trail },
+            }
         ]
     );
 }
@@ -643,7 +693,7 @@ mod chaos {
                         self.on_sent(world, request, &message);
                         self.sent.push(Sent { link, request, message });
                     }
-                    Effect::Complete { operation, outcome } => {
+                    Effect::Complete { operation, outcome, .. } => {
                         assert!(self.completed.insert(operation), "completed twice");
                         let told = matches!(
                             outcome,

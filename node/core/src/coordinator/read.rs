@@ -8,6 +8,10 @@
 //! that was given nothing for the key counts only when no primary may still answer. Nothing is written back
 //! before the answer, since such quorums do not promise to intersect.
 //!
+//! A client that says what its session has seen of the key (Terry et al., "Session guarantees for weakly
+//! consistent replicated data", 1994) is answered with no less: where R sets together hold less, another
+//! replica is read, and one more, until they do, or all primaries are read.
+//!
 //! The first replica is asked for the values that lie apart from their set, too; if another's set
 //! speaks of one that has not come, its holder is read once more.
 
@@ -16,7 +20,7 @@ use quoit_protocol::{Failure, FailureCode, Got, Key};
 use quoit_ring::{ConflictPolicy, HybridTime, NodeId};
 use quoit_storage::codec;
 use quoit_storage::layout::StoredKey;
-use quoit_storage::version::{ApartValue, Dot, SiblingSet};
+use quoit_storage::version::{ApartValue, Dot, SiblingSet, VersionVector};
 
 use super::write::{Progress, describe};
 use super::{encode_to_send, live_siblings, write_back_count};
@@ -45,6 +49,9 @@ pub(crate) struct ReadOperation {
     id: OperationId,
     origin: Origin,
     deadline: Instant,
+    began: Instant,
+    /// Who was asked then.
+    asked_first: Vec<NodeId>,
     /// When more replicas are asked, if those asked are slow.
     patience_ends: Instant,
     place: Place,
@@ -52,6 +59,7 @@ pub(crate) struct ReadOperation {
     key: Key,
     stored_key: StoredKey,
     /// So many other replicas together know what a replica must be told that lost the key.
+    at_least: VersionVector,
     rebuild_required: u8,
     /// In the order in which replicas are asked.
     order: Vec<NodeId>,
@@ -96,6 +104,8 @@ pub(crate) struct ReadParts {
     pub(crate) policy: ConflictPolicy,
     pub(crate) key: Key,
     pub(crate) stored_key: StoredKey,
+    /// What the client has seen of the key: it is answered with no less.
+    pub(crate) at_least: VersionVector,
     pub(crate) rebuild_required: u8,
     /// Replicas that are known not to vouch for the key.
     pub(crate) unreadable: Vec<NodeId>,
@@ -107,16 +117,20 @@ impl ReadOperation {
     pub(crate) fn begin(parts: ReadParts, turn: &mut Turn<'_>) -> (Self, Progress) {
         let mut order = turn.by_gladness(parts.tally.primaries(), parts.id.number());
         order.extend(parts.tally.nodes().filter(|node| parts.tally.is_fallback(*node)));
-        let patience_ends = turn.instant().plus_ms(turn.shared.config.read_patience_ms);
+        let began = turn.instant();
+        let patience_ends = turn.shared.patience.ends(began);
         let mut read = Self {
             id: parts.id,
             origin: parts.origin,
             deadline: parts.deadline,
+            began,
+            asked_first: Vec::with_capacity(parts.tally.required()),
             patience_ends,
             place: parts.place,
             policy: parts.policy,
             key: parts.key,
             stored_key: parts.stored_key,
+            at_least: parts.at_least,
             rebuild_required: parts.rebuild_required,
             order,
             answers: Vec::with_capacity(parts.tally.required()),
@@ -157,6 +171,9 @@ impl ReadOperation {
         // The first one is asked for the values, and others where that was not enough.
         let whole = !self.tally.has_waiting() || !matches!(self.phase, Phase::Collecting);
         self.tally.ask(node);
+        if turn.instant() == self.began {
+            self.asked_first.push(node);
+        }
         let slot = u16::try_from(slot).expect("N has 8 bits");
         self.send_read(node, slot, whole, turn);
         true
@@ -195,6 +212,10 @@ impl ReadOperation {
     }
 
     fn on_set(&mut self, node: NodeId, set: WireSet, turn: &mut Turn<'_>) -> Progress {
+        // The late ones count too: a read lingers for them.
+        if self.asked_first.contains(&node) {
+            turn.shared.patience.on_answer(self.began, turn.instant());
+        }
         if set.0.is_empty() && self.tally.is_fallback(node) && self.tally.is_waiting(node) {
             self.without.push(node);
             return self.conclude(turn);
@@ -328,6 +349,9 @@ impl ReadOperation {
                 return self.give_up(turn);
             }
         };
+        if !self.is_enough(&merged) {
+            return self.read_more(turn);
+        }
         if let Some(missing) = self.missing(&merged) {
             return self.fetch(missing, turn);
         }
@@ -359,6 +383,32 @@ impl ReadOperation {
         let patience_ms = turn.shared.config.read_patience_ms;
         self.patience_ends = turn.instant().plus_ms(patience_ms);
         self.ask_more_holders(0, turn);
+        self.conclude(turn)
+    }
+
+    /// Whether a set is no less than what the client has seen. What was collected meanwhile is in none:
+    /// so whatever all primaries together hold is enough.
+    fn is_enough(&self, merged: &Bytes) -> bool {
+        if self.at_least.is_empty() {
+            return true;
+        }
+        let covers = codec::decode(merged).is_ok_and(|set| match self.policy {
+            ConflictPolicy::Siblings => set.vector().covers(&self.at_least),
+            // Its vector is of the greatest dot alone.
+            ConflictPolicy::Latest => set.vector().greatest() >= self.at_least.greatest(),
+        });
+        covers || self.tally.primaries().all(|node| self.tally.has_counted(node))
+    }
+
+    /// Reads one replica more than before, for a client that has seen more than these hold.
+    fn read_more(&mut self, turn: &mut Turn<'_>) -> Progress {
+        self.phase = Phase::Collecting;
+        if !self.ask_next(turn) && !self.tally.has_waiting() {
+            self.trouble =
+                Some("the session has seen more than they hold, of what others wrote".to_owned());
+            return self.give_up(turn);
+        }
+        self.tally.require_more();
         self.conclude(turn)
     }
 

@@ -559,10 +559,12 @@ impl WriteOperation {
         if (self.tally.is_reached() || early)
             && let Some(seen) = &self.seen
         {
+            let uncovered = self.dot.filter(|dot| !seen.has_seen(*dot));
             let written = Written {
                 time: HybridTime::ZERO,
                 context: turn.seal_context(&self.stored_key, seen),
                 acknowledged: u8::try_from(self.tally.counted()).unwrap_or(u8::MAX),
+                made: uncovered.map(|dot| (dot.actor.0, dot.time)),
             };
             for origin in std::mem::take(&mut self.origins) {
                 turn.reply(origin, written.clone().into());

@@ -118,6 +118,7 @@ fn an_answer_from_a_node_that_was_not_asked_is_nothing() {
         time: quoit_ring::HybridTime::ZERO,
         context: bytes::Bytes::new(),
         acknowledged: 3,
+        made: None,
     });
     let message = PeerMessage::from(Box::new(quoit_core::peer::Forwarded { result }));
     world.tell(outside, Event::Peer { from: liar, request, message });

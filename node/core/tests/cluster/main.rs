@@ -18,6 +18,7 @@ mod reads;
 mod record;
 mod recovery;
 mod scrub;
+mod sessions;
 mod settle;
 mod siblings;
 mod sloppy;

@@ -1,6 +1,6 @@
 //! Writes: what is certainly not done, what is unknown, ids, wrong configurations, dropped tables.
 
-use quoit_protocol::{ClientResponse, Failure, FailureCode, Get, WriteId};
+use quoit_protocol::{ClientResponse, Failure, FailureCode, Get, Seen, WriteId};
 use quoit_ring::{ConfigurationNumber, ConflictPolicy, Level, TableId};
 
 use crate::world::{Put, World, key, node, options, put};
@@ -162,7 +162,7 @@ fn a_node_that_lags_behind_the_record_refuses_and_then_learns() {
     world.heal();
     // Node 3 has not heard of the table; the two that have are a quorum.
     let head = world.head(node(1), table, b"k");
-    let early = world.send(node(3), Get { head, key: key("k") });
+    let early = world.send(node(3), Get { head, key: key("k"), at_least: Seen::default() });
     world.put(node(1), table, put("k", "v")).expect("two know the table");
     let ClientResponse::Failure(failure) = world.wait(early) else { panic!("not heard of yet") };
     assert_eq!(failure.code, FailureCode::NotServing);

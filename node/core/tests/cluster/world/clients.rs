@@ -4,7 +4,7 @@ use bytes::Bytes;
 use quoit_core::{ConnectionId, Event};
 use quoit_protocol::{
     ChangeTables, ClientRequest, ClientResponse, Export, Failure, Get, Got, Head, Key, Page, Scan,
-    TableChange, Write, WriteId, Written, value_checksum,
+    Seen, TableChange, Write, WriteId, Written, value_checksum,
 };
 use quoit_ring::{ClusterRecord, ConflictPolicy, HybridTime, Level, NodeId, TableId, TableOptions};
 use quoit_storage::codec;
@@ -147,9 +147,20 @@ impl World {
     }
 
     pub fn send_get(&mut self, id: NodeId, table: TableId, name: &str, level: Level) -> u64 {
+        self.send_get_at_least(id, table, name, level, Seen::default())
+    }
+
+    pub fn send_get_at_least(
+        &mut self,
+        id: NodeId,
+        table: TableId,
+        name: &str,
+        level: Level,
+        at_least: Seen,
+    ) -> u64 {
         let mut head = self.head(id, table, name.as_bytes());
         head.level = Some(level);
-        self.send(id, Get { head, key: key(name) })
+        self.send(id, Get { head, key: key(name), at_least })
     }
 
     pub fn got(&mut self, request: u64) -> Result<Got, Failure> {
