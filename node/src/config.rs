@@ -26,16 +26,12 @@ use quoit_storage::store::Durability;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use document::{Place, Problem};
+pub use http::{HTTP_CONNECTIONS_MAX, HTTP_LISTEN, HttpSettings, HttpTlsSettings};
 
 use document::{Document, Section};
 
 /// Where a node listens for peers and clients when nobody says otherwise.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7101);
-/// Where a node answers HTTP when nobody says otherwise.
-pub const HTTP_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7201);
-/// Connections of HTTP when nobody says otherwise.
-pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
 /// N, when nobody says otherwise and the cluster has as many members.
 pub const REPLICATION: u8 = 3;
 
@@ -97,34 +93,6 @@ pub struct NodeSettings {
     pub listen: SocketAddr,
     /// `advertise`: under which address others reach it; `listen`, unless told otherwise.
     pub advertise: SocketAddr,
-}
-
-/// `[http]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpSettings {
-    /// `listen`: the TCP address of `/healthz`, `/readyz`, `/metrics` and `/v1`.
-    pub listen: SocketAddr,
-    /// `data`: whether `/v1` gives the cluster's data.
-    pub data: bool,
-    /// `certificate`, `key`, `client_authority`: data is served encrypted only, where they are set.
-    pub tls: Option<HttpTlsSettings>,
-    /// `token_file`: a token a line, one of which must be shown for data.
-    pub token_file: Option<PathBuf>,
-    /// `connections_max`: open connections.
-    pub connections_max: usize,
-    /// `in_flight_max`: requests for data that are answered at once.
-    pub in_flight_max: usize,
-}
-
-/// The certificates of `[http]`: paths of PEM files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpTlsSettings {
-    /// `certificate`: the server's certificate, and those between it and its authority.
-    pub certificate: PathBuf,
-    /// `key`: the certificate's private key.
-    pub key: PathBuf,
-    /// `client_authority`: whoever bears a certificate of this authority may have the data.
-    pub client_authority: Option<PathBuf>,
 }
 
 /// `[cluster]`: the same on all initial members.

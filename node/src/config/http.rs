@@ -1,14 +1,45 @@
 //! `[http]`: what is served, to whom, and what may not go together.
 
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use super::document::Section;
-use super::{
-    HTTP_CONNECTIONS_MAX, HTTP_LISTEN, HttpSettings, HttpTlsSettings, address, count, non_empty,
-};
+use super::{address, count, non_empty};
 
+/// Where a node answers HTTP when nobody says otherwise.
+pub const HTTP_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7201);
+/// Connections of HTTP when nobody says otherwise.
+pub const HTTP_CONNECTIONS_MAX: usize = 1_024;
 /// Requests for data that are answered at once, when nobody says otherwise.
 const IN_FLIGHT_MAX: i64 = 256;
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// `listen`: the TCP address of `/healthz`, `/readyz`, `/metrics` and `/v1`.
+    pub listen: SocketAddr,
+    /// `data`: whether `/v1` gives the cluster's data.
+    pub data: bool,
+    /// `certificate`, `key`, `client_authority`: data is served encrypted only, where they are set.
+    pub tls: Option<HttpTlsSettings>,
+    /// `token_file`: a token a line, one of which must be shown for data.
+    pub token_file: Option<PathBuf>,
+    /// `connections_max`: open connections.
+    pub connections_max: usize,
+    /// `in_flight_max`: requests for data that are answered at once.
+    pub in_flight_max: usize,
+}
+
+/// The certificates of `[http]`: paths of PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpTlsSettings {
+    /// `certificate`: the server's certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// `key`: the certificate's private key.
+    pub key: PathBuf,
+    /// `client_authority`: whoever bears a certificate of this authority may have the data.
+    pub client_authority: Option<PathBuf>,
+}
 
 pub(super) fn read(section: &mut Section<'_>, directory: &Path) -> HttpSettings {
     let listen = address(section, "listen").unwrap_or(HTTP_LISTEN);

@@ -181,8 +181,9 @@ pub(super) fn item_json(item: &Item) -> Json {
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
-    use quoit_client::{Context, HybridTime};
+    use quoit_client::{Context, HybridTime, Level, NodeId, Service, Trail};
     use quoit_ring::WallTime;
+    use std::time::Duration;
 
     fn reading(values: &[&'static [u8]]) -> Reading {
         let value = |bytes: &&'static [u8]| Value {
@@ -195,6 +196,12 @@ mod tests {
             context: Context::from_bytes(vec![1, 2, 3]),
             answered: 2,
             repaired: false,
+            service: Service {
+                coordinator: NodeId(1),
+                level: Level::Quorum,
+                trail: Trail::default(),
+                took: Duration::ZERO,
+            },
         }
     }
 

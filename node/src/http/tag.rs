@@ -7,7 +7,9 @@
 //! What `If-Match` and `If-None-Match` promise: the key is read with a quorum, and where something
 //! else is there than the tags say the request is refused with 412. Reading and writing are two steps:
 //! of two writers that do so at the same moment both may pass. Then both values stay in a `siblings`
-//! table, since neither context covers the other write, and the later one wins in a `latest` table.
+//! table, since neither context covers the other write, and the later one wins in a `latest` table. (The
+//! library's `put_if_absent` reads once more after the write, so that at most one of them is told that
+//! it was alone; whoever needs that by HTTP reads the key again, and is alone if the tag is its own.)
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::http::request::Builder;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::LIMIT;
@@ -77,4 +77,16 @@ pub(crate) async fn ask_on(
         Answer { status: head.status.as_u16(), headers: head.headers, body }
     };
     tokio::time::timeout(LIMIT, asking).await.expect("it is answered in time")
+}
+
+/// Sends a text as it is, and reads until the other side closes.
+pub(crate) async fn say(address: SocketAddr, text: &str) -> String {
+    let saying = async {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(text.as_bytes()).await.expect("it is taken");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("it is closed");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    tokio::time::timeout(LIMIT, saying).await.expect("it is answered in time")
 }
