@@ -304,7 +304,9 @@ fn operation(line: &[u8]) -> Result<Operation, Problem> {
     let sort = bytes("sort", given.sort, given.sort_base64)?.unwrap_or_default();
     let key = Key { partition, sort };
     let value = bytes("value", given.value, given.value_base64)?;
+    // An empty context says no more than none.
     let context = given.context.as_deref().map(context_of).transpose()?;
+    let context = context.filter(|context| !context.is_none());
     let ttl = given.ttl.map(ttl_of).transpose();
     let ttl = ttl.map_err(|range| Problem::invalid(format!("ttl: {range}")))?;
     let only = |what: &str, for_whom: &str| Problem::invalid(format!("{what} is for {for_whom}"));
@@ -375,7 +377,7 @@ mod tests {
             (r#"{"op":"put","key":"k"}"#, "no value"),
             (r#"{"op":"get","key":"k","value":"v"}"#, "for put"),
             (r#"{"op":"delete","key":"k","ttl":1}"#, "for put"),
-            (r#"{"op":"get","key":"k","context":""}"#, "for put and delete"),
+            (r#"{"op":"get","key":"k","context":"AP8"}"#, "for put and delete"),
             (r#"{"op":"get","key":"k","key_base64":"aw=="}"#, "not both"),
             (r#"{"op":"get","key_base64":"a"}"#, "no base64"),
             (r#"{"op":"put","key":"k","value":"v","ttl":0}"#, "ttl"),

@@ -20,7 +20,7 @@ use super::accept;
 use super::form::item_json;
 use super::gateway::Gateway;
 use super::problem::{Kind, Problem};
-use super::query::Query;
+use super::query::{Query, contradiction};
 use super::response::{self, JSON_LINES, Response};
 
 /// Items of an answer when nobody says otherwise, and the most.
@@ -54,7 +54,7 @@ pub(super) async fn serve(
     let level = query.level("r")?;
     let limit = query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT);
     let from = match (query.bytes("from"), query.bytes("cursor")) {
-        (Some(_), Some(_)) => return Err(Problem::invalid("give either from or cursor, not both")),
+        (Some(_), Some(_)) => return Err(contradiction("from", "cursor")),
         (None, Some(cursor)) => URL_SAFE_NO_PAD
             .decode(&cursor)
             .map(Bytes::from)
@@ -62,6 +62,9 @@ pub(super) async fn serve(
         (from, None) => from.unwrap_or_default(),
     };
     let to = query.bytes("to");
+    if to.as_ref().is_some_and(|to| *to < from) {
+        return Err(Problem::new(Kind::CannotBeHad, "the range ends before it begins"));
+    }
     let target = gateway.table(table, timeout).await?;
     let length = partition.len() + from.len().max(to.as_ref().map_or(0, Bytes::len));
     if length > target.limits.key_bytes_max as usize {

@@ -87,7 +87,8 @@ async fn put(
     }
     let written = table.put(key, held.bytes.clone(), &context).await?;
     let mut response = acknowledged(&written);
-    // A context that grew covers the write: the value stands alone, and this is its tag.
+    // A context that grew covers the write: it stands alone, as far as its coordinator knows, and this
+    // is its tag. Where another write has not come there yet, nothing will match the tag.
     if written.context != context {
         put_tag(response.headers_mut(), &Tag::of_single(written.context), "");
     }

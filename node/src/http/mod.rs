@@ -15,6 +15,21 @@
 //! `items`, `batch` or `tables`, and through `gateway` to the cluster as any client's. What is held in
 //! memory, and for how long, is bounded before it is taken in: connections (`connections`), requests
 //! (`gateway`), bodies (`body`), lines of a batch.
+//!
+//! # Speed
+//!
+//! Gets of 1 KiB, three nodes and whoever asks on two virtual cores, a development build, other programs
+//! at work: 13,700 a second through one node with 128 connections (p50 8.8 ms, p99 20 ms), where `quoit
+//! bench --workload get --in-flight 128` had 16,800 before and 18,400 after it (6.4 ms, 18 ms): 0.75 to
+//! 0.8 of the library's. With one connection 1,850 (0.42 ms) to the library's 4,100 (0.23 ms): each
+//! request goes through two sockets more. The command, after `bench` has filled its table, was
+//! `wrk -t1 -c128 -d6 --latency -s random.lua http://127.0.0.1:7201` with
+//!
+//! ```lua
+//! request = function()
+//!   return wrk.format("GET", string.format("/v1/tables/bench/keys/key%012d", math.random(0, 99999)))
+//! end
+//! ```
 
 mod accept;
 mod access;

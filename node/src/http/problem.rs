@@ -46,7 +46,7 @@ pub(super) enum Kind {
     KeyTooLong,
     /// The body is of a type or an encoding that is not taken.
     UnsupportedMediaType,
-    /// The table or the cluster cannot give what is asked for.
+    /// The table or the cluster cannot give what is asked for, or no one can.
     CannotBeHad,
     /// Such a request needs a context.
     ContextRequired,

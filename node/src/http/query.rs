@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quoit_client::Level;
 
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use super::route::decode;
 
 /// A request's time when it says nothing, and the most that it may say.
@@ -54,7 +54,7 @@ impl Query {
     /// How many replicas must answer: `level`, a word or a number, or `count`, a number.
     pub(super) fn level(&self, count: &str) -> Result<Option<Level>, Problem> {
         if self.given.contains_key("level") && self.given.contains_key(count) {
-            return Err(Problem::invalid(format!("give either level or {count}, not both")));
+            return Err(contradiction("level", count));
         }
         if let Some(text) = self.text("level")? {
             return text.parse().map(Some).map_err(|error| {
@@ -108,6 +108,11 @@ impl Query {
             _ => Err(Problem::invalid(format!("the parameter {name} is too long, or no text"))),
         }
     }
+}
+
+/// Two parameters of which only one can hold.
+pub(super) fn contradiction(one: &str, other: &str) -> Problem {
+    Problem::new(Kind::CannotBeHad, format!("give either {one} or {other}, not both"))
 }
 
 /// A time to live as a line of a batch gives it.

@@ -16,6 +16,8 @@ use super::response::{self, Response};
 
 /// A table's options are never longer, in bytes of JSON.
 const OPTIONS_BYTES_MAX: u32 = 4 << 10;
+/// Below this, every whole number is told from the next.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 /// N where nobody says otherwise and there are members enough.
 const REPLICATION: usize = 3;
 
@@ -137,8 +139,12 @@ fn options(bytes: &[u8], record: &ClusterRecord) -> Result<TableOptions, Problem
     let given: OptionsGiven = if bytes.is_empty() {
         OptionsGiven::default()
     } else {
-        let document: Json = serde_json::from_slice(bytes)
+        let mut document: Json = serde_json::from_slice(bytes)
             .map_err(|error| invalid(format!("the options are no JSON: {error}")))?;
+        make_whole(&mut document);
+        if let Some(name) = null_of(&document) {
+            return Err(invalid(format!("{name} is null: leave it out for its default")));
+        }
         serde_json::from_value(document)
             .map_err(|error| invalid(format!("the options are not understood: {error}")))?
     };
@@ -162,4 +168,24 @@ fn options(bytes: &[u8], record: &ClusterRecord) -> Result<TableOptions, Problem
         ttl_ms: given.ttl_ms,
         sloppy: given.sloppy,
     })
+}
+
+/// In JSON 3.0 is a whole number, too.
+fn make_whole(document: &mut Json) {
+    for value in document.as_object_mut().into_iter().flat_map(|object| object.values_mut()) {
+        if let Some(number) = value.as_f64()
+            && number.fract() == 0.0
+            && (0.0..WHOLE_MAX).contains(&number)
+        {
+            *value = (number as u64).into();
+        }
+    }
+}
+
+/// An option that is null; only a time to live may be, which says that there is none.
+fn null_of(document: &Json) -> Option<&str> {
+    let mut options = document.as_object()?.iter();
+    options
+        .find(|(name, value)| value.is_null() && *name != "ttl_ms")
+        .map(|(name, _)| name.as_str())
 }

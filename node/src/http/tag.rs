@@ -34,14 +34,15 @@ pub(super) fn context_of(text: &str) -> Result<Context, Problem> {
     })
 }
 
-/// The context that a request carries.
+/// The context that a request carries; an empty one says no more than none.
 pub(super) fn context_of_headers(headers: &HeaderMap) -> Result<Option<Context>, Problem> {
     let mut values = headers.get_all(CONTEXT).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(Problem::invalid("Quoit-Context is given twice"));
     }
-    context_of(value.to_str().unwrap_or("?")).map(Some)
+    let context = context_of(value.to_str().unwrap_or("?"))?;
+    Ok((!context.is_none()).then_some(context))
 }
 
 /// The header of a context; none for that of a key that was never written.
@@ -282,6 +283,8 @@ mod tests {
         assert_eq!(context_of_headers(&headers), Ok(Some(context)));
         headers.append(CONTEXT, HeaderValue::from_static("AP8Q"));
         assert!(context_of_headers(&headers).is_err());
+        headers.insert(CONTEXT, HeaderValue::from_static(""));
+        assert_eq!(context_of_headers(&headers), Ok(None));
         assert!(context_of("AP8Q==").is_err() && context_of("+/").is_err());
         assert_eq!(context_of(""), Ok(Context::none()));
     }

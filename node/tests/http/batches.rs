@@ -20,7 +20,7 @@ async fn a_bad_line_keeps_no_other_from_being_done() {
     );
     batch
         .extend(b"{\"op\":\"put\",\"key_base64\":\"/w==\",\"value_base64\":\"AP8=\",\"ttl\":3600}");
-    let answer = nodes.ask("POST", "/v1/tables/plain/batch?w=all", &LINES, &batch).await;
+    let answer = nodes.ask("POST", "/v1/tables/plain/batch?w=3", &LINES, &batch).await;
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/x-ndjson"));
     let lines = answer.lines();
     assert_eq!(lines.len(), 503);
