@@ -93,7 +93,8 @@ async fn siblings_have_two_forms_and_go_where_a_context_covers_them() {
         assert_eq!(nodes.ask("GET", key, &[("if-none-match", tag)], b"").await.status, 304);
     }
 
-    for headers in [&[][..], &[("quoit-context", "")]] {
+    let nothing: &[(&str, &str)] = &[];
+    for headers in [nothing, &[("quoit-context", "")]] {
         let blind = nodes.ask("DELETE", key, headers, b"").await;
         assert_eq!(blind.problem(), (428, "context-required".into()));
     }
