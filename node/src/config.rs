@@ -6,6 +6,7 @@
 //! than a node that does not start. All mistakes are told at once, each with its line.
 
 mod document;
+mod http;
 mod members;
 mod render;
 
@@ -26,6 +27,7 @@ use quoit_storage::store::Durability;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use document::{Place, Problem};
+pub use http::{HTTP_CONNECTIONS_MAX, HttpSettings, HttpTlsSettings};
 
 use document::{Document, Section};
 use members::{http_listen, read_cluster, read_members, read_node};
@@ -93,14 +95,6 @@ pub struct NodeSettings {
     pub listen: SocketAddr,
     /// `advertise`: under which address others reach it; `listen`, unless told otherwise.
     pub advertise: SocketAddr,
-}
-
-/// `[http]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpSettings {
-    /// `listen`: the TCP address of `/healthz`, `/readyz` and `/metrics`; on loopback,
-    /// [`HTTP_PORT_OFFSET`] above the node's port, unless told otherwise.
-    pub listen: SocketAddr,
 }
 
 /// `[cluster]`: the same on all initial members.
@@ -263,9 +257,8 @@ impl Config {
         let cluster = document
             .section("cluster", |section| read_cluster(section, node.as_mut(), tls.as_ref()));
         let node = node.map(|draft| draft.settings);
-        let http = document.section("http", |section| HttpSettings {
-            listen: address(section, "listen").unwrap_or(http_listen(node.as_ref())),
-        });
+        let usual = http_listen(node.as_ref());
+        let http = document.section("http", |section| http::read(section, directory, usual));
         let storage = document.section("storage", read_storage);
         let repair = document.section("repair", |section| RepairSettings {
             interval_ms: positive(section, "interval_seconds", 0..=86_400, 60) * 1_000,

@@ -25,9 +25,10 @@ use quoit_node::authority::{
     prepare_members,
 };
 use quoit_node::config::{Config, environment};
+use quoit_node::http::Doors;
 use quoit_node::serve::ServeOptions;
 use quoit_node::stop::StopSignals;
-use quoit_node::up::{Cluster, READY_TIMEOUT, UpError, UpOptions, prepare};
+use quoit_node::up::{Cluster, PreparedNode, READY_TIMEOUT, UpError, UpOptions, prepare};
 use quoit_ring::{NodeId, VnodeCount, VnodeCountError};
 
 /// The file of `quoit up`, and the directory that the client's commands look into.
@@ -211,6 +212,7 @@ fn serve(options: &ServeArguments) -> Result<(), Failure> {
     let config = Config::load(&options.config, &environment()).map_err(bad_input)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(not_done)?;
     check_credentials(&config.tls, config.cluster.id, config.node.id, now).map_err(bad_input)?;
+    Doors::open(&config.http).map_err(bad_input)?;
     if options.check {
         if !options.quiet {
             // Whoever reads it may have read enough.
@@ -351,6 +353,16 @@ async fn introduce(cluster: &Cluster, options: &UpOptions) {
             let processes: Vec<String> =
                 processes.map(|(id, process)| format!("{id} is process {process}")).collect();
             println!("{}", processes.join(", "));
+            let gives_data = |node: &&PreparedNode| node.config.http.data;
+            let addresses: Vec<String> = cluster
+                .nodes()
+                .iter()
+                .filter(gives_data)
+                .map(|node| format!("http://{}/v1/tables", node.config.http.listen))
+                .collect();
+            if !addresses.is_empty() {
+                println!("data by HTTP: {}", addresses.join(", "));
+            }
         }
         Err(error) => eprintln!("the nodes serve, but no client can connect: {}", chain(&error)),
     }
@@ -358,9 +370,13 @@ async fn introduce(cluster: &Cluster, options: &UpOptions) {
     if options.directory != std::path::Path::new(UP_DIRECTORY) {
         program = format!("{program} --client {}", cluster.client_directory().display());
     }
+    let first = cluster.nodes().first().filter(|node| node.config.http.data);
+    let by_http = first.map_or_else(String::new, |node| {
+        format!("  curl http://{}/v1/tables/carts/keys/alice\n", node.config.http.listen)
+    });
     println!(
         "\nTry in another terminal:\n  {program} tables create carts\n  {program} put carts alice \
-         '3 apples'\n  {program} get carts alice\n\nCtrl-C stops all nodes; the data is kept."
+         '3 apples'\n  {program} get carts alice\n{by_http}\nCtrl-C stops all nodes; the data is kept."
     );
 }
 

@@ -128,15 +128,11 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     let clock = Clock::new(config.clock.offset_ms);
     let health = NodeHealth::new();
     let metrics = Metrics::new();
-    let http = HttpServer::bind(config.http.listen).await?;
+    let tls = read_tls(&config.tls)?;
+    let http = HttpServer::open(&config, &tls)?.start(health.clone(), metrics.clone())?;
     let (stopper, stop) = watch::channel(false);
-    let mut http_stop = stop.clone();
-    let until_stop = async move {
-        let _ = http_stop.wait_for(|stopping| *stopping).await;
-    };
-    tokio::spawn(http.serve(health.clone(), metrics.clone(), until_stop));
 
-    let (transport, inbound) = bind_transport(&config)?;
+    let (transport, inbound) = bind_transport(&config, tls)?;
     service.status(RECOVERING);
     health.set_unready(vec![RECOVERING.to_owned()]);
     let Some(data) = recover(&config, clock, &service, &mut signals).await? else {
@@ -196,10 +192,16 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         () = &mut running => return Ok(()),
         () = until_told(&mut signals, reloader, &service) => {}
         end = gossip_end => {
+            drop(http);
             stopper.send_replace(true);
             running.await;
             return end.map_err(ServeError::Gossip);
         }
+    }
+    // Its requests end before the node does: the node may be the one that answers them.
+    tokio::select! {
+        () = http.stop() => {}
+        () = &mut running => return Ok(()),
     }
     stopper.send_replace(true);
     running.await;
@@ -249,12 +251,15 @@ async fn recover(
     }
 }
 
-fn bind_transport(config: &Config) -> Result<(Transport, InboundQueue), ServeError> {
+fn bind_transport(
+    config: &Config,
+    tls: TlsMaterial,
+) -> Result<(Transport, InboundQueue), ServeError> {
     Ok(Transport::bind(TransportConfig {
         listen: config.node.listen,
         node: config.node.id,
         cluster: config.cluster.id,
-        tls: read_tls(&config.tls)?,
+        tls,
         limits: transport::Limits {
             connections_max: config.limits.connections_max,
             ..transport::Limits::default()

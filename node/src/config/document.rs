@@ -306,6 +306,24 @@ impl<'a> Section<'a> {
         default
     }
 
+    /// Whether it is so.
+    pub(super) fn switch(&mut self, key: &'static str, default: bool) -> bool {
+        let found = match self.find(key) {
+            None => return default,
+            Some(Written::InEnvironment(_, text)) => match text.trim() {
+                "true" => return true,
+                "false" => return false,
+                text => format!("the text {:?}", text.chars().take(64).collect::<String>()),
+            },
+            Some(Written::InFile(value)) => match value.get_ref() {
+                DeValue::Boolean(value) => return *value,
+                other => kind(other),
+            },
+        };
+        self.wrong(key, format!("write true or false, not {found}"));
+        default
+    }
+
     /// One of several words.
     pub(super) fn word<T: Copy>(
         &mut self,

@@ -27,6 +27,21 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "advertise = \"{}\"", node.advertise)?;
     writeln!(text, "\n[http]")?;
     writeln!(text, "listen = \"{}\"", http.listen)?;
+    writeln!(text, "data = {}", http.data)?;
+    let certificates = http.tls.as_ref();
+    let files = [
+        ("certificate", certificates.map(|tls| &tls.certificate)),
+        ("key", certificates.map(|tls| &tls.key)),
+        ("client_authority", certificates.and_then(|tls| tls.client_authority.as_ref())),
+        ("token_file", http.token_file.as_ref()),
+    ];
+    for (name, file) in files {
+        if let Some(file) = file {
+            writeln!(text, "{name} = {}", path(file))?;
+        }
+    }
+    writeln!(text, "connections_max = {}", http.connections_max)?;
+    writeln!(text, "in_flight_max = {}", http.in_flight_max)?;
     writeln!(text, "\n[tls]")?;
     writeln!(text, "authority = {}", path(&tls.authority))?;
     writeln!(text, "certificate = {}", path(&tls.certificate))?;

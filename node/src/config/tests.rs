@@ -66,6 +66,7 @@ fn what_is_not_written_has_its_default() {
     assert_eq!(config.node.data_directory, Path::new("/srv/n2/data"));
     assert_eq!(config.tls.certificate, Path::new("/etc/quoit/node.pem"));
     assert_eq!(config.http.listen, "127.0.0.1:7202".parse().unwrap());
+    assert!(!config.http.data && config.http.tls.is_none());
     assert_eq!(config.cluster.vnodes, VnodeCount::DEFAULT);
     assert_eq!(config.cluster.replication, 3);
     assert_eq!(config.storage.durability, Durability::Group);
@@ -84,10 +85,12 @@ fn what_is_not_written_has_its_default() {
 fn what_is_printed_is_what_was_read() {
     let extra = "[storage]\ndurability = \"periodic\"\nmemtable_mib = 0x40\n\
         [limits]\nconnections_max = 99\n[log]\nlevel = \"warn,quoit_node=debug\"\nformat = \"json\"\n\
-        [clock]\noffset_ms = -1_500\n";
+        [clock]\noffset_ms = -1_500\n[http]\ndata = true\ncertificate = \"http.pem\"\n\
+        key = \"http.key\"\nclient_authority = \"clients.pem\"\ntoken_file = \"tokens\"\n";
     let config = parse(&format!("{}{extra}", minimal())).unwrap();
     assert_eq!(config.clock.offset_ms, -1_500);
     assert_eq!(config.storage.memtable_bytes, 64 << 20);
+    assert_eq!(config.http.token_file.as_deref(), Some(Path::new("/srv/n2/tokens")));
     assert_eq!(parse(&config.to_toml()).unwrap(), config);
 }
 
@@ -279,6 +282,47 @@ fn addresses_that_others_cannot_reach_are_refused() {
         "line 4: node.listen: \"127.0.0.1:0\" has port 0, \
          which others cannot know",
     );
+}
+
+#[test]
+fn data_is_not_given_to_whoever_comes() {
+    let guarded = "certificate = \"a\"\nkey = \"b\"\n";
+    added(
+        "[http]\nlisten = \"192.0.2.1:80\"\ndata = true\ntoken_file = \"tokens\"",
+        "line 30: http.listen: 192.0.2.1:80 is reached from other hosts, and with http.data = true \
+         whoever reaches it has the data: set http.certificate and http.key, and \
+         http.client_authority or http.token_file, or listen on 127.0.0.1",
+    );
+    for who in ["token_file", "client_authority"] {
+        let http =
+            format!("[http]\nlisten = \"0.0.0.0:80\"\ndata = true\n{guarded}{who} = \"c\"\n");
+        parse(&format!("{}{http}", minimal())).unwrap();
+    }
+    for listen in ["127.0.0.1:80", "[::1]:80"] {
+        let http = format!("[http]\nlisten = \"{listen}\"\ndata = true\n");
+        parse(&format!("{}{http}", minimal())).unwrap();
+    }
+    parse(&format!("{}[http]\nlisten = \"0.0.0.0:80\"\n", minimal())).unwrap();
+}
+
+#[test]
+fn what_does_not_go_together_for_http_is_told() {
+    added("[http]\nkey = \"b\"", "line 30: http.key: needs http.certificate beside it");
+    added(
+        "[http]\ndata = true\nclient_authority = \"a\"",
+        "line 31: http.client_authority: clients show certificates by HTTPS only: set \
+         http.certificate and http.key too",
+    );
+    added(
+        "[http]\ntoken_file = \"a\"",
+        "line 30: http.token_file: protects only data, which is not served: set http.data = true too",
+    );
+    added(
+        "[http]\ndata = \"yes\"",
+        "line 30: http.data: write true or false, not the text \"yes\"",
+    );
+    assert!(with(&[("QUOIT_HTTP_DATA", "true")]).unwrap().http.data);
+    assert!(with(&[("QUOIT_HTTP_DATA", "on")]).is_err());
 }
 
 #[test]

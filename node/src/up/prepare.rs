@@ -283,6 +283,7 @@ listen = "{}"
 
 [http]
 listen = "{}"
+data = true
 
 [tls]
 authority = "{AUTHORITY_CERTIFICATE}"

@@ -189,11 +189,12 @@ async fn nodes_become_ready_die_and_stop() {
         cluster.wait_ready(Duration::from_millis(100)).await,
         Err(UpError::NotReady { reasons, .. }) if reasons.len() == 2
     ));
+    let mut servers = Vec::new();
     for node in cluster.nodes() {
-        let server = HttpServer::bind(node.config.http.listen).await.unwrap();
+        let server = HttpServer::bind(node.config.http.listen).unwrap();
         let health = NodeHealth::new();
         health.set_ready();
-        tokio::spawn(server.serve(health, Metrics::new(), std::future::pending()));
+        servers.push(server.start(health, Metrics::new()).unwrap());
     }
     cluster.wait_ready(READY_TIMEOUT).await.unwrap();
 

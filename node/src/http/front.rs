@@ -1,0 +1,125 @@
+//! What becomes of a request: found by its path, let in or turned away, answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+
+use super::access::{Access, Peer};
+use super::gateway::Gateway;
+use super::health::{self, NodeHealth};
+use super::problem::{Kind, Outcome, Problem};
+use super::response::{self, JSON, Response};
+use super::route::{DataRoute, Route};
+use super::{batch, items, keys, tables};
+use crate::metrics::Metrics;
+
+/// Whatever a request asks for, it is answered, or an answer is begun, within this.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// What requests are answered from; shared by all connections.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) health: Arc<NodeHealth>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) data: Option<Data>,
+}
+
+/// The data, and who may have it.
+#[derive(Debug)]
+pub(super) struct Data {
+    pub(super) gateway: Gateway,
+    pub(super) access: Access,
+}
+
+impl Front {
+    /// Answers a request.
+    pub(super) async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response {
+        let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
+        let answering = self.route(peer, request);
+        let mut response = match tokio::time::timeout(ANSWER_TIMEOUT, answering).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(problem)) => problem.into_response(),
+            Err(_) if is_write => {
+                let detail = "the request was not answered in time; it may be done, now or later";
+                Problem::new(Kind::UnknownOutcome, detail)
+                    .with_outcome(Outcome::Unknown)
+                    .closing()
+                    .into_response()
+            }
+            Err(_) => Problem::new(Kind::TimedOut, "the request was not answered in time")
+                .closing()
+                .into_response(),
+        };
+        // What is stored must not be taken by a browser for a page of this host.
+        response.headers_mut().insert(
+            HeaderName::from_static("x-content-type-options"),
+            HeaderValue::from_static("nosniff"),
+        );
+        response
+    }
+
+    async fn route(&self, peer: Peer, request: Request<Incoming>) -> Result<Response, Problem> {
+        let route = Route::of(request.uri().path())?;
+        if !route.methods().contains(request.method()) {
+            return Err(method_not_allowed(&route));
+        }
+        match route {
+            Route::Healthz => Ok(health::healthz(&self.health)),
+            Route::Readyz => Ok(health::readyz(&self.health)),
+            Route::Metrics => Ok(metrics_text(&self.metrics)),
+            Route::OpenApi => Ok(openapi()),
+            Route::Data(route) => {
+                let Some(data) = &self.data else {
+                    let detail = "this node serves no data by HTTP: set http.data = true";
+                    return Err(Problem::new(Kind::NoSuchPath, detail).closing());
+                };
+                data.answer(peer, route, request).await
+            }
+        }
+    }
+}
+
+impl Data {
+    async fn answer(
+        &self,
+        peer: Peer,
+        route: DataRoute,
+        request: Request<Incoming>,
+    ) -> Result<Response, Problem> {
+        self.access.check(peer, request.headers(), request.uri())?;
+        let gateway = &self.gateway;
+        let turn = gateway.admit()?;
+        let response = match route {
+            DataRoute::Tables => tables::list(gateway, request).await?,
+            DataRoute::Table { table } => tables::serve(gateway, &table, request).await?,
+            DataRoute::Key { table, partition } => {
+                keys::serve(gateway, &table, partition, request).await?
+            }
+            DataRoute::Items { table, partition } => {
+                items::serve(gateway, &table, partition, request).await?
+            }
+            DataRoute::Batch { table } => batch::serve(gateway, &table, request).await?,
+        };
+        Ok(response::holding(response, turn))
+    }
+}
+
+fn method_not_allowed(route: &Route) -> Problem {
+    let methods: Vec<_> = route.methods().iter().map(Method::as_str).collect();
+    let methods = methods.join(", ");
+    let allow = HeaderValue::from_str(&methods).expect("methods are plain text");
+    let detail = format!("the path knows {methods}");
+    Problem::new(Kind::MethodNotAllowed, detail).with_header(ALLOW, allow).closing()
+}
+
+fn metrics_text(metrics: &Metrics) -> Response {
+    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    response::with_body(StatusCode::OK, HeaderValue::from_static(format), metrics.text())
+}
+
+fn openapi() -> Response {
+    response::with_body(StatusCode::OK, JSON, include_str!("openapi.json"))
+}

@@ -1,0 +1,359 @@
+//! The listening socket and its connections: accepted, decrypted, kept to their time.
+//!
+//! HTTP runs on a thread of its own. What keeps a connection from holding anything for long: a TLS
+//! handshake, a request's head and each pause between requests end after [`HEAD_TIMEOUT`], an answer
+//! that is not taken after [`WRITE_TIMEOUT`], and a waiting connection makes room for a new one.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use quoit_client::ClientBuilder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::access::{Access, Peer, TokenError};
+use super::connections::{Connections, Place};
+use super::front::{Data, Front};
+use super::gateway::{self, Gateway};
+use super::health::NodeHealth;
+use super::response;
+use super::tls::{self, HttpsError};
+use crate::config::{Config, HttpSettings};
+use crate::metrics::Metrics;
+use crate::transport::TlsMaterial;
+
+/// A request's head is there within this, and so is a TLS handshake.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer of which nothing is taken for so long is not sent any more.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+/// A request's head, and what is read of a connection at once, in bytes.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Lines of a request's head.
+const HEADERS_MAX: usize = 64;
+/// How long requests have to end when the node stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// After the system refused a connection (it has no file descriptors left, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A server that could not be started. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Another program has the port. Stop it, or choose another one.
+    #[error("TCP port {0} is in use by another program: stop that one, or change http.listen")]
+    InUse(SocketAddr),
+    /// The address is not this host's, or the port is not for this user.
+    #[error("cannot listen on {address} (http.listen)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Tokens or certificates cannot be used.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// The system gives no thread.
+    #[error("the thread for HTTP cannot be started")]
+    Thread(#[source] io::Error),
+}
+
+/// Tokens or certificates that cannot be used. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    /// The tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    /// The certificates.
+    #[error(transparent)]
+    Https(#[from] HttpsError),
+}
+
+/// By what those who ask are told apart: what the files of `[http]` say.
+#[derive(Default)]
+pub struct Doors {
+    access: Access,
+    tls: Option<TlsAcceptor>,
+}
+
+impl std::fmt::Debug for Doors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doors").finish_non_exhaustive()
+    }
+}
+
+impl Doors {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// See [`DoorError`], which names the file and the setting.
+    pub fn open(settings: &HttpSettings) -> Result<Self, DoorError> {
+        let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        let by_certificate =
+            settings.tls.as_ref().is_some_and(|tls| tls.client_authority.is_some());
+        let access = Access::new(settings.token_file.as_deref(), by_certificate, tls.is_some())?;
+        Ok(Self { access, tls })
+    }
+}
+
+/// A server that listens and does not answer yet.
+#[derive(Debug)]
+pub struct HttpServer {
+    listener: TcpListener,
+    address: SocketAddr,
+    connections_max: usize,
+    doors: Doors,
+    data: Option<(ClientBuilder, usize)>,
+}
+
+/// The server's thread; it stops when this is dropped.
+#[derive(Debug)]
+pub struct HttpThread {
+    stop: watch::Sender<bool>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl HttpServer {
+    /// Takes the port (any free one, if it is 0), for health and metrics.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub fn bind(address: SocketAddr) -> Result<Self, HttpError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => HttpError::InUse(address),
+            _ => HttpError::Listen { address, source },
+        };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self {
+            listener,
+            address,
+            connections_max: crate::config::HTTP_CONNECTIONS_MAX,
+            doors: Doors::default(),
+            data: None,
+        })
+    }
+
+    /// Takes the port of `[http]`, with all that the configuration says.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub fn open(config: &Config, own: &TlsMaterial) -> Result<Self, HttpError> {
+        let HttpSettings { listen, data, connections_max, in_flight_max, .. } = config.http;
+        let doors = Doors::open(&config.http)?;
+        let data = data.then(|| (gateway::builder(config, own), in_flight_max));
+        Ok(Self { connections_max, doors, data, ..Self::bind(listen)? })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers on a thread of its own until it is told to stop.
+    ///
+    /// # Errors
+    /// [`HttpError::Thread`].
+    pub fn start(
+        self,
+        health: Arc<NodeHealth>,
+        metrics: Arc<Metrics>,
+    ) -> Result<HttpThread, HttpError> {
+        let (stop, stopping) = watch::channel(false);
+        let (end, ended) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(HttpError::Thread)?;
+        let run = move || {
+            if let Err(error) = runtime.block_on(self.serve(health, metrics, stopping)) {
+                tracing::error!(%error, "HTTP is not served any more");
+            }
+            drop(end);
+        };
+        std::thread::Builder::new()
+            .name("http".to_owned())
+            .spawn(run)
+            .map_err(HttpError::Thread)?;
+        Ok(HttpThread { stop, ended })
+    }
+
+    /// Answers until `stop` turns true, or its sender is gone.
+    ///
+    /// # Errors
+    /// Where the system gives no socket.
+    pub async fn serve(
+        self,
+        health: Arc<NodeHealth>,
+        metrics: Arc<Metrics>,
+        mut stop: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let Doors { access, tls } = self.doors;
+        let data = self.data.map(|(builder, in_flight_max)| Data {
+            gateway: Gateway::start(builder, in_flight_max, stop.clone()),
+            access,
+        });
+        let front = Arc::new(Front { health, metrics, data });
+        let connections = Connections::new(self.connections_max);
+        let graceful = GracefulShutdown::new();
+        loop {
+            let accepted = tokio::select! {
+                _ = stop.wait_for(|stopping| *stopping) => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    // Where every other is being answered, this one is turned away.
+                    let Some(place) = connections.admit() else { continue };
+                    let (front, tls, watcher) = (front.clone(), tls.clone(), graceful.watcher());
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = place.sent_away() => {}
+                            () = converse(stream, tls, front, &place, watcher) => {}
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no connection can be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        // Whoever has not ended by then is cut off.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await;
+        Ok(())
+    }
+}
+
+impl HttpThread {
+    /// Ends what is being answered, for at most 2 s, and accepts nothing more.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        // An error says that the thread has ended, which is what is waited for.
+        let _ = self.ended.await;
+    }
+}
+
+/// One connection, until it ends.
+async fn converse(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    front: Arc<Front>,
+    place: &Arc<Place>,
+    watcher: Watcher,
+) {
+    // Without it, answers wait for acknowledgements.
+    let _ = stream.set_nodelay(true);
+    let is_tls = match &tls {
+        None => false,
+        Some(_) => match tokio::time::timeout(HEAD_TIMEOUT, begins_tls(&stream)).await {
+            Ok(Ok(is_tls)) => is_tls,
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let stream = Box::pin(stream);
+    match tls {
+        Some(acceptor) if is_tls => {
+            let handshake = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await;
+            let Ok(Ok(stream)) = handshake else { return };
+            let certified = stream.get_ref().1.peer_certificates().is_some();
+            let peer = Peer { encrypted: true, certified };
+            exchange(stream, peer, front, place, watcher).await;
+        }
+        _ => exchange(stream, Peer::default(), front, place, watcher).await,
+    }
+}
+
+/// Health and metrics are served in plain beside HTTPS, to those who look after the node.
+async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    match stream.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(first[0] == tls::FIRST_BYTE),
+    }
+}
+
+/// Requests and their answers, one after the other.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: Peer,
+    front: Arc<Front>,
+    place: &Arc<Place>,
+    watcher: Watcher,
+) {
+    let service = service_fn(|request| {
+        let (front, busy) = (Arc::clone(&front), place.begin());
+        async move {
+            let answer = front.answer(peer, request).await;
+            Ok::<_, Infallible>(response::holding(answer, busy))
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    // Connections end in many ways, and none of them concerns anybody else.
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "an HTTP connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::fetch;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+        let fetched = fetch(address, path, TIMEOUT).await.unwrap();
+        (fetched.status, fetched.body)
+    }
+
+    #[tokio::test]
+    async fn a_node_is_ready_when_it_says_so_and_says_why_when_not() {
+        let server = HttpServer::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = server.address();
+        let health = NodeHealth::new();
+        let http = server.start(health.clone(), Metrics::new()).unwrap();
+
+        assert_eq!(get(address, "/healthz").await, (200, "alive\n".into()));
+        assert_eq!(get(address, "/readyz").await, (503, "starting\n".into()));
+        health.set_ready();
+        assert_eq!(get(address, "/readyz").await, (200, "ready\n".into()));
+        health.set_unready(vec!["disk full".into(), "no record".into()]);
+        assert_eq!(get(address, "/readyz").await, (503, "disk full\nno record\n".into()));
+        assert_eq!(get(address, "/elsewhere").await.0, 404);
+        let (status, text) = get(address, "/v1/tables").await;
+        assert!(status == 404 && text.contains("http.data = true"), "{text}");
+        let (status, text) = get(address, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(text.contains("quoit_requests_total"), "{text}");
+        http.stop().await;
+        assert!(fetch(address, "/healthz", TIMEOUT).await.is_err());
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let first = HttpServer::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let error = HttpServer::bind(first.address()).unwrap_err();
+        assert!(matches!(error, HttpError::InUse(address) if address == first.address()));
+        assert!(error.to_string().contains("http.listen"), "{error}");
+    }
+}

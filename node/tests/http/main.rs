@@ -1,0 +1,130 @@
+//! The data over HTTP, asked for as its users would, from a cluster of real nodes.
+//!
+//! Everything stays on loopback and in a temporary directory; processes that are ended are those that
+//! the test started, by their ids.
+
+mod asking;
+mod batches;
+mod doors;
+mod keys;
+mod readme;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use quoit_node::up::{Cluster, HTTP_PORT_OFFSET, READY_TIMEOUT, UpOptions, prepare};
+use tempfile::TempDir;
+
+use asking::{Answer, ask};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_quoit");
+
+/// Three nodes; they stop when this is dropped, for their input ends.
+struct Nodes {
+    cluster: Cluster,
+    directory: TempDir,
+}
+
+impl Nodes {
+    async fn start() -> Self {
+        Self::start_with(|_, _| {}).await
+    }
+
+    /// `edit` may change a node's configuration, given the directory of all, before it is started.
+    async fn start_with(edit: impl Fn(&Path, &Path)) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let options = UpOptions {
+            directory: directory.path().join("data"),
+            nodes: None,
+            replication: None,
+            base_port: Some(free_base_port()),
+            vnodes: quoit_ring::VnodeCount::new(64).ok(),
+        };
+        drop(prepare(&options).expect("the directory is new"));
+        for node in ["n1", "n2", "n3"] {
+            edit(directory.path(), &options.directory.join(node).join("quoit.toml"));
+        }
+        let prepared = prepare(&options).expect("it is there, and right");
+        let mut cluster = Cluster::start(prepared, Path::new(PROGRAM)).await.expect("it starts");
+        cluster.wait_ready(READY_TIMEOUT).await.expect("all serve");
+        Self { cluster, directory }
+    }
+
+    fn address(&self, node: usize) -> SocketAddr {
+        self.cluster.nodes()[node].config.http.listen
+    }
+
+    /// Makes a table by the first node.
+    async fn table(&self, name: &str, options: &str) {
+        let request = asking::request("PUT", &format!("/v1/tables/{name}"))
+            .header("content-type", "application/json");
+        let answer = ask(self.address(0), request, options.to_owned()).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+
+    /// Asks the first node.
+    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.ask_node(0, method, path, headers, body).await
+    }
+
+    async fn ask_node(
+        &self,
+        node: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        let request = asking::request(method, path);
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        ask(self.address(node), request, body.to_vec()).await
+    }
+
+    /// Ends a node's process as a power cut would.
+    fn kill(&self, node: usize) {
+        let (_, process) = self.cluster.process_ids().nth(node).expect("it was started");
+        let status = Command::new("kill").args(["-KILL", &process.to_string()]).status();
+        assert!(status.expect("kill is there").success());
+    }
+
+    async fn stop(self) {
+        self.cluster.stop(|_| {}).await;
+    }
+}
+
+/// A port from which on the ones that `up` wants are free.
+fn free_base_port() -> u16 {
+    (0..200)
+        .map(|_| {
+            let probe = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
+            probe.local_addr().expect("bound").port() & !0xff
+        })
+        .find(|base| {
+            let free = |at: u16| {
+                UdpSocket::bind(("127.0.0.1", base + at)).is_ok()
+                    && TcpListener::bind(("127.0.0.1", base + HTTP_PORT_OFFSET + at)).is_ok()
+            };
+            (2_000..65_000).contains(base) && (0..3).all(free)
+        })
+        .expect("some ports are free")
+}
+
+/// What a shell prints for a script.
+fn shell(script: &str) -> String {
+    let mut shell: Child = Command::new("sh")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a shell is there");
+    shell.stdin.take().expect("piped").write_all(script.as_bytes()).expect("it reads");
+    let output = shell.wait_with_output().expect("it was started here");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A test waits for nothing longer.
+const LIMIT: Duration = Duration::from_secs(60);
