@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use quoit_client::{Client, ClientBuilder, Level, Table, TableError};
+use quoit_client::{Client, Level, Table, TableError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
@@ -28,8 +28,6 @@ const FINAL_TRIES: usize = 20;
 const FINAL_PAUSE: Duration = Duration::from_millis(250);
 /// And not once more after this, however many keys are left.
 const FINAL_TIMEOUT: Duration = Duration::from_secs(90);
-/// What a node says to a client that has heard of a time far ahead, from another whose clock was wrong.
-const SESSION_IS_AHEAD: &str = "begin a new session";
 /// A read of one replica alone ends within this.
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Processes of the end have numbers from here on.
@@ -139,7 +137,6 @@ async fn start_workers(
     for number in 0..options.concurrency {
         let worker = Worker {
             table: tables[usize::from(number) % tables.len()].clone(),
-            builder: cluster.builder()?,
             plan: Arc::clone(plan),
             recorder: recorder.clone(),
             random: Rng::with_seed(options.seed.wrapping_mul(1_000_003) ^ u64::from(number)),
@@ -155,7 +152,6 @@ async fn start_workers(
 /// A process, and those that take its place.
 struct Worker {
     table: Table,
-    builder: ClientBuilder,
     plan: Arc<Plan>,
     recorder: Recorder,
     random: Rng,
@@ -175,11 +171,9 @@ impl Worker {
             // On average one in `pause`; one that is late does not hurry.
             next = next.max(Instant::now()) + self.pause.mul_f64(2.0 * self.random.f64());
             let request = self.plan.next(&self.memory, &mut self.random);
-            let end =
+            // Whatever it came to, it is recorded.
+            let _ =
                 perform(&self.plan, &request, &self.table, &mut self.memory, &self.recorder).await;
-            if end.is_err_and(|error| error.contains(SESSION_IS_AHEAD)) {
-                self.begin_session().await;
-            }
             if self.memory.process < 0 {
                 self.memory = Memory::new(-self.memory.process + self.concurrency);
             }
@@ -187,19 +181,8 @@ impl Worker {
     }
 }
 
-impl Worker {
-    /// Does what the error asks for. Where no node can be reached, the next error asks again.
-    async fn begin_session(&mut self) {
-        if let Ok(client) = self.builder.clone().connect().await
-            && let Ok(table) = client.table(self.table.name()).await
-        {
-            self.table = table;
-        }
-    }
-}
-
-/// Does one operation and records it; gives the error where it was not done. A process that does not know how its operation ended retires:
-/// its number is negative then (numbers begin at 1).
+/// Does one operation and records it; gives the error where it was not done. A process that does not
+/// know how its operation ended retires: its number is negative then (numbers begin at 1).
 async fn perform(
     plan: &Plan,
     request: &Request,
@@ -243,8 +226,7 @@ async fn end(
     cluster.wait_until_whole(client).await?;
     cluster.repair().await?;
     recorder.nemesis(FINAL, "everything is read", "final reads");
-    // A client that was there during the faults may have heard of a time far ahead.
-    let table = table_of(&cluster.client().await?, options).await?;
+    let table = table_of(client, options).await?;
     let deadline = Instant::now() + FINAL_TIMEOUT;
     let keys = plan.keys_used();
     let mut reads = JoinSet::new();

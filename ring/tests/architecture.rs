@@ -74,7 +74,10 @@ const PURE: [(&str, &[&str]); 5] = [
         &["bytes", "crc32c", "rmp-serde", "serde", "serde_bytes", "thiserror", "xxhash-rust"],
     ),
     ("client/session", &["bytes", "thiserror"]),
-    ("node/core", &["bytes", "rmp-serde", "serde", "serde_bytes", "siphasher", "thiserror"]),
+    (
+        "node/core",
+        &["bytes", "hdrhistogram", "rmp-serde", "serde", "serde_bytes", "siphasher", "thiserror"],
+    ),
 ];
 
 /// What each pure package's `clippy.toml` bans at least.

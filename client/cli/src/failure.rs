@@ -164,6 +164,7 @@ pub(crate) fn is_permanent(code: FailureCode) -> bool {
         | FailureCode::Overloaded
         | FailureCode::NotServing
         | FailureCode::Unavailable
+        | FailureCode::TimeAhead
         | FailureCode::Conflict => false,
     }
 }
@@ -215,6 +216,7 @@ fn refusal_kind(code: FailureCode) -> &'static str {
         FailureCode::TooManySiblings => "too many siblings",
         FailureCode::Protocol => "protocol",
         FailureCode::Conflict => "conflict",
+        FailureCode::TimeAhead => "time ahead",
     }
 }
 

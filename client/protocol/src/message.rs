@@ -315,6 +315,9 @@ pub enum FailureCode {
     Protocol,
     /// Another change of the cluster record won; ask again.
     Conflict,
+    /// The asker's hybrid time is far ahead of this node's, as a node with a wrong clock has told it:
+    /// forget it for this node's, and ask again.
+    TimeAhead,
 }
 
 /// A request that failed, and what that means for the data.

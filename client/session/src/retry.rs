@@ -34,6 +34,10 @@ impl Session {
         pending
             .trail
             .note(Some(node), format!("refused ({:?}): {}", failure.code, failure.message));
+        if failure.code == FailureCode::TimeAhead {
+            // A node with a wrong clock has told it. Writes of strict quorums stay in their order without.
+            self.time = failure.time;
+        }
         let in_doubt = is_write && failure.unknown;
         if is_write && !failure.unknown {
             pending.uncertain -= 1;
@@ -333,6 +337,7 @@ fn is_passing(code: FailureCode, request: &Request) -> bool {
         FailureCode::WrongConfiguration
         | FailureCode::Overloaded
         | FailureCode::NotServing
+        | FailureCode::TimeAhead
         | FailureCode::Conflict => true,
         // The node's record may be behind ours: if ours has the table, another is asked.
         FailureCode::UnknownTable => request.table().is_some(),

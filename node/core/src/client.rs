@@ -86,9 +86,9 @@ impl Turn<'_> {
                 return Err(not_done(FailureCode::NotServing, problem));
             }
             return Err(not_done(
-                FailureCode::Invalid,
-                "the session's time is far ahead of this node's: begin a new session, and check \
-                 the clocks of the cluster's nodes",
+                FailureCode::TimeAhead,
+                "the session's time is far ahead of this node's: take this node's, and check the \
+                 clocks of the cluster's nodes",
             ));
         }
         self.shared.clock.observe(time);
@@ -253,7 +253,15 @@ impl Turn<'_> {
                 )
             });
         }
-        self.observe_client(context.greatest())?;
+        self.observe_client(context.greatest()).map_err(|failure| match failure.code {
+            // Unlike a session's time it is not forgotten and sent again without.
+            FailureCode::TimeAhead => not_done(
+                FailureCode::Invalid,
+                "the context speaks of a time far ahead of this node's: check the clocks of the \
+                 cluster's nodes",
+            ),
+            _ => failure,
+        })?;
         Ok(WriteParts {
             id,
             origin,

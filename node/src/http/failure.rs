@@ -30,6 +30,7 @@ fn of_code(code: FailureCode) -> Kind {
         FailureCode::WrongConfiguration
         | FailureCode::NotServing
         | FailureCode::Unavailable
+        | FailureCode::TimeAhead
         | FailureCode::Conflict => Kind::Unavailable,
         FailureCode::Protocol => Kind::Internal,
     }

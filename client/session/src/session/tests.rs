@@ -471,6 +471,22 @@ fn who_stands_nearest_is_asked_first_while_it_answers_well() {
 }
 
 #[test]
+fn a_time_that_is_far_ahead_is_forgotten_and_the_request_sent_again() {
+    let mut world = World::connected(3);
+    let (_, effects) = world.submit(get());
+    let wrong = Got { time: HybridTime(u64::MAX / 2), ..got(b"v", false) };
+    world.answer(&sent(effects), wrong);
+    assert_eq!(world.session.time(), HybridTime(u64::MAX / 2));
+    let (id, effects) = world.submit(put(false));
+    let refused = Failure { time: HybridTime(77), ..failure(FailureCode::TimeAhead, false) };
+    assert_eq!(world.answer(&sent(effects), refused), []);
+    let again = sent(world.next());
+    let ClientRequest::Write(write) = &again.message else { panic!("{again:?}") };
+    assert_eq!(write.head.time, HybridTime(77));
+    assert_eq!(ended(world.answer(&again, written()), id), Ok(Answer::Written(written())));
+}
+
+#[test]
 fn attempts_are_bounded() {
     let mut world = World::connected(3);
     let (id, mut effects) = world.submit(put(false));

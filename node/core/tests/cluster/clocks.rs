@@ -136,7 +136,7 @@ fn sessions_cannot_push_hybrid_time_on_step_by_step() {
         let mut write = world.write(node(1), table, put("k", "v"));
         write.head.time = HybridTime::at(WallTime(1_700_000_000_000 + step * 240_000));
         let request = world.send(node(1), write);
-        if world.written(request).is_err_and(|failure| failure.code == FailureCode::Invalid) {
+        if world.written(request).is_err_and(|failure| failure.code == FailureCode::TimeAhead) {
             refused += 1;
         }
         world.run_ms(100);

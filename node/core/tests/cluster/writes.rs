@@ -117,7 +117,7 @@ fn what_breaks_a_rule_is_refused_and_not_done() {
     assert_eq!(code(refused(&mut world, &|it| it.head.level = Some(Level::Exactly(4)))), invalid);
     assert_eq!(code(refused(&mut world, &|it| it.context = vec![1, 2, 3].into())), invalid);
     let far = |it: &mut quoit_protocol::Write| it.head.time = quoit_ring::HybridTime(u64::MAX);
-    assert_eq!(code(refused(&mut world, &far)), invalid);
+    assert_eq!(code(refused(&mut world, &far)), FailureCode::TimeAhead);
     let other = |it: &mut quoit_protocol::Write| it.head.table = TableId(77);
     assert_eq!(
         code(refused(&mut world, &other)),
