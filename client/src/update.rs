@@ -1,5 +1,7 @@
 //! Reading, changing and writing a key until no other writer's value stands beside the own one.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quoit_ring::ConflictPolicy;
 
@@ -7,6 +9,10 @@ use crate::{IntoKey, ReadError, Reading, Table, Value, WriteError, Written};
 
 /// An update is tried so often.
 const ROUNDS_MAX: u32 = 16;
+/// The pauses between the rounds are drawn from 0 to a bound, which is this at first and doubles with each
+/// round up to the greatest: so that writers who met once do not meet again.
+const PAUSE_MS_FIRST: u64 = 1;
+const PAUSE_MS_MAX: u64 = 64;
 
 /// What an update makes of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +78,14 @@ impl UpdateError {
     }
 }
 
+/// How long to wait after so many rounds.
+fn pause(rounds: u32) -> Duration {
+    let most_ms = (PAUSE_MS_FIRST << (rounds - 1).min(16)).min(PAUSE_MS_MAX);
+    // Without randomness they may meet again, and that is all.
+    let lot = getrandom::u64().unwrap_or(0);
+    Duration::from_micros(lot % (most_ms * 1_000 + 1))
+}
+
 impl Table {
     /// Reads a key, lets `change` make of its siblings what they shall become, and writes that in
     /// their place. If somebody else wrote the key meanwhile, so that two values stand side by side
@@ -121,7 +135,23 @@ impl Table {
             if written.context != context {
                 return Ok(Updated { written: Some(written), rounds });
             }
+            tokio::time::sleep(pause(rounds)).await;
         }
         Err(UpdateError::Contended { rounds: ROUNDS_MAX })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        for rounds in 1..=ROUNDS_MAX {
+            let most_ms = PAUSE_MS_MAX.min(1 << (rounds - 1));
+            for _ in 0..50 {
+                assert!(pause(rounds) <= Duration::from_millis(most_ms), "{rounds}");
+            }
+        }
     }
 }

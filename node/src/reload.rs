@@ -12,6 +12,7 @@ use toml::Table;
 
 use crate::authority::{CheckError, check_credentials};
 use crate::config::{Config, ConfigError, LimitSettings, environment};
+use crate::http::GatewayIdentity;
 use crate::log::LogLevel;
 use crate::serve::{ServeError, read_tls};
 use crate::transport::{TlsError, Transport};
@@ -58,6 +59,8 @@ pub(crate) struct Reloader {
     /// Where the log's level is set; `None` where the program has no log of its own.
     pub(crate) log_level: Option<LogLevel>,
     pub(crate) transport: Transport,
+    /// Through which HTTP reaches the cluster, with the node's certificate.
+    pub(crate) gateway: GatewayIdentity,
     /// The way to the event loop.
     pub(crate) limits: watch::Sender<LimitSettings>,
 }
@@ -90,6 +93,7 @@ impl Reloader {
         check_credentials(&new.tls, cluster, node, now)?;
         let material = read_tls(&new.tls)?;
         self.transport.set_tls(&material)?;
+        self.gateway.set(&self.running, &material);
         // The level was checked with the configuration.
         if let Some(log_level) = &self.log_level
             && let Err(error) = log_level.set(&new.log.level)

@@ -129,7 +129,9 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     let health = NodeHealth::new();
     let metrics = Metrics::new();
     let tls = read_tls(&config.tls)?;
-    let http = HttpServer::open(&config, &tls)?.start(health.clone(), metrics.clone())?;
+    let http = HttpServer::open(&config, &tls)?;
+    let gateway = http.identity();
+    let http = http.start(health.clone(), metrics.clone())?;
     let (stopper, stop) = watch::channel(false);
 
     let (transport, inbound) = bind_transport(&config, tls)?;
@@ -185,6 +187,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         running: config,
         log_level: options.log_level,
         transport,
+        gateway,
         limits: limits_changed,
     };
     let mut running = std::pin::pin!(event_loop.run());

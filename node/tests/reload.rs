@@ -1,8 +1,8 @@
 //! SIGHUP has a running node read its files again; without systemd, so that it is tested everywhere.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, UdpSocket};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,12 +16,23 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 struct Up {
     process: Child,
     node: String,
+    http_port: u16,
 }
 
 impl Up {
     fn start(directory: &Path) -> Self {
+        let port = free_port();
         let mut process = Command::new(PROGRAM)
-            .args(["up", "--nodes", "1", "--vnodes", "8", "--base-port", &free_port(), "--dir"])
+            .args([
+                "up",
+                "--nodes",
+                "1",
+                "--vnodes",
+                "8",
+                "--base-port",
+                &port.to_string(),
+                "--dir",
+            ])
             .arg(directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -33,7 +44,17 @@ impl Up {
         let node = lines.find_map(|line| Some(line.split_once(" is process ")?.1.to_owned()));
         // Its last words: it writes nothing more to a pipe that nobody reads.
         assert!(lines.any(|line| line.contains("Ctrl-C stops")), "it goes on");
-        Self { process, node: node.expect("it serves") }
+        Self { process, node: node.expect("it serves"), http_port: port + 100 }
+    }
+
+    /// The answer to a question for the tables by HTTP.
+    fn tables(&self) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port)).expect("it listens");
+        let request = "GET /v1/tables HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
     }
 
     fn hang_up(&self) {
@@ -55,11 +76,11 @@ fn signal(signal: &str, process: &str) {
 }
 
 /// A port that is free for QUIC, and free for HTTP 100 above.
-fn free_port() -> String {
+fn free_port() -> u16 {
     let free = || {
         let port = UdpSocket::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         TcpListener::bind(("127.0.0.1", port.checked_add(100)?)).ok()?;
-        Some(port.to_string())
+        Some(port)
     };
     (0..100).find_map(|_| free()).expect("some ports are free")
 }
@@ -109,6 +130,7 @@ fn a_hangup_takes_good_files_whole_and_bad_ones_not_at_all() {
         command.arg("--client").arg(&client).args(["tables", "list"]).output().expect("it runs")
     };
     assert!(list().status.success(), "{:?}", list());
+    assert!(up.tables().starts_with("HTTP/1.1 200"), "{}", up.tables());
     wait_for(&log, "DEBUG");
 
     // A client's certificate is no node's: nothing changes, and the node serves on.

@@ -38,21 +38,30 @@ pub(super) struct Target {
 }
 
 impl Gateway {
-    /// Begins to connect; a task of the current runtime goes on with it until it has succeeded, and
-    /// closes the client when `stop` completes.
+    /// Begins to connect; a task of the current runtime goes on with it until it has succeeded, connects
+    /// anew when it is to connect otherwise, and closes the client when `stop` completes.
     pub(super) fn start(
-        builder: ClientBuilder,
+        mut builder: watch::Receiver<ClientBuilder>,
         in_flight_max: usize,
         mut stop: watch::Receiver<bool>,
     ) -> Self {
         let (found, client) = watch::channel(None);
         tokio::spawn(async move {
-            let connected = tokio::select! {
-                client = connect(builder) => client,
-                _ = stop.wait_for(|stopping| *stopping) => return,
-            };
-            found.send_replace(Some(connected));
-            let _ = stop.wait_for(|stopping| *stopping).await;
+            loop {
+                let newest = builder.borrow_and_update().clone();
+                let connected = tokio::select! {
+                    client = connect(newest) => client,
+                    Ok(()) = builder.changed() => continue,
+                    _ = stop.wait_for(|stopping| *stopping) => break,
+                };
+                // Who still asks through the former one has its answer: its connections end with
+                // their last request.
+                found.send_replace(Some(connected));
+                tokio::select! {
+                    Ok(()) = builder.changed() => {}
+                    _ = stop.wait_for(|stopping| *stopping) => break,
+                }
+            }
             if let Some(client) = found.send_replace(None) {
                 client.close().await;
             }

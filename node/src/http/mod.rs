@@ -57,5 +57,5 @@ mod tls;
 pub use access::{Access, TokenError};
 pub use fetch::{Fetched, fetch};
 pub use health::{HEARTBEAT_AGE_MAX, NodeHealth};
-pub use server::{DoorError, Doors, HttpError, HttpServer, HttpThread};
+pub use server::{DoorError, Doors, GatewayIdentity, HttpError, HttpServer, HttpThread};
 pub use tls::HttpsError;

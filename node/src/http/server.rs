@@ -112,7 +112,21 @@ pub struct HttpServer {
     address: SocketAddr,
     connections_max: usize,
     doors: Doors,
-    data: Option<(ClientBuilder, usize)>,
+    data: Option<(watch::Receiver<ClientBuilder>, usize)>,
+    identity: GatewayIdentity,
+}
+
+/// By what the gateway is known to its cluster. Where no data is served, nobody is asked for it.
+#[derive(Debug, Clone, Default)]
+pub struct GatewayIdentity(Option<Arc<watch::Sender<ClientBuilder>>>);
+
+impl GatewayIdentity {
+    /// Connects anew with other certificates. What is being answered is answered.
+    pub fn set(&self, config: &Config, own: &TlsMaterial) {
+        if let Some(builder) = &self.0 {
+            builder.send_replace(gateway::builder(config, own));
+        }
+    }
 }
 
 /// The server's thread; it stops when this is dropped.
@@ -141,6 +155,7 @@ impl HttpServer {
             connections_max: crate::config::HTTP_CONNECTIONS_MAX,
             doors: Doors::default(),
             data: None,
+            identity: GatewayIdentity::default(),
         })
     }
 
@@ -151,8 +166,17 @@ impl HttpServer {
     pub fn open(config: &Config, own: &TlsMaterial) -> Result<Self, HttpError> {
         let HttpSettings { listen, data, connections_max, in_flight_max, .. } = config.http;
         let doors = Doors::open(&config.http)?;
-        let data = data.then(|| (gateway::builder(config, own), in_flight_max));
-        Ok(Self { connections_max, doors, data, ..Self::bind(listen)? })
+        let identity = GatewayIdentity(data.then(|| {
+            let (builder, _) = watch::channel(gateway::builder(config, own));
+            Arc::new(builder)
+        }));
+        let data = identity.0.as_ref().map(|builder| (builder.subscribe(), in_flight_max));
+        Ok(Self { connections_max, doors, data, identity, ..Self::bind(listen)? })
+    }
+
+    /// By what the gateway is known to its cluster, to be exchanged while it runs.
+    pub fn identity(&self) -> GatewayIdentity {
+        self.identity.clone()
     }
 
     /// Where it listens.
