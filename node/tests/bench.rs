@@ -4,14 +4,17 @@
 //! Everything stays on loopback and in a temporary directory; processes that are ended are those
 //! that the test started, by their ids.
 
+mod ports;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use ports::free_base_port;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_quoit");
 /// Whatever takes longer has failed.
@@ -76,23 +79,6 @@ fn describe(output: &Output) -> String {
     let [stdout, stderr] =
         [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     format!("{}\n{stdout}{stderr}", output.status)
-}
-
-/// A port from which on the ones that `up` wants are free.
-fn free_base_port() -> u16 {
-    (0..200)
-        .map(|_| {
-            let probe = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
-            probe.local_addr().expect("bound").port() & !0xff
-        })
-        .find(|base| {
-            (2_001..65_000).contains(base)
-                && (0..3).all(|at| {
-                    UdpSocket::bind(("127.0.0.1", base + at)).is_ok()
-                        && TcpListener::bind(("127.0.0.1", base + 100 + at)).is_ok()
-                })
-        })
-        .expect("some ports are free")
 }
 
 fn done(results: &Value, kind: &str) -> u64 {

@@ -4,10 +4,11 @@
 //! Everything stays on loopback and in a temporary directory; processes that are ended are those
 //! that the test started, by their ids.
 
+mod ports;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -17,6 +18,8 @@ use quoit_client::{
     Change, ClientBuilder, ConditionError, Context, Format, Level, Profile, Session, TypedError,
     Union, UpdateError, WriteError, blocking,
 };
+
+use ports::free_base_port;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_quoit");
 const UNICODE_DATA: &str = "/usr/share/unicode/UnicodeData.txt";
@@ -160,24 +163,6 @@ fn describe(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
-}
-
-/// A port from which on the ones that `up` wants are free.
-fn free_base_port() -> u16 {
-    (0..200)
-        .map(|_| {
-            let probe = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
-            probe.local_addr().expect("bound").port() & !0xff
-        })
-        .find(|base| {
-            *base > 2_000
-                && *base < 65_000
-                && (0..3).all(|at| {
-                    UdpSocket::bind(("127.0.0.1", base + at)).is_ok()
-                        && TcpListener::bind(("127.0.0.1", base + 100 + at)).is_ok()
-                })
-        })
-        .expect("some ports are free")
 }
 
 /// Debian's UnicodeData.txt where it is installed; elsewhere a file like it.

@@ -3,6 +3,9 @@
 //! Everything stays on loopback and in a temporary directory; processes that are ended are those that
 //! the test started, by their ids.
 
+#[path = "../ports/mod.rs"]
+mod ports;
+
 mod asking;
 mod batches;
 mod doors;
@@ -10,15 +13,17 @@ mod keys;
 mod readme;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use quoit_node::up::{Cluster, HTTP_PORT_OFFSET, READY_TIMEOUT, UpOptions, prepare};
+use quoit_node::up::{Cluster, READY_TIMEOUT, UpOptions, prepare};
 use tempfile::TempDir;
 
 use asking::{Answer, ask};
+
+use ports::free_base_port;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_quoit");
 
@@ -94,23 +99,6 @@ impl Nodes {
     async fn stop(self) {
         self.cluster.stop(|_| {}).await;
     }
-}
-
-/// A port from which on the ones that `up` wants are free.
-fn free_base_port() -> u16 {
-    (0..200)
-        .map(|_| {
-            let probe = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
-            probe.local_addr().expect("bound").port() & !0xff
-        })
-        .find(|base| {
-            let free = |at: u16| {
-                UdpSocket::bind(("127.0.0.1", base + at)).is_ok()
-                    && TcpListener::bind(("127.0.0.1", base + HTTP_PORT_OFFSET + at)).is_ok()
-            };
-            (2_000..65_000).contains(base) && (0..3).all(free)
-        })
-        .expect("some ports are free")
 }
 
 /// What a shell prints for a script.
