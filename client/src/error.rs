@@ -1,9 +1,30 @@
 //! How reads, writes and questions may end without an answer: one enum an operation, each variant
 //! saying what it means for the data.
 
+use std::error::Error;
+
 use quoit_protocol::FailureCode;
 use quoit_ring::{LevelError, NodeId, TableOptionsError};
 use quoit_session::{OperationError, Trail};
+
+/// An error and its sources, one after the other, for people. (By itself an error here leaves its source
+/// out.)
+///
+/// ```
+/// let error = quoit_client::ClientBuilder::from_directory("/none").unwrap_err();
+/// let text = quoit_client::with_sources(&error);
+/// assert!(text.starts_with("/none/client.toml cannot be read: "));
+/// ```
+pub fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
 
 /// A read that yielded nothing. Reads never change what is stored; every one may be asked again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

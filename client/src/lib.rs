@@ -85,7 +85,7 @@ pub use builder::{ClientBuilder, ConnectError, Identity};
 pub use client::Client;
 pub use conditional::ConditionError;
 pub use context::{Context, ParseContextError};
-pub use error::{ReadError, StatusError, TableChangeError, TableError, WriteError};
+pub use error::{ReadError, StatusError, TableChangeError, TableError, WriteError, with_sources};
 pub use key::{IntoKey, KeyPart};
 pub use metrics::{Kind, Metrics, Series};
 pub use pages::{Item, Pages, ScanRange};

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quoit_client::with_sources;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -170,22 +171,10 @@ pub fn run() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(INVALID),
         Err(error) => {
-            eprintln!("quoit-jepsen: {}", chain(&*error));
+            eprintln!("quoit-jepsen: {}", with_sources(&*error));
             ExitCode::from(NOT_RUN)
         }
     }
-}
-
-/// An error with its sources.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn rights(common: &CommonArguments) -> Result<(), Box<dyn Error>> {
@@ -298,12 +287,12 @@ fn finish(options: &TestOptions, run: TestRun) -> Result<bool, Box<dyn Error>> {
     println!("  report: {}", directory.join("report.html").display());
     match run.trouble {
         Some(trouble @ ClusterError::NotReady { .. }) => {
-            eprintln!("quoit-jepsen: after the faults were healed {}", chain(&trouble));
+            eprintln!("quoit-jepsen: after the faults were healed {}", with_sources(&trouble));
             Ok(false)
         }
         Some(trouble) if verdict.is_valid() => Err(trouble.into()),
         Some(trouble) => {
-            eprintln!("quoit-jepsen: {}", chain(&trouble));
+            eprintln!("quoit-jepsen: {}", with_sources(&trouble));
             Ok(false)
         }
         None if run.interrupted && verdict.is_valid() => {

@@ -171,9 +171,7 @@ impl Worker {
             // On average one in `pause`; one that is late does not hurry.
             next = next.max(Instant::now()) + self.pause.mul_f64(2.0 * self.random.f64());
             let request = self.plan.next(&self.memory, &mut self.random);
-            // Whatever it came to, it is recorded.
-            let _ =
-                perform(&self.plan, &request, &self.table, &mut self.memory, &self.recorder).await;
+            perform(&self.plan, &request, &self.table, &mut self.memory, &self.recorder).await;
             if self.memory.process < 0 {
                 self.memory = Memory::new(-self.memory.process + self.concurrency);
             }
@@ -181,7 +179,7 @@ impl Worker {
     }
 }
 
-/// Does one operation and records it; gives the error where it was not done. A process that does not
+/// Does one operation and records it; tells whether it was done. A process that does not
 /// know how its operation ended retires: its number is negative then (numbers begin at 1).
 async fn perform(
     plan: &Plan,
@@ -189,7 +187,7 @@ async fn perform(
     table: &Table,
     memory: &mut Memory,
     recorder: &Recorder,
-) -> Result<(), String> {
+) -> bool {
     let process = Process::Client(memory.process);
     let record = |kind, value, error, written| {
         let details = Details { error, written, node: None };
@@ -199,16 +197,16 @@ async fn perform(
     match plan.perform(request, table, memory).await {
         End::Ok(value, written) => {
             record(Kind::Ok, Value::pair(request.key, value), None, written);
-            Ok(())
+            true
         }
         End::Fail(error) => {
-            record(Kind::Fail, request.recorded(), Some(error.clone()), None);
-            Err(error)
+            record(Kind::Fail, request.recorded(), Some(error), None);
+            false
         }
         End::Info(error) => {
-            record(Kind::Info, request.recorded(), Some(error.clone()), None);
+            record(Kind::Info, request.recorded(), Some(error), None);
             memory.process = -memory.process;
-            Err(error)
+            false
         }
     }
 }
@@ -239,8 +237,8 @@ async fn end(
             let mut memory = Memory::new(number);
             for _ in 0..FINAL_TRIES {
                 let read = Request::read(key);
-                let end = perform(&plan, &read, &table, &mut memory, &recorder).await;
-                if end.is_ok() || Instant::now() > deadline {
+                let is_done = perform(&plan, &read, &table, &mut memory, &recorder).await;
+                if is_done || Instant::now() > deadline {
                     return;
                 }
                 sleep(FINAL_PAUSE).await;

@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use quoit_cli::{ClientCommand, ConnectionOptions, node_rows, render_nodes_table};
-use quoit_client::ClientBuilder;
+use quoit_client::{ClientBuilder, with_sources};
 use quoit_node::authority::{
     AUTHORITY_DAYS, Authority, AuthorityError, LEAF_DAYS, MembersError, Subject, check_credentials,
     prepare_members,
@@ -192,20 +192,8 @@ fn main() -> ExitCode {
         Err(Failure::BadInput(error)) => (error, 2),
         Err(Failure::NotDone(error)) => (error, 3),
     };
-    eprintln!("quoit: {}", chain(&*error));
+    eprintln!("quoit: {}", with_sources(&*error));
     ExitCode::from(code)
-}
-
-/// An error with its sources.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn serve(options: &ServeArguments) -> Result<(), Failure> {
@@ -364,7 +352,9 @@ async fn introduce(cluster: &Cluster, options: &UpOptions) {
                 println!("data by HTTP: {}", addresses.join(", "));
             }
         }
-        Err(error) => eprintln!("the nodes serve, but no client can connect: {}", chain(&error)),
+        Err(error) => {
+            eprintln!("the nodes serve, but no client can connect: {}", with_sources(&error))
+        }
     }
     let mut program = std::env::args().next().unwrap_or_else(|| "quoit".to_owned());
     if options.directory != std::path::Path::new(UP_DIRECTORY) {

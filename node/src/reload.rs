@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, SystemTimeError, UNIX_EPOCH};
 
+use quoit_client::with_sources;
 use tokio::sync::watch;
 use toml::Table;
 
@@ -77,7 +78,7 @@ impl Reloader {
                 }
             }
             Err(error) => {
-                let reason = in_words(&error);
+                let reason = with_sources(&error);
                 tracing::error!(reason, "not reloaded: the node goes on with what it has");
             }
         }
@@ -137,17 +138,6 @@ fn needing_restart(running: &Config, new: &Config) -> Vec<String> {
 /// All settings by section and key.
 fn settings(config: &Config) -> Table {
     config.to_toml().parse().expect("what is rendered can be read")
-}
-
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

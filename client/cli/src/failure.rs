@@ -6,7 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use quoit_client::{
-    ConnectError, FailureCode, ReadError, TableChangeError, TableError, WriteError,
+    ConnectError, FailureCode, ReadError, TableChangeError, TableError, WriteError, with_sources,
 };
 
 /// A command that did not end well.
@@ -72,14 +72,7 @@ impl CommandError {
 
 /// An error and its sources on one line.
 pub(crate) fn one_line(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    with_sources(error).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl From<ConnectError> for CommandError {

@@ -235,7 +235,7 @@ pub(crate) fn key_json(key: &Key) -> Map<String, Json> {
 }
 
 /// Values with their times, in milliseconds since 1970.
-pub(crate) fn siblings_json(siblings: &[Value]) -> Json {
+pub fn siblings_json(siblings: &[Value]) -> Json {
     let values = siblings.iter().map(|value| {
         let mut object = Map::new();
         put_bytes(&mut object, "value", &value.bytes);

@@ -51,8 +51,9 @@ pub use hints::HintsArguments;
 pub use import::{
     Column, ColumnError, Delimiter, Format, ImportArguments, OnError, ParseDelimiterError,
 };
-pub use items::{DeleteArguments, GetArguments, PutArguments, ScanArguments};
+pub use items::{DeleteArguments, GetArguments, PutArguments, ScanArguments, siblings_json};
 pub use order::Order;
+pub use output::put_bytes;
 pub use render::{NodeRow, node_rows, render_nodes_table};
 pub use repair::RepairArguments;
 pub use ring::RingArguments;

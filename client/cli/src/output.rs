@@ -59,7 +59,7 @@ pub(crate) fn note(text: &str) {
 }
 
 /// Puts bytes into a JSON object: text under `name`, anything else in base64 under `name_base64`.
-pub(crate) fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+pub fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), text.into()),
         Err(_) => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),

@@ -1,24 +1,12 @@
 //! What the client library's errors are in HTTP. A write that may be done is always 504 with the
 //! outcome `unknown`; one that is certainly not done never is.
 
-use std::error::Error;
-
-use quoit_client::{FailureCode, ReadError, TableChangeError, TableError, WriteError};
+use quoit_client::{
+    FailureCode, ReadError, TableChangeError, TableError, WriteError, with_sources,
+};
 use quoit_ring::TableOptionsError;
 
 use super::problem::{Kind, Outcome, Problem};
-
-/// An error and its sources on one line.
-fn one_line(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
 
 /// What a node's refusal is.
 fn of_code(code: FailureCode) -> Kind {
@@ -52,7 +40,7 @@ impl From<ReadError> for Problem {
             // The library may learn of more; what it means is in the words.
             _ => Kind::Internal,
         };
-        Self::new(kind, one_line(&error)).with_replicas(error.answered(), error.required())
+        Self::new(kind, with_sources(&error)).with_replicas(error.answered(), error.required())
     }
 }
 
@@ -74,7 +62,7 @@ impl From<WriteError> for Problem {
             _ => Kind::Internal,
         };
         let outcome = if error.is_unknown() { Outcome::Unknown } else { Outcome::NotDone };
-        Self::new(kind, one_line(&error))
+        Self::new(kind, with_sources(&error))
             .with_outcome(outcome)
             .with_replicas(error.acknowledged(), error.required())
     }
@@ -87,7 +75,7 @@ impl From<TableError> for Problem {
             TableError::Record(error) => Self::from(error.clone()).kind,
             _ => Kind::Internal,
         };
-        Self::new(kind, one_line(&error))
+        Self::new(kind, with_sources(&error))
     }
 }
 
@@ -111,7 +99,7 @@ impl From<TableChangeError> for Problem {
             _ => Kind::Internal,
         };
         let outcome = if error.is_unknown() { Outcome::Unknown } else { Outcome::NotDone };
-        Self::new(kind, one_line(&error)).with_outcome(outcome)
+        Self::new(kind, with_sources(&error)).with_outcome(outcome)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use aws_lc_rs::digest;
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, VARY};
 use hyper::{HeaderMap, StatusCode};
+use quoit_cli::{put_bytes, siblings_json};
 use quoit_client::{Item, Reading, Value};
 use serde_json::{Map, Value as Json, json};
 
@@ -137,27 +138,6 @@ fn boundary(reading: &Reading) -> String {
 
 fn contains(bytes: &Bytes, part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
-}
-
-/// Puts bytes into a JSON object: text under `name`, anything else in base64 under `name_base64`.
-fn put_bytes(object: &mut Map<String, Json>, name: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => object.insert(name.to_owned(), text.into()),
-        Err(_) => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
-    };
-}
-
-fn siblings_json(siblings: &[Value]) -> Json {
-    let values = siblings.iter().map(|value| {
-        let mut object = Map::new();
-        put_bytes(&mut object, "value", &value.bytes);
-        object.insert("written_ms".into(), value.written.wall().0.into());
-        if let Some(expires) = value.expires {
-            object.insert("expires_ms".into(), expires.wall().0.into());
-        }
-        Json::from(object)
-    });
-    values.collect()
 }
 
 /// What was read, as a document.
