@@ -31,6 +31,9 @@ use quoit_node::stop::StopSignals;
 use quoit_node::up::{Cluster, PreparedNode, READY_TIMEOUT, UpError, UpOptions, prepare};
 use quoit_ring::{NodeId, VnodeCount, VnodeCountError};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The file of `quoit up`, and the directory that the client's commands look into.
 const UP_DIRECTORY: &str = "quoit-data";
 
