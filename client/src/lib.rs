@@ -69,6 +69,7 @@ mod context;
 mod driver;
 mod error;
 mod key;
+pub mod large;
 mod many;
 mod metrics;
 mod pages;
@@ -91,13 +92,15 @@ pub use metrics::{Kind, Metrics, Series};
 pub use pages::{Item, Pages, ScanRange};
 pub use profile::{Profile, RetryPolicy};
 pub use resolve::{LastWriter, Max, Resolver, Union};
-pub use service::Service;
+pub use service::{Service, new_trace_id};
 pub use session::Session;
 pub use table::{Reading, Table, Value, Written};
 pub use typed::{Format, Sibling, TypedError, TypedReading, TypedTable};
 pub use update::{Change, UpdateError, Updated};
 
-pub use quoit_protocol::{FailureCode, Key, Limits, status::NodeStatus};
+pub use quoit_protocol::{
+    FailureCode, Key, Limits, Stage, StageKind, TraceId, TraceIdError, status::NodeStatus,
+};
 pub use quoit_ring::{
     ClusterId, ClusterRecord, ConflictPolicy, HybridTime, Level, NodeId, TableOptions,
 };

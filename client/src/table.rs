@@ -94,12 +94,14 @@ pub struct Written {
 }
 
 /// A read that is under way; with a session, of what key it is and what was asked for.
+#[derive(Debug)]
 pub(crate) struct BegunGet {
     submission: Submission,
     of_session: Option<(Key, Seen)>,
 }
 
 /// A write that is under way; with a session, of what key it is.
+#[derive(Debug)]
 pub(crate) struct BegunWrite {
     submission: Submission,
     of_session: Option<Key>,

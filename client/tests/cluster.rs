@@ -1,6 +1,7 @@
 //! The library against fake nodes that speak real QUIC in this process.
 
 mod fake;
+mod large;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -106,7 +106,7 @@ type React = Arc<dyn Fn(NodeId, &ClientRequest) -> Reaction + Send + Sync>;
 /// What all nodes share.
 struct State {
     record: Mutex<ClusterRecord>,
-    items: Mutex<BTreeMap<Key, Sibling>>,
+    items: Mutex<BTreeMap<(TableId, Key), Sibling>>,
     react: React,
 }
 
@@ -296,10 +296,11 @@ impl State {
             }
             ClientRequest::Get(get) => {
                 let items = self.items.lock().unwrap();
-                let siblings = items.get(&get.key).cloned().into_iter().collect();
+                let siblings = items.get(&(get.head.table, get.key)).cloned().into_iter().collect();
                 Got { time, siblings, context, answered: 2, repaired: false }.into()
             }
-            ClientRequest::Write(Write { key, value, checksum, .. }) => {
+            ClientRequest::Write(Write { head, key, value, checksum, .. }) => {
+                let key = (head.table, key);
                 let mut items = self.items.lock().unwrap();
                 match value {
                     Some(value) => {
@@ -312,14 +313,14 @@ impl State {
                 }
                 Written { time, context, acknowledged: 2, made: None }.into()
             }
-            ClientRequest::Scan(scan) => self.page(scan.limit, |key| {
+            ClientRequest::Scan(scan) => self.page(scan.head.table, scan.limit, |key| {
                 key.partition == scan.partition
                     && key.sort >= scan.from
                     && scan.to.as_ref().is_none_or(|to| key.sort < to)
             }),
             ClientRequest::Export(export) => {
                 let record = self.record.lock().unwrap().clone();
-                self.page(export.limit.min(3), |key| {
+                self.page(export.head.table, export.limit.min(3), |key| {
                     record.vnodes.vnode_of(record.token(&key.partition)) == export.head.vnode
                         && export.after.as_ref().is_none_or(|after| key > after)
                 })
@@ -349,13 +350,13 @@ impl State {
         }
     }
 
-    fn page(&self, limit: u32, wanted: impl Fn(&Key) -> bool) -> ClientResponse {
+    fn page(&self, table: TableId, limit: u32, wanted: impl Fn(&Key) -> bool) -> ClientResponse {
         let items = self.items.lock().unwrap();
-        let mut found = items.iter().filter(|(key, _)| wanted(key));
+        let mut found = items.iter().filter(|((of, key), _)| *of == table && wanted(key));
         let page: Vec<Item> = found
             .by_ref()
             .take(limit as usize)
-            .map(|(key, sibling)| Item {
+            .map(|((_, key), sibling)| Item {
                 key: key.clone(),
                 siblings: vec![sibling.clone()],
                 context: context(),
