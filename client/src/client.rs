@@ -110,7 +110,7 @@ impl Inner {
         let deadline = self.clock.now().plus_us(microseconds(timeout.min(TIMEOUT_MAX)));
         let (reply, outcome) = oneshot::channel();
         let retry = profile.retry.unwrap_or_default().into();
-        let operation = Operation { request, level, deadline, retry };
+        let operation = Operation { request, level, deadline, retry, trace: profile.trace };
         match self.commands.try_send(Command::Submit { operation, reply }) {
             // A driver that is gone drops the reply, and the submission tells so.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(Submission { outcome }),

@@ -197,7 +197,13 @@ mod tests {
 
     fn service() -> Service {
         let (coordinator, level) = (NodeId(1), Level::Quorum);
-        Service { coordinator, level, trail: Trail::default(), took: Duration::ZERO }
+        Service {
+            coordinator,
+            level,
+            trail: Trail::default(),
+            took: Duration::ZERO,
+            stages: Vec::new(),
+        }
     }
 
     fn reading(values: usize, entries: &[(u64, u64)]) -> Reading {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quoit_protocol::TraceId;
 use quoit_ring::Level;
 use quoit_session::Retry;
 
@@ -36,6 +37,7 @@ pub struct Profile {
     pub(crate) idempotent: Option<bool>,
     pub(crate) retry: Option<RetryPolicy>,
     pub(crate) session: Option<Session>,
+    pub(crate) trace: Option<TraceId>,
 }
 
 impl Profile {
@@ -88,6 +90,24 @@ impl Profile {
         self
     }
 
+    /// Has the nodes tell where each request's time went ([`Service::stages`](crate::Service::stages)) and
+    /// name the trace in their logs. For a request now and then: it costs a message from each node.
+    ///
+    /// ```no_run
+    /// # use quoit_client::{Profile, ReadError, Table, TraceId, new_trace_id};
+    /// # async fn example(carts: Table) -> Result<(), ReadError> {
+    /// let traced = carts.with_profile(&Profile::new().trace(new_trace_id()));
+    /// for stage in traced.get("alice").await?.service.stages {
+    ///     println!("{} {} {} us", stage.node, stage.kind.name(), stage.took_us);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn trace(mut self, id: TraceId) -> Self {
+        self.trace = Some(id);
+        self
+    }
+
     /// This profile, and where it leaves something open, the other.
     pub fn or(self, wider: &Self) -> Self {
         Self {
@@ -98,6 +118,7 @@ impl Profile {
             idempotent: self.idempotent.or(wider.idempotent),
             retry: self.retry.or(wider.retry),
             session: self.session.or_else(|| wider.session.clone()),
+            trace: self.trace.or(wider.trace),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quoit_protocol::{Stage, TraceId};
 use quoit_ring::{Level, NodeId};
 use quoit_session::{Service as Served, Trail};
 
@@ -16,11 +17,23 @@ pub struct Service {
     pub trail: Trail,
     /// From the call to the answer.
     pub took: Duration,
+    /// Where the time went between the nodes, by the stages' beginnings; empty unless the profile asks for
+    /// it ([`Profile::trace`](crate::Profile::trace)).
+    pub stages: Vec<Stage>,
+}
+
+/// A trace id that nobody else has.
+pub fn new_trace_id() -> TraceId {
+    let mut bytes = [0; 16];
+    // Without the system's chance ids would repeat, and only traces would be hard to tell apart.
+    let _ = getrandom::fill(&mut bytes);
+    let number = u128::from_be_bytes(bytes).max(1);
+    TraceId((number >> 64) as u64, number as u64)
 }
 
 impl Service {
     pub(crate) fn new(served: Served, level: Level, took: Duration) -> Self {
         let coordinator = served.coordinator.expect("an answer is a node's");
-        Self { coordinator, level, trail: served.trail, took }
+        Self { coordinator, level, trail: served.trail, took, stages: served.stages }
     }
 }

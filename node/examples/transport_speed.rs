@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quoit_core::handshake::{PEER_VERSION, PeerHello};
 use quoit_core::peer::{MergeAnswer, PeerHead, PeerMerge, PeerMessage};
 use quoit_node::transport::{
-    Inbound, InboundQueue, Limits, TlsMaterial, Transport, TransportConfig,
+    Arrived, Inbound, InboundQueue, Limits, TlsMaterial, Transport, TransportConfig,
 };
 use quoit_protocol::Key;
 use quoit_ring::{ClusterId, ConfigurationNumber, Epoch, HybridTime, NodeId, TableId, VnodeIndex};
@@ -107,7 +107,7 @@ async fn answer(transport: Transport, mut queue: InboundQueue) {
     let message = PeerMessage::from(MergeAnswer { time: HybridTime::default(), merged: Ok(()) });
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        for inbound in batch.drain(..) {
+        for Arrived { inbound, .. } in batch.drain(..) {
             if let Inbound::Peer { from, request, .. } = inbound {
                 transport.send_peer(from, request, &message);
             }
@@ -130,6 +130,7 @@ async fn ask(
         configuration: ConfigurationNumber(1),
         time: HybridTime::default(),
         deadline_ms: 1_000,
+        trace: None,
     };
     let key = Key { partition: Bytes::from_static(b"a key of some bytes"), sort: Bytes::new() };
     let set = Bytes::from(vec![7; bytes]);
@@ -153,7 +154,7 @@ async fn ask(
     while under_way > 0 {
         queue.recv_many(&mut batch, BATCH).await;
         let now = Instant::now();
-        for inbound in batch.drain(..) {
+        for Arrived { inbound, .. } in batch.drain(..) {
             let Inbound::Peer { request, .. } = inbound else { continue };
             times.push((now - sent[request as usize]).as_micros());
             if now - start < length {

@@ -20,8 +20,18 @@ impl Clock {
 
     /// Both readings.
     pub fn now(&self) -> Now {
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Now { instant: quoit_core::Instant(micros), wall: self.wall() }
+        Now { instant: self.instant(), wall: self.wall() }
+    }
+
+    /// The monotonic clock's reading alone.
+    pub fn instant(&self) -> quoit_core::Instant {
+        self.instant_of(Instant::now())
+    }
+
+    /// What the monotonic clock read at that moment.
+    pub fn instant_of(&self, moment: Instant) -> quoit_core::Instant {
+        let since = moment.saturating_duration_since(self.started);
+        quoit_core::Instant(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
     /// The wall clock's reading.

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quoit_core::event::{ConnectionId, Effect, Effects, Event, StorageRequest};
-use quoit_core::{NodeCore, Now};
+use quoit_core::{NodeCore, Now, Spent};
 use quoit_gossip::{Gossip, GossipEvent};
-use quoit_protocol::{ClientRequest, ClientResponse, FailureCode};
+use quoit_protocol::{ClientRequest, ClientResponse, FailureCode, TraceId};
 use quoit_ring::Member;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver};
 use tokio::sync::watch;
@@ -24,8 +24,8 @@ use crate::config::LimitSettings;
 use crate::http::NodeHealth;
 use crate::metrics::{Metrics, Operation, Outcome, StoragePart};
 use crate::service_manager::ServiceManager;
-use crate::storage_worker::{Answers, Request, Requests, StorageWorker};
-use crate::transport::{Inbound, InboundQueue, Transport};
+use crate::storage_worker::{Answered, Answers, Request, Requests, StorageWorker};
+use crate::transport::{Arrived, Inbound, InboundQueue, Transport};
 
 /// A turn takes at most so many messages.
 const TURN_EVENTS_MAX: usize = 2_048;
@@ -106,11 +106,23 @@ impl ReadHere {
 /// here is bounded by what the core works on.
 #[derive(Default)]
 pub(crate) struct Requested {
-    since: HashMap<(ConnectionId, u64), (Operation, std::time::Instant)>,
+    since: HashMap<(ConnectionId, u64), Since>,
+}
+
+struct Since {
+    operation: Operation,
+    at: std::time::Instant,
+    trace: Option<TraceId>,
 }
 
 impl Requested {
-    fn begin(&mut self, connection: ConnectionId, request: u64, message: &ClientRequest) {
+    fn begin(
+        &mut self,
+        connection: ConnectionId,
+        request: u64,
+        message: &ClientRequest,
+        at: std::time::Instant,
+    ) {
         let operation = match message {
             ClientRequest::Get(_) => Operation::Get,
             ClientRequest::Write(write) if write.value.is_some() => Operation::Put,
@@ -122,7 +134,8 @@ impl Requested {
             | ClientRequest::AskRepair(_) => Operation::Status,
             ClientRequest::Hello(_) | ClientRequest::AskRecord(_) => return,
         };
-        self.since.insert((connection, request), (operation, std::time::Instant::now()));
+        let trace = message.trace();
+        self.since.insert((connection, request), Since { operation, at, trace });
     }
 
     fn end(
@@ -132,7 +145,11 @@ impl Requested {
         message: &ClientResponse,
         metrics: &Metrics,
     ) {
-        let Some((operation, began)) = self.since.remove(&(connection, request)) else { return };
+        if let ClientResponse::Traced(_) = message {
+            return; // The answer follows.
+        }
+        let Some(since) = self.since.remove(&(connection, request)) else { return };
+        let Since { operation, at, trace } = since;
         let outcome = match message {
             ClientResponse::Failure(failure) if failure.unknown => Outcome::Unknown,
             ClientResponse::Failure(failure) => match failure.code {
@@ -148,14 +165,18 @@ impl Requested {
             }
             _ => Outcome::Done,
         };
-        metrics.request(operation, outcome, began.elapsed());
+        let took = at.elapsed();
+        if let Some(trace) = trace {
+            tracing::info!(%trace, ?operation, ?outcome, took_us = took.as_micros(), "traced");
+        }
+        metrics.request(operation, outcome, took);
     }
 }
 
 /// What one turn gathers before it is carried out.
 #[derive(Default)]
 struct Gathered {
-    messages: Vec<Inbound>,
+    messages: Vec<Arrived>,
     answers: Vec<Answers>,
     beliefs: Vec<GossipEvent>,
 }
@@ -257,14 +278,27 @@ impl EventLoop {
     }
 
     fn handle(&mut self, now: Now, gathered: &mut Gathered, effects: &mut Effects) {
-        for (tag, answer) in gathered.answers.drain(..).flatten() {
+        for Answered { tag, answer, spent } in gathered.answers.drain(..).flatten() {
+            if self.core.is_tracing()
+                && let Some(spent) = spent
+            {
+                self.core.note_spent(tag, spent, now);
+            }
             self.core.handle(now, Event::Storage { tag, answer }, effects);
         }
-        for message in gathered.messages.drain(..) {
-            let event = match message {
-                Inbound::Peer { from, request, message } => Event::Peer { from, request, message },
+        for Arrived { inbound, at } in gathered.messages.drain(..) {
+            let event = match inbound {
+                Inbound::Peer { from, request, message } => {
+                    if message.trace().is_some() {
+                        self.core.note_came(self.clock.instant_of(at));
+                    }
+                    Event::Peer { from, request, message }
+                }
                 Inbound::Client { connection, request, message } => {
-                    self.requests.begin(connection, request, &message);
+                    if message.trace().is_some() {
+                        self.core.note_came(self.clock.instant_of(at));
+                    }
+                    self.requests.begin(connection, request, &message, at);
                     Event::Client { connection, request, message }
                 }
                 Inbound::PeerConnected { node } => {
@@ -329,14 +363,23 @@ impl EventLoop {
             {
                 let began = std::time::Instant::now();
                 let answer = request.read(self.storage.reader());
-                self.read_here.took(began.elapsed());
+                let took = began.elapsed();
+                self.read_here.took(took);
+                let now = if self.core.is_tracing() {
+                    let now = self.clock.now();
+                    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                    self.core.note_spent(tag, Spent::Read { waited_us: 0, took_us }, now);
+                    now
+                } else {
+                    now
+                };
                 self.core.handle(now, Event::Storage { tag, answer }, effects);
             }
             Effect::ToStorage { tag, request, until } if request.is_read() => {
-                batch.reads.push(Request { tag, request, until });
+                batch.reads.push(Request { tag, request, until, asked: now.instant });
             }
             Effect::ToStorage { tag, request, until } => {
-                batch.writes.push(Request { tag, request, until });
+                batch.writes.push(Request { tag, request, until, asked: now.instant });
             }
             Effect::Disconnect { node, reason } => {
                 tracing::warn!(%node, %reason, "closing the connections with a peer");

@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use quoit_core::Spent;
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_storage::codec;
 use quoit_storage::engine::{EngineError, Pressure};
@@ -48,12 +49,25 @@ pub struct Request {
     pub request: StorageRequest,
     /// What was not begun by then is dropped.
     pub until: Option<quoit_core::Instant>,
+    /// When it was asked.
+    pub asked: quoit_core::Instant,
+}
+
+/// What a thread answers.
+#[derive(Debug)]
+pub struct Answered {
+    /// Whom.
+    pub tag: Tag,
+    /// What.
+    pub answer: StorageAnswer,
+    /// What the request's time went into; `None` where more is to be answered.
+    pub spent: Option<Spent>,
 }
 
 /// Requests of one turn.
 pub type Requests = Vec<Request>;
 /// Answers, in the order in which they came about.
-pub type Answers = Vec<(Tag, StorageAnswer)>;
+pub type Answers = Vec<Answered>;
 
 /// What the threads need.
 pub struct Parts {
@@ -189,9 +203,8 @@ impl StorageWorker {
     }
 }
 
-/// Whether nobody waits for a request any more.
-fn is_too_late(clock: &Clock, until: Option<quoit_core::Instant>) -> bool {
-    until.is_some_and(|until| clock.now().instant > until)
+fn us_between(earlier: quoit_core::Instant, later: quoit_core::Instant) -> u64 {
+    later.0.saturating_sub(earlier.0)
 }
 
 fn read_loop(
@@ -200,11 +213,18 @@ fn read_loop(
     requests: &Receiver<Requests>,
     answers: &UnboundedSender<Answers>,
 ) {
-    let answer = |Request { tag, request, until }| match is_too_late(clock, until) {
-        true => (tag, request.too_late()),
-        false => (tag, request.read(reader)),
-    };
     while let Ok(batch) = requests.recv() {
+        let mut began = clock.instant();
+        let answer = |Request { tag, request, until, asked }| {
+            let answer = match until.is_some_and(|until| began > until) {
+                true => request.too_late(),
+                false => request.read(reader),
+            };
+            let waited_us = us_between(asked, began);
+            let ended = clock.instant();
+            let took_us = us_between(std::mem::replace(&mut began, ended), ended);
+            Answered { tag, answer, spent: Some(Spent::Read { waited_us, took_us }) }
+        };
         let answered = batch.into_iter().map(answer).collect();
         if answers.send(answered).is_err() {
             return;
@@ -273,16 +293,20 @@ impl Writing {
         let (count, bytes) = (batch.len(), bytes_of(&batch));
         let mut prepared = Vec::new();
         let mut after = Vec::with_capacity(count);
-        let now = self.clock.now().instant;
-        for Request { tag, request, until } in batch {
-            if until.is_some_and(|until| now > until) {
-                after.push((tag, request.too_late()));
+        let began_at = self.clock.instant();
+        for Request { tag, request, until, asked } in batch {
+            let waited_us = us_between(asked, began_at);
+            let (merged_us, committed_us) = (0, 0);
+            let spent = Some(Spent::Write { waited_us, merged_us, committed_us });
+            if until.is_some_and(|until| began_at > until) {
+                after.push(Answered { tag, answer: request.too_late(), spent });
                 continue;
             }
             let (at_once, answer) = request.write(&mut self.writer);
-            prepared.extend(at_once.map(|answer| (tag, answer)));
-            after.push((tag, answer));
+            prepared.extend(at_once.map(|answer| Answered { tag, answer, spent: None }));
+            after.push(Answered { tag, answer, spent });
         }
+        let merged_at = self.clock.instant();
         if !prepared.is_empty() {
             let _ = self.answers.send(prepared);
         }
@@ -296,7 +320,14 @@ impl Writing {
                 tracing::error!(%error, "a batch was not committed");
             }
             let reason = error.to_string();
-            after.iter_mut().for_each(|(tag, answer)| answer.take_back(*tag, &reason));
+            after.iter_mut().for_each(|after| after.answer.take_back(after.tag, &reason));
+        }
+        let merged = us_between(began_at, merged_at);
+        let committed = us_between(merged_at, self.clock.instant());
+        for spent in after.iter_mut().filter_map(|after| after.spent.as_mut()) {
+            if let Spent::Write { merged_us, committed_us, .. } = spent {
+                (*merged_us, *committed_us) = (merged, committed);
+            }
         }
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         let _ = self.answers.send(after);

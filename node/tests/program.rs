@@ -725,6 +725,34 @@ fn of_many_that_want_a_name_at_most_one_gets_it() {
 /// Writes at a quorum of two, read at once at level one: any of the three nodes may be asked, and each
 /// third of them may not have the write yet.
 #[test]
+fn a_traced_request_tells_where_its_time_went_on_each_node() {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let up = Up::start(&scratch.path().join("data"), free_base_port());
+    up.run(&["tables", "create", "carts"]);
+    up.run(&["put", "carts", "alice", "3 apples", "--level", "all"]);
+    let id = "0af7651916cd43dd8448eb211c80319c";
+    let traced = up.run(&["get", "carts", "alice", "--json", &format!("--trace={id}")]);
+    let document: serde_json::Value = serde_json::from_str(&traced).expect("JSON");
+    let trace = &document["trace"];
+    assert_eq!(trace["id"], id, "{traced}");
+    let stages = trace["stages"].as_array().expect("stages");
+    let node_of = |stage: &str| {
+        let is_it = |one: &&serde_json::Value| one["stage"] == stage;
+        stages.iter().filter(is_it).map(|one| one["node"].as_u64().expect("a number")).collect()
+    };
+    // (A stage may be there more than once: a third replica is asked where one is slow.)
+    let (read, network): (Vec<u64>, Vec<u64>) = (node_of("read"), node_of("network"));
+    let others = |node: &u64| Some(*node) != trace["coordinator"].as_u64();
+    assert!(read.len() >= 2, "two replicas read: {traced}");
+    assert!(!network.is_empty() && network.iter().all(others), "{traced}");
+    let log_of = |node| fs::read_to_string(up.directory.join(node).join("log.txt")).expect("a log");
+    let is_named = ["n1", "n2", "n3"].into_iter().any(|node| log_of(node).contains(id));
+    assert!(is_named, "the coordinator names the trace in its log");
+    up.fails(&["get", "carts", "alice", "--trace=7"], 2, "32 hexadecimal digits");
+    up.stop();
+}
+
+#[test]
 fn a_session_reads_its_own_writes_where_another_reader_does_not_yet() {
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let up = Up::start(&scratch.path().join("data"), free_base_port());

@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::Args;
 use quoit_client::{
-    Client, ConflictPolicy, Context, Item, Key, Reading, ScanRange, Table, Value, Written,
+    Client, ConflictPolicy, Context, Item, Key, Reading, ScanRange, Table, TraceId, Value, Written,
 };
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use crate::arguments::{KeyArguments, LevelArguments, ReadLevelArguments, to_bytes};
 use crate::duration::TimeToLive;
 use crate::failure::CommandError;
 use crate::output::{Output, note, put_bytes};
+use crate::trace::{self, TraceArguments};
 
 /// Write a value.
 ///
@@ -36,6 +37,8 @@ pub struct PutArguments {
     replaced: ReplacedArguments,
     #[command(flatten)]
     levels: LevelArguments,
+    #[command(flatten)]
+    trace: TraceArguments,
 }
 
 /// Read a value. Exit code 1 says that the key is absent.
@@ -45,6 +48,8 @@ pub struct GetArguments {
     key: KeyArguments,
     #[command(flatten)]
     level: ReadLevelArguments,
+    #[command(flatten)]
+    trace: TraceArguments,
 }
 
 /// Delete a key.
@@ -58,6 +63,8 @@ pub struct DeleteArguments {
     replaced: ReplacedArguments,
     #[command(flatten)]
     levels: LevelArguments,
+    #[command(flatten)]
+    trace: TraceArguments,
 }
 
 /// List the items of one key, ordered by sort key: a line each, sort key, tab, value.
@@ -95,7 +102,12 @@ struct ReplacedArguments {
 
 impl ReplacedArguments {
     /// The context to write with.
-    async fn context(&self, table: &Table, key: &Key) -> Result<Context, CommandError> {
+    async fn context(
+        &self,
+        table: &Table,
+        key: &Key,
+        trace: Option<TraceId>,
+    ) -> Result<Context, CommandError> {
         if let Some(context) = &self.context {
             return Ok(context.clone());
         }
@@ -111,6 +123,7 @@ impl ReplacedArguments {
                 .prefixed("not written, for what is to be replaced could not be read")
                 .advised("--blind writes without reading")
         })?;
+        trace::tell("read first", trace, &reading.service);
         Ok(reading.context)
     }
 }
@@ -122,13 +135,15 @@ pub(crate) async fn put(
 ) -> Result<(), CommandError> {
     let value = read_value(arguments)?;
     let key = arguments.key.to_key();
+    let trace = arguments.trace.id();
     let mut table = arguments.levels.apply(client.table(&arguments.key.table).await?);
+    table = trace::apply(table, trace);
     if let Some(ttl) = arguments.ttl {
         table = table.with_ttl(ttl.into());
     }
-    let context = arguments.replaced.context(&table, &key).await?;
+    let context = arguments.replaced.context(&table, &key, trace).await?;
     let written = table.put(&key, value, &context).await?;
-    report_written("written", &written, output)
+    report_written("written", &written, trace, output)
 }
 
 fn read_value(arguments: &PutArguments) -> Result<Bytes, CommandError> {
@@ -153,14 +168,21 @@ fn read_value(arguments: &PutArguments) -> Result<Bytes, CommandError> {
     }
 }
 
-fn report_written(done: &str, written: &Written, output: Output) -> Result<(), CommandError> {
-    let Written { context, acknowledged, .. } = written;
+fn report_written(
+    done: &str,
+    written: &Written,
+    trace: Option<TraceId>,
+    output: Output,
+) -> Result<(), CommandError> {
+    let Written { context, acknowledged, service } = written;
     if output.is_json() {
-        return output.json(&json!({
-            "acknowledged": acknowledged,
-            "context": context.to_string(),
-        }));
+        let mut object = Map::new();
+        object.insert("acknowledged".into(), (*acknowledged).into());
+        object.insert("context".into(), context.to_string().into());
+        trace::put(&mut object, trace, service);
+        return output.json(&object.into());
     }
+    trace::tell(done, trace, service);
     let replicas = if *acknowledged == 1 { "replica" } else { "replicas" };
     note(&format!("{done}: {acknowledged} {replicas} acknowledged"));
     Ok(())
@@ -172,10 +194,12 @@ pub(crate) async fn delete(
     output: Output,
 ) -> Result<(), CommandError> {
     let key = arguments.key.to_key();
+    let trace = arguments.trace.id();
     let table = arguments.levels.apply(client.table(&arguments.key.table).await?);
-    let context = arguments.replaced.context(&table, &key).await?;
+    let table = trace::apply(table, trace);
+    let context = arguments.replaced.context(&table, &key, trace).await?;
     let written = table.delete(&key, &context).await?;
-    report_written("deleted", &written, output)
+    report_written("deleted", &written, trace, output)
 }
 
 pub(crate) async fn get(
@@ -184,10 +208,15 @@ pub(crate) async fn get(
     output: Output,
 ) -> Result<(), CommandError> {
     let key = arguments.key.to_key();
+    let trace = arguments.trace.id();
     let table = arguments.level.apply(client.table(&arguments.key.table).await?);
-    let reading = table.get(&key).await?;
+    let reading = trace::apply(table, trace).get(&key).await?;
     if output.is_json() {
-        output.json(&reading_json(&key, &reading))?;
+        let mut object = reading_json(&key, &reading);
+        trace::put(&mut object, trace, &reading.service);
+        output.json(&object.into())?;
+    } else {
+        trace::tell("read", trace, &reading.service);
     }
     match reading.siblings.as_slice() {
         [] => {
@@ -211,7 +240,7 @@ pub(crate) async fn get(
     }
 }
 
-fn reading_json(key: &Key, reading: &Reading) -> Json {
+fn reading_json(key: &Key, reading: &Reading) -> Map<String, Json> {
     let mut object = key_json(key);
     if let Some(value) = reading.single() {
         put_bytes(&mut object, "value", &value.bytes);
@@ -221,7 +250,7 @@ fn reading_json(key: &Key, reading: &Reading) -> Json {
     object.insert("context".into(), reading.context.to_string().into());
     object.insert("answered".into(), reading.answered.into());
     object.insert("repaired".into(), reading.repaired.into());
-    object.into()
+    object
 }
 
 /// A key's parts; an empty sort key is left out.
@@ -301,6 +330,7 @@ mod tests {
     use super::*;
     use quoit_client::{Level, NodeId, Service, Trail};
     use quoit_ring::{HybridTime, WallTime};
+    use serde_json::json;
 
     fn value(bytes: &'static [u8]) -> Value {
         Value {
@@ -323,10 +353,11 @@ mod tests {
                 level: Level::Quorum,
                 trail: Trail::default(),
                 took: Duration::ZERO,
+                stages: Vec::new(),
             },
         };
         assert_eq!(
-            reading_json(&key, &reading),
+            Json::from(reading_json(&key, &reading)),
             json!({
                 "key": "k", "value": "v", "found": true, "context": "ab", "answered": 2,
                 "repaired": false, "siblings": [{"value": "v", "written_ms": 1_000}],

@@ -37,6 +37,7 @@ mod sample;
 mod scrub;
 mod status;
 mod tables;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,7 @@ pub use ring::RingArguments;
 pub use scrub::ScrubArguments;
 pub use status::StatusArguments;
 pub use tables::TablesArguments;
+pub use trace::TraceArguments;
 
 use output::{Output, note};
 

@@ -4,10 +4,12 @@ pub mod frame;
 pub mod message;
 pub mod seen;
 pub mod status;
+pub mod trace;
 
 pub use frame::{Frame, FrameError};
 pub use message::*;
 pub use seen::Seen;
+pub use trace::{Stage, StageKind, TraceId, TraceIdError, Traced};
 
 use quoit_ring::Token;
 

@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use crate::frame::put_frame;
 use crate::seen::Seen;
 use crate::status::NodeStatus;
+use crate::trace::{TraceId, Traced};
 
 /// The client protocol that this program speaks; both sides name a range and take the greatest
 /// common version.
 ///
 /// A message may have one field at most that is left out when it has its default, at its tail: of two,
 /// the second would be read in the place of the first.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// The ALPN name under which clients connect.
 pub const ALPN_CLIENT: &[u8] = b"quoit-client";
 
@@ -92,6 +93,9 @@ pub struct Head {
     pub deadline_ms: u32,
     /// How many replicas must answer; the table's own where `None`.
     pub level: Option<Level>,
+    /// Asks for a [`Traced`] before the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
 }
 
 /// A key: it is placed by its partition key and ordered within that by its sort key.
@@ -400,6 +404,24 @@ messages! {
     }
 }
 
+impl ClientRequest {
+    /// The trace that the request belongs to.
+    pub fn trace(&self) -> Option<TraceId> {
+        match self {
+            Self::Get(get) => get.head.trace,
+            Self::Write(write) => write.head.trace,
+            Self::Scan(scan) => scan.head.trace,
+            Self::Export(export) => export.head.trace,
+            Self::Hello(_)
+            | Self::ChangeTables(_)
+            | Self::AskStatus(_)
+            | Self::AskRecord(_)
+            | Self::AcceptLoss(_)
+            | Self::AskRepair(_) => None,
+        }
+    }
+}
+
 messages! {
     /// What a node may answer to a client.
     ClientResponse {
@@ -410,6 +432,7 @@ messages! {
         Record(Box<RecordAnswer>) = 69,
         Status(Box<NodeStatus>) = 70,
         Failure(Failure) = 71,
+        Traced(Traced) = 72,
     }
 }
 

@@ -103,9 +103,14 @@ impl Session {
         effects: &mut Vec<Effect>,
     ) {
         let Attempt { operation: id, node, link, .. } = self.attempts[&request];
-        let pending = &self.operations[&id];
+        let pending = self.operations.get_mut(&id).expect("attempts end with their operation");
         let asked = &pending.what.request;
         let answer = match (asked, response) {
+            (_, ClientResponse::Traced(traced)) if pending.what.trace.is_some() => {
+                // The answer follows.
+                pending.stages = traced.stages;
+                return;
+            }
             (_, ClientResponse::Failure(failure)) => {
                 self.close_attempt(request);
                 self.on_failure(now, id, node, failure, effects);

@@ -137,6 +137,6 @@ pub(crate) fn time_of(response: &ClientResponse) -> HybridTime {
         ClientResponse::Page(page) => page.time,
         ClientResponse::Record(answer) => answer.time,
         ClientResponse::Failure(failure) => failure.time,
-        ClientResponse::Status(_) => HybridTime::ZERO,
+        ClientResponse::Status(_) | ClientResponse::Traced(_) => HybridTime::ZERO,
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quoit_protocol::{
-    AskRepair, Failure, Got, Key, Page, Seen, TableChange, Written, status::NodeStatus,
+    AskRepair, Failure, Got, Key, Page, Seen, Stage, TableChange, TraceId, Written,
+    status::NodeStatus,
 };
 use quoit_ring::{ClusterRecord, Level, LevelError, NodeId, TableId, VnodeIndex};
 
@@ -26,6 +27,8 @@ pub struct Operation {
     pub deadline: Instant,
     /// How it is sent again.
     pub retry: Retry,
+    /// The nodes tell where its time went, and name this trace in their logs.
+    pub trace: Option<TraceId>,
 }
 
 /// How often, and how soon, an operation is sent again that may be sent again.
@@ -46,6 +49,8 @@ pub struct Service {
     pub coordinator: Option<NodeId>,
     /// How often it was sent, and what came of the attempts in vain.
     pub trail: Trail,
+    /// Where the time went in the attempt that was answered, if it was traced.
+    pub stages: Vec<Stage>,
 }
 
 /// What is asked of the cluster.

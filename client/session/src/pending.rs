@@ -1,6 +1,6 @@
 //! An operation that is under way.
 
-use quoit_protocol::{Failure, WriteId};
+use quoit_protocol::{Failure, Stage, WriteId};
 use quoit_ring::{NodeId, Token, VnodeIndex};
 
 use crate::{Instant, LinkId, Operation, OperationId, Trail};
@@ -69,6 +69,8 @@ pub(crate) struct Pending {
     pub(crate) failure: Option<Box<Failure>>,
     /// Whether an answer was damaged.
     pub(crate) damaged: bool,
+    /// Where the time went, as told before the answer.
+    pub(crate) stages: Vec<Stage>,
     pub(crate) trail: Trail,
 }
 
@@ -89,6 +91,7 @@ impl Pending {
             required: 0,
             failure: None,
             damaged: false,
+            stages: Vec::new(),
             trail: Trail::default(),
         }
     }

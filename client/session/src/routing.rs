@@ -272,6 +272,7 @@ fn message(
             time,
             deadline_ms,
             level: pending.what.level,
+            trace: pending.what.trace,
         }
     };
     match pending.what.request.clone() {

@@ -299,7 +299,7 @@ impl Session {
         for request in pending.open {
             self.forget_attempt(request);
         }
-        let service = Service { coordinator, trail: pending.trail };
+        let service = Service { coordinator, trail: pending.trail, stages: pending.stages };
         effects.push(Effect::Complete { operation: id, outcome, service });
     }
 

@@ -73,7 +73,7 @@ impl Turn<'_> {
         };
         Ok(Admitted {
             options: table.options.clone(),
-            place: Place::new(record, table, head.vnode),
+            place: Place { trace: head.trace, ..Place::new(record, table, head.vnode) },
             deadline,
         })
     }
@@ -177,6 +177,7 @@ impl Turn<'_> {
             time: HybridTime::ZERO,
             deadline_ms: HEAL_DEADLINE_MS,
             level: None,
+            trace: None,
         };
         let options = self.admit(&head)?.options;
         let required = rebuild_required(&options);

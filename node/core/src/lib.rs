@@ -39,6 +39,7 @@ pub mod replica;
 mod status;
 mod storage;
 pub mod time;
+mod trace;
 mod turn;
 
 pub use config::CoreConfig;
@@ -49,3 +50,4 @@ pub use event::{
 pub use node::{NodeCore, Recovered};
 pub use repair::scrub::{SCRUB_FILE, ScrubState};
 pub use time::{Instant, Now};
+pub use trace::Spent;

@@ -1,7 +1,7 @@
 //! What the coordinators of all kinds share: who waits for an answer, and the ids by which answers
 //! find their operation.
 
-use quoit_protocol::{Failure, FailureCode};
+use quoit_protocol::{Failure, FailureCode, TraceId};
 use quoit_ring::{
     ClusterRecord, ConfigurationNumber, HybridTime, NodeId, Table, TableId, VnodeIndex,
 };
@@ -72,6 +72,8 @@ pub struct Place {
     pub vnode: VnodeIndex,
     /// Its configuration.
     pub configuration: ConfigurationNumber,
+    /// The trace that the operation's requests carry on.
+    pub trace: Option<TraceId>,
 }
 
 impl Place {
@@ -82,6 +84,7 @@ impl Place {
             replication: table.options.replication,
             vnode,
             configuration: record.configuration(vnode),
+            trace: None,
         }
     }
 
@@ -93,6 +96,7 @@ impl Place {
             configuration: self.configuration,
             time,
             deadline_ms: u32::try_from(deadline.ms_since(now)).unwrap_or(u32::MAX),
+            trace: self.trace,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What nodes say to each other. Same frames as the clients' (see [`quoit_protocol::frame`]).
 
 use bytes::Bytes;
-use quoit_protocol::{Failure, Key, Write, Written};
+use quoit_protocol::{Failure, Key, Stage, TraceId, Write, Written};
 use quoit_ring::{
     ClusterRecord, ConfigurationNumber, Epoch, HybridTime, NodeId, TableId, VnodeIndex, WallTime,
 };
@@ -31,6 +31,18 @@ pub struct PeerHead {
     pub time: HybridTime,
     /// How long the answer is worth anything, in milliseconds.
     pub deadline_ms: u32,
+    /// Asks for [`PeerStages`] before the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
+}
+
+/// Where the time of a traced request went at the node that was asked; comes before the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStages {
+    /// From the request's coming to the answer's leaving, in microseconds.
+    pub took_us: u64,
+    /// Their beginnings count from the request's coming.
+    pub stages: Vec<Stage>,
 }
 
 /// Reads one key of this replica.
@@ -277,6 +289,7 @@ quoit_protocol::messages! {
         Promised(Promised) = 155,
         Settle(Settle) = 156,
         HandOver(HandOver) = 157,
+        Stages(PeerStages) = 158,
     }
 }
 
@@ -304,7 +317,8 @@ impl PeerMessage {
             | Self::Page(_)
             | Self::PageAnswer(_)
             | Self::Forward(_)
-            | Self::Forwarded(_) => Class::Foreground,
+            | Self::Forwarded(_)
+            | Self::Stages(_) => Class::Foreground,
             Self::Hello(_)
             | Self::Welcome(_)
             | Self::Prepare(_)
@@ -329,6 +343,17 @@ impl PeerMessage {
         }
     }
 
+    /// The trace that a coordinator's request belongs to.
+    pub fn trace(&self) -> Option<TraceId> {
+        match self {
+            Self::Read(read) => read.head.trace,
+            Self::Merge(merge) => merge.head.trace,
+            Self::Page(page) => page.head.trace,
+            Self::Forward(forward) => forward.write.head.trace,
+            _ => None,
+        }
+    }
+
     /// Whether it answers a request that the receiver made on its own connection.
     pub fn is_answer(&self) -> bool {
         matches!(
@@ -345,6 +370,7 @@ impl PeerMessage {
                 | Self::Reconciled(_)
                 | Self::Pushed(_)
                 | Self::Promised(_)
+                | Self::Stages(_)
         )
     }
 }

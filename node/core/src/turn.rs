@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use quoit_protocol::{ClientResponse, Failure, FailureCode, Key, Limits};
+use quoit_protocol::{ClientResponse, Failure, FailureCode, Key, Limits, StageKind, Traced};
 use quoit_ring::{ClusterRecord, HybridClock, HybridTime, NodeId, VnodeIndex};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::planted::{PlantedBug, is_planted};
@@ -25,6 +25,7 @@ use crate::repair::anti_entropy::Foreground;
 use crate::repair::hints::Hints;
 use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
 use crate::time::{Instant, Now};
+use crate::trace::Traces;
 
 /// At most so many keys are healed at a time; others are healed when they are met again.
 const HEAL_MAX: usize = 64;
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     /// Keys that are to be read of the node's own accord, and how many are being read.
     pub(crate) to_heal: VecDeque<Heal>,
     pub(crate) healing: usize,
+    pub(crate) traces: Traces,
     /// Requests that the storage worker has not answered.
     pub(crate) in_storage: usize,
     /// The lease that is being made durable.
@@ -83,6 +85,7 @@ impl Shared {
         Self {
             patience: Patience::new(config.read_patience_ms),
             floors: BTreeMap::new(),
+            traces: Traces::new(config.node),
             config,
             clock: HybridClock::recover(lease),
             liveness: Liveness::default(),
@@ -217,6 +220,10 @@ impl Turn<'_> {
             self.ask_own(request, &message);
         } else {
             self.shared.liveness.on_asked(node, self.now.instant);
+            if message.head().trace.is_some() {
+                let now = self.now.instant;
+                self.shared.traces.on_asked(request, node, StageKind::Replica, now);
+            }
             let message = message.into_message();
             self.effects.push(Effect::ToPeer { to: node, request, message });
         }
@@ -283,7 +290,7 @@ impl Turn<'_> {
 
     /// Has a key read soon, so that the replica that cannot vouch for it is rebuilt.
     pub(crate) fn heal(&mut self, place: Place, key: Key, node: NodeId) {
-        let heal = Heal { place, key, node };
+        let heal = Heal { place: Place { trace: None, ..place }, key, node };
         let shared = &mut self.shared;
         if shared.to_heal.len() + shared.healing < HEAL_MAX && !shared.to_heal.contains(&heal) {
             shared.to_heal.push_back(heal);
@@ -298,8 +305,12 @@ impl Turn<'_> {
             ClientResponse::Written(written) => written.time = time,
             ClientResponse::Page(page) => page.time = time,
             ClientResponse::Failure(failure) => failure.time = time,
-            ClientResponse::Welcome(_) | ClientResponse::Record(_) | ClientResponse::Status(_) => {}
+            ClientResponse::Welcome(_)
+            | ClientResponse::Record(_)
+            | ClientResponse::Status(_)
+            | ClientResponse::Traced(_) => {}
         }
+        self.tell_trace(origin);
         if origin != Origin::Nobody {
             self.shared.counters.on_response(&response);
         }
@@ -315,6 +326,32 @@ impl Turn<'_> {
                 };
                 let message = Box::new(Forwarded { result }).into();
                 self.effects.push(Effect::ToPeer { to: node, request, message });
+            }
+            Origin::Nobody => {}
+        }
+    }
+
+    /// Answers a coordinator that asked this replica.
+    pub(crate) fn answer_peer(&mut self, to: NodeId, request: u64, answer: ReplicaAnswer) {
+        let now = self.instant();
+        if let Some(told) = self.shared.traces.end_serving(to, request, now) {
+            self.effects.push(Effect::ToPeer { to, request, message: told.into() });
+        }
+        let message = answer.into_message(self.time());
+        self.effects.push(Effect::ToPeer { to, request, message });
+    }
+
+    /// Tells whoever waits for a traced request where its time went.
+    fn tell_trace(&mut self, origin: Origin) {
+        let now = self.instant();
+        let Some(told) = self.shared.traces.end(origin, now) else { return };
+        match origin {
+            Origin::Client { connection, request } => {
+                let message = Traced { stages: told.stages }.into();
+                self.effects.push(Effect::ToClient { connection, request, message });
+            }
+            Origin::Peer { node, request } => {
+                self.effects.push(Effect::ToPeer { to: node, request, message: told.into() });
             }
             Origin::Nobody => {}
         }

@@ -6,16 +6,16 @@ use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
 use quoit_core::handshake::Genesis;
 use quoit_core::operation::OperationId;
 use quoit_core::peer::{
-    MergeAnswer, PeerHead, PeerMerge, PeerMessage, PeerRead, Ping, ReadAnswer, Refusal,
+    MergeAnswer, PeerHead, PeerMerge, PeerMessage, PeerRead, PeerStages, Ping, ReadAnswer, Refusal,
 };
 use quoit_core::random::Random;
 use quoit_core::record::{RecordState, Vote};
 use quoit_core::{
-    ConnectionId, CoreConfig, Effect, Effects, Event, Instant, NodeCore, Now, Recovered,
+    ConnectionId, CoreConfig, Effect, Effects, Event, Instant, NodeCore, Now, Recovered, Spent,
 };
 use quoit_protocol::{
-    ClientRequest, ClientResponse, FailureCode, Get, Got, Head, Key, Seen, Sibling, Write, Written,
-    value_checksum,
+    ClientRequest, ClientResponse, FailureCode, Get, Got, Head, Key, Seen, Sibling, Stage,
+    StageKind, TraceId, Write, Written, value_checksum,
 };
 use quoit_ring::{
     ClusterId, ClusterRecord, ConflictPolicy, Epoch, HybridTime, Member, NodeId, RingKey, Table,
@@ -35,6 +35,12 @@ const TIME: HybridTime = HybridTime(WALL.0 << 16);
 const CLIENT: ConnectionId = ConnectionId(3);
 const VALUE: Bytes = Bytes::from_static(b"value");
 
+const TRACE: TraceId = TraceId(1, 2);
+
+fn after_us(microseconds: u64) -> Now {
+    Now { instant: Instant(NOW.instant.0 + microseconds), ..NOW }
+}
+
 const CONTINUITY: Tag = Tag::Inner(Inner::Continuity);
 
 fn ping() -> Ping {
@@ -49,6 +55,7 @@ struct Bench {
     /// The next operation's id, and the first actor.
     id: OperationId,
     actor: Actor,
+    now: Now,
 }
 
 fn record(genesis: &Genesis, policy: ConflictPolicy) -> ClusterRecord {
@@ -100,7 +107,7 @@ impl Bench {
         config.repair_interval_ms = 0;
         let core = NodeCore::new(config, recovered, NOW);
         let table = record.tables[0].clone();
-        let mut bench = Self { core, record, table, id, actor };
+        let mut bench = Self { core, record, table, id, actor, now: NOW };
         let lease = TIME.plus_ms(10_000);
         let asked = bench.handle(Event::Tick);
         let inner =
@@ -132,7 +139,7 @@ impl Bench {
 
     fn handle(&mut self, event: Event) -> Effects {
         let mut effects = Effects::new();
-        self.core.handle(NOW, event, &mut effects);
+        self.core.handle(self.now, event, &mut effects);
         effects
     }
 
@@ -157,12 +164,13 @@ impl Bench {
             time: HybridTime::ZERO,
             deadline_ms: 500,
             level: None,
+            trace: None,
         }
     }
 
     fn peer_head(&self, time: HybridTime) -> PeerHead {
         let Head { table, vnode, configuration, deadline_ms, .. } = self.head();
-        PeerHead { table, vnode, configuration, time, deadline_ms }
+        PeerHead { table, vnode, configuration, time, deadline_ms, trace: None }
     }
 
     fn stored_key(&self) -> StoredKey {
@@ -564,4 +572,75 @@ fn a_replica_serves_peers_through_its_storage() {
             [to_peer(refused)]
         );
     }
+}
+
+#[test]
+fn a_traced_put_tells_where_its_time_went_before_it_is_answered() {
+    let mut bench = Bench::new(ConflictPolicy::Latest);
+    let set = bench.set(TIME);
+    let mut write = bench.write();
+    write.head.trace = Some(TRACE);
+    bench.core.note_came(Instant(NOW.instant.0 - 7));
+    let asked = bench.client(write);
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    for effect in &asked {
+        if let Effect::ToPeer { message, .. } = effect {
+            assert_eq!(message.trace(), Some(TRACE));
+        }
+    }
+    assert!(bench.core.is_tracing());
+    let (own, other) = (bench.request(0, 1), bench.request(0, 3));
+    bench.now = after_us(100);
+    let spent = Spent::Write { waited_us: 10, merged_us: 20, committed_us: 30 };
+    bench.core.note_spent(Tag::Own(own), spent, bench.now);
+    let applied = StorageAnswer::Applied(Outcome::Merged(codec::encode(&set)));
+    assert_eq!(bench.storage(Tag::Own(own), applied), []);
+    bench.now = after_us(300);
+    let stage =
+        |node, kind, began_us, took_us| Stage { node: NodeId(node), kind, began_us, took_us };
+    let stages = vec![stage(3, StageKind::Commit, 40, 60)];
+    assert_eq!(bench.peer(3, other, PeerStages { took_us: 100, stages }), []);
+    let answered = bench.peer(3, other, merged());
+    let [Effect::ToClient { request: 9, message: ClientResponse::Traced(traced), .. }, answer] =
+        &answered[..]
+    else {
+        panic!("{answered:?}");
+    };
+    assert!(matches!(answer, Effect::ToClient { message: ClientResponse::Written(_), .. }));
+    assert_eq!(
+        traced.stages,
+        [
+            stage(1, StageKind::Queue, 0, 7),
+            stage(3, StageKind::Replica, 7, 300),
+            stage(3, StageKind::Network, 7, 200),
+            stage(1, StageKind::StorageQueue, 47, 10),
+            stage(1, StageKind::Merge, 57, 20),
+            stage(1, StageKind::Commit, 77, 30),
+            stage(3, StageKind::Commit, 7 + 100 + 40, 60),
+        ]
+    );
+    assert!(!bench.core.is_tracing());
+}
+
+#[test]
+fn a_replica_tells_a_tracing_coordinator_of_its_time_before_it_answers() {
+    let mut bench = Bench::new(ConflictPolicy::Latest);
+    let head = PeerHead { trace: Some(TRACE), ..bench.peer_head(HybridTime::ZERO) };
+    bench.core.note_came(Instant(NOW.instant.0 - 5));
+    bench.peer(2, 4, PeerRead { head, key: key(), whole: true });
+    bench.now = after_us(50);
+    let tag = Tag::Peer { from: NodeId(2), request: 4 };
+    bench.core.note_spent(tag, Spent::Read { waited_us: 10, took_us: 20 }, bench.now);
+    let whole = Whole { found: Found::Set(codec::encode(&bench.set(TIME))), values: Vec::new() };
+    let told = bench.storage(tag, StorageAnswer::Found(whole));
+    let stage = |kind, began_us, took_us| Stage { node: NodeId(1), kind, began_us, took_us };
+    let stages = vec![
+        stage(StageKind::Queue, 0, 5),
+        stage(StageKind::StorageQueue, 25, 10),
+        stage(StageKind::Read, 35, 20),
+    ];
+    let message = PeerStages { took_us: 55, stages }.into();
+    assert_eq!(told[0], Effect::ToPeer { to: NodeId(2), request: 4, message });
+    assert!(matches!(&told[1], Effect::ToPeer { message: PeerMessage::ReadAnswer(_), .. }));
+    assert!(!bench.core.is_tracing());
 }

@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use quoit_core::handshake::{PeerHello, PeerWelcome};
 use quoit_core::peer::*;
 use quoit_protocol::frame::{BODY_BYTES_MAX, Frame, take_frame};
-use quoit_protocol::{Failure, FailureCode, Head, Key, Write, WriteId, Written};
+use quoit_protocol::{
+    Failure, FailureCode, Head, Key, Stage, StageKind, TraceId, Write, WriteId, Written,
+};
 use quoit_ring::{
     ClusterId, ClusterRecord, ConfigurationNumber, Epoch, HybridTime, Level, Member, NodeId,
     RingKey, TableId, VnodeCount, VnodeIndex, WallTime, Zone, assignment,
@@ -30,6 +32,7 @@ fn head() -> PeerHead {
         configuration: ConfigurationNumber(1),
         time: HybridTime(900),
         deadline_ms: 500,
+        trace: None,
     }
 }
 
@@ -66,6 +69,7 @@ fn samples() -> Vec<PeerMessage> {
             time,
             deadline_ms: 9,
             level: Some(Level::Exactly(2)),
+            trace: Some(TraceId(3, 4)),
         },
         key: key(),
         value: Some(bytes.clone()),
@@ -87,7 +91,9 @@ fn samples() -> Vec<PeerMessage> {
         Refusal::Storage("full".to_owned()),
         Refusal::Invalid,
     ];
+    let stage = Stage { node: NodeId(2), kind: StageKind::Commit, began_us: 3, took_us: 4 };
     let mut samples: Vec<PeerMessage> = vec![
+        PeerStages { took_us: 9, stages: vec![stage] }.into(),
         hello.clone().into(),
         PeerWelcome { hello, refused: Some("no".to_owned()) }.into(),
         PeerRead { head: head(), key: key(), whole: true }.into(),

@@ -2,6 +2,7 @@
 //! and they, by QUIC's flow control, the senders.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc};
 
@@ -17,26 +18,35 @@ pub struct InboundQueue {
     taken: Vec<Charged>,
 }
 
-type Charged = (Inbound, u32);
+/// Something that came, and when.
+#[derive(Debug)]
+pub struct Arrived {
+    /// What.
+    pub inbound: Inbound,
+    /// When it was whole, before it waited for anything.
+    pub at: Instant,
+}
+
+type Charged = (Arrived, u32);
 
 impl InboundQueue {
     /// The next one; `None` after the transport is gone. May be cancelled.
     pub async fn recv(&mut self) -> Option<Inbound> {
-        let (inbound, bytes) = self.receiver.recv().await?;
+        let (arrived, bytes) = self.receiver.recv().await?;
         self.room.add_permits(bytes as usize);
-        Some(inbound)
+        Some(arrived.inbound)
     }
 
     /// Waits for one at least and appends up to `count_max` to `into`; returns how many. 0 after
     /// the transport is gone. May be cancelled.
-    pub async fn recv_many(&mut self, into: &mut Vec<Inbound>, count_max: usize) -> usize {
+    pub async fn recv_many(&mut self, into: &mut Vec<Arrived>, count_max: usize) -> usize {
         let count = self.receiver.recv_many(&mut self.taken, count_max).await;
         self.hand_out(into);
         count
     }
 
     /// Appends what is there now, up to `count_max`, to `into`.
-    pub fn take_ready(&mut self, into: &mut Vec<Inbound>, count_max: usize) {
+    pub fn take_ready(&mut self, into: &mut Vec<Arrived>, count_max: usize) {
         while self.taken.len() < count_max {
             let Ok(charged) = self.receiver.try_recv() else { break };
             self.taken.push(charged);
@@ -44,9 +54,9 @@ impl InboundQueue {
         self.hand_out(into);
     }
 
-    fn hand_out(&mut self, into: &mut Vec<Inbound>) {
+    fn hand_out(&mut self, into: &mut Vec<Arrived>) {
         let bytes: usize = self.taken.iter().map(|(_, bytes)| *bytes as usize).sum();
-        into.extend(self.taken.drain(..).map(|(inbound, _)| inbound));
+        into.extend(self.taken.drain(..).map(|(arrived, _)| arrived));
         self.room.add_permits(bytes);
     }
 }
@@ -74,18 +84,19 @@ impl Inbox {
 
     /// Hands up what came in a frame of `bytes`, once there is room.
     pub(super) async fn send(&self, inbound: Inbound, bytes: usize) -> Result<(), Fault> {
+        let arrived = Arrived { inbound, at: Instant::now() };
         let bytes = u32::try_from(bytes + MESSAGE_COST_BYTES).expect("frames are bounded");
         let permit = match self.room.try_acquire_many(bytes) {
             Ok(permit) => permit,
             Err(_) => self.room.acquire_many(bytes).await.map_err(|_| Fault::Lost)?,
         };
         permit.forget();
-        self.sender.send((inbound, bytes)).map_err(|_| Fault::Lost)
+        self.sender.send((arrived, bytes)).map_err(|_| Fault::Lost)
     }
 
     /// Hands up a change of a connection, which is not held up: there are few.
     pub(super) fn tell(&self, inbound: Inbound) {
         // Without a receiver, nobody wants to know.
-        let _ = self.sender.send((inbound, 0));
+        let _ = self.sender.send((Arrived { inbound, at: Instant::now() }, 0));
     }
 }

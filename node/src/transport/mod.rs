@@ -68,7 +68,7 @@ use tokio::time::timeout;
 
 pub use certificate::BearerError;
 pub use figures::{Refusal, TransportStats};
-pub use inbox::InboundQueue;
+pub use inbox::{Arrived, InboundQueue};
 pub use limits::Limits;
 pub use tls::{TlsError, TlsMaterial};
 

@@ -115,7 +115,8 @@ impl World {
         for_us: u64,
     ) {
         let deadline = Instant(self.time_us + for_us);
-        let what = Operation { request, level, deadline, retry: Retry::default() };
+        let retry = Retry::default();
+        let what = Operation { request, level, deadline, retry, trace: None };
         self.client(client, SessionEvent::Submitted { operation: OperationId(id), what });
     }
 

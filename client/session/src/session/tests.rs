@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use quoit_protocol::{
     AskRecord, Failure, FailureCode, Get, Got, Head, Hello, Key, PROTOCOL_VERSION, RecordAnswer,
-    Seen, Sibling, Welcome, Write, Written, value_checksum,
+    Seen, Sibling, Stage, StageKind, TraceId, Traced, Welcome, Write, Written, value_checksum,
 };
 use quoit_ring::{
     ConfigurationNumber, Epoch, Member, RingKey, Table, TableId, TableOptions, VnodeCount, Zone,
@@ -46,6 +46,7 @@ struct World {
     now: Instant,
     operation_last: u64,
     retry: Retry,
+    trace: Option<TraceId>,
 }
 
 impl World {
@@ -63,6 +64,7 @@ impl World {
             now: Instant(SECOND),
             operation_last: 0,
             retry: Retry::default(),
+            trace: None,
         }
     }
 
@@ -113,6 +115,7 @@ impl World {
             level: None,
             deadline: self.now.plus_us(6 * SECOND),
             retry: self.retry,
+            trace: self.trace,
         };
         (operation, self.handle(Event::Submitted { operation, what }))
     }
@@ -253,6 +256,7 @@ fn a_get_goes_to_a_primary_with_all_that_the_session_knows() {
         time: HybridTime(5),
         deadline_ms: 6_000,
         level: None,
+        trace: None,
     };
     assert_eq!(sent.message, Get { head, key: key(), at_least: Seen::default() }.into());
     let effects = world.answer(&sent, got(b"v", false));
@@ -621,7 +625,7 @@ fn another_cluster_is_refused_at_once() {
             Effect::Complete {
                 operation: id,
                 outcome: Err(OperationError::Unreachable { trail: trail.clone() }),
-                service: Service { coordinator: None, trail },
+                service: Service { trail, ..Service::default() },
             }
         ]
     );
@@ -810,4 +814,26 @@ mod chaos {
             prop_assert!(world.session.attempts.is_empty());
         }
     }
+}
+
+#[test]
+fn what_is_told_of_a_trace_comes_with_the_answer_and_nothing_is_told_unasked() {
+    let mut world = World::connected(3);
+    world.trace = Some(TraceId(1, 2));
+    let (id, effects) = world.submit(get());
+    let request = sent(effects);
+    assert_eq!(request.message.trace(), world.trace);
+    let stages = vec![Stage { node: NodeId(1), kind: StageKind::Read, began_us: 1, took_us: 2 }];
+    assert_eq!(world.answer(&request, Traced { stages: stages.clone() }), []);
+    match world.answer(&request, got(b"v", false)).as_slice() {
+        [Effect::Complete { operation, service, .. }] if *operation == id => {
+            assert_eq!(service.stages, stages);
+        }
+        other => panic!("{other:?}"),
+    }
+    world.trace = None;
+    let (_, effects) = world.submit(get());
+    let request = sent(effects);
+    let broken = world.answer(&request, Traced { stages });
+    assert!(broken.iter().any(|effect| matches!(effect, Effect::Close { .. })), "{broken:?}");
 }

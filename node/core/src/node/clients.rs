@@ -1,6 +1,8 @@
 //! What clients ask, and what is begun for them.
 
-use quoit_protocol::{AskRepair, ChangeTables, ClientRequest, Failure, FailureCode, Get, Write};
+use quoit_protocol::{
+    AskRepair, ChangeTables, ClientRequest, Failure, FailureCode, Get, StageKind, Write,
+};
 use quoit_storage::planted::{PlantedBug, is_planted};
 
 use super::{KnownWrite, NodeCore, Operation, known_writes};
@@ -26,6 +28,9 @@ impl NodeCore {
         effects: &mut Effects,
     ) {
         let origin = Origin::Client { connection, request };
+        if message.trace().is_some() {
+            self.shared.traces.begin(origin, now.instant);
+        }
         if client::is_operation(&message) {
             self.shared.foreground.note(now.instant);
         }
@@ -61,13 +66,13 @@ impl NodeCore {
             ClientRequest::Get(get) => self.on_get(origin, get, now, effects),
             ClientRequest::Write(write) => self.begin_write(origin, write, now, effects),
             ClientRequest::Scan(scan) => {
-                let id = self.operations.new_id();
+                let id = self.new_id(origin);
                 let mut turn = Self::turn(&mut self.shared, now, effects);
                 let parts = turn.admit_scan(id, origin, scan);
                 self.begin_scan(origin, parts, now, effects);
             }
             ClientRequest::Export(export) => {
-                let id = self.operations.new_id();
+                let id = self.new_id(origin);
                 let mut turn = Self::turn(&mut self.shared, now, effects);
                 let parts = turn.admit_export(id, origin, export);
                 self.begin_scan(origin, parts, now, effects);
@@ -91,6 +96,13 @@ impl NodeCore {
         turn.ask_storage_inner(inner, StorageRequest::Figures);
     }
 
+    /// An id for what is begun for `origin`.
+    fn new_id(&mut self, origin: Origin) -> OperationId {
+        let id = self.operations.new_id();
+        self.shared.traces.name(origin, id);
+        id
+    }
+
     /// Whether no more operations may begin.
     pub(super) fn is_full(&self) -> bool {
         self.operations.len() >= self.shared.config.operations_max
@@ -107,7 +119,7 @@ impl NodeCore {
     }
 
     fn on_get(&mut self, origin: Origin, get: Get, now: Now, effects: &mut Effects) {
-        let id = self.operations.new_id();
+        let id = self.new_id(origin);
         let mut turn = Self::turn(&mut self.shared, now, effects);
         match turn.admit_get(id, origin, get) {
             Ok(parts) => self.begin_read(parts, now, effects),
@@ -169,6 +181,7 @@ impl NodeCore {
             }
         }
         let id = self.operations.new_id();
+        turn.shared.traces.name(origin, id);
         let placed = match turn.place_write(&write) {
             Ok(placed) => placed,
             Err(failure) => return turn.refuse(origin, failure),
@@ -243,6 +256,8 @@ impl NodeCore {
         write.head.time = turn.time();
         turn.shared.counters.forwards += 1;
         turn.shared.liveness.on_asked(to, now.instant);
+        let traces = &mut turn.shared.traces;
+        traces.on_asked(id.request(0), to, StageKind::Forward, now.instant);
         let message = Box::new(Forward { write }).into();
         turn.effects.push(Effect::ToPeer { to, request: id.request(0), message });
         let forward = ForwardOperation { origin, to, deadline: placed.deadline };

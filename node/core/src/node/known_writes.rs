@@ -113,6 +113,7 @@ mod tests {
                 time: quoit_ring::HybridTime::ZERO,
                 deadline_ms: 1_000,
                 level: None,
+                trace: None,
             },
             key: quoit_protocol::Key { partition: partition.into(), sort: Default::default() },
             value: Some(b"value"[..].into()),

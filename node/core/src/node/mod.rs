@@ -24,7 +24,7 @@ use quoit_storage::store::CountedHints;
 use crate::coordinator::trailing::Trailing;
 use crate::coordinator::write::Progress;
 use crate::counters::Counters;
-use crate::event::{Effects, Event};
+use crate::event::{Effects, Event, Tag};
 use crate::handshake::PeerHello;
 use crate::operation::OperationId;
 use crate::random::Random;
@@ -36,6 +36,7 @@ use crate::repair::recovery::Recovery;
 use crate::repair::scrub::{Scrub, ScrubState};
 use crate::repair::settle::Settling;
 use crate::time::{Instant, Now};
+use crate::trace::Spent;
 use crate::turn::{Shared, Turn};
 use known_writes::{KnownWrite, KnownWrites};
 use operations::{Operation, Operations};
@@ -271,6 +272,21 @@ impl NodeCore {
     /// begins nothing new. Whoever asks hears that nothing was done, and turns to another node.
     pub fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// Whether any request is traced now: then the driver tells more of the times.
+    pub fn is_tracing(&self) -> bool {
+        self.shared.traces.is_any()
+    }
+
+    /// The message that is handled next, of a traced request, came then.
+    pub fn note_came(&mut self, at: Instant) {
+        self.shared.traces.on_came(at);
+    }
+
+    /// A storage thread has spent time on what is answered next.
+    pub fn note_spent(&mut self, tag: Tag, spent: Spent, now: Now) {
+        self.shared.traces.on_spent(tag, spent, now.instant);
     }
 
     /// Why the node does not serve yet; empty once it does.

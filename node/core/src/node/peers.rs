@@ -46,6 +46,7 @@ impl NodeCore {
             PeerMessage::Forward(forward) => {
                 self.on_forward(from, request, *forward, now, effects);
             }
+            PeerMessage::Stages(stages) => self.shared.traces.on_told(from, request, stages),
             PeerMessage::Forwarded(forwarded) => {
                 self.on_forwarded(from, request, *forwarded, now, effects);
             }
@@ -124,6 +125,9 @@ impl NodeCore {
             self.shared.counters.too_late += 1;
             return;
         }
+        if message.head().trace.is_some() {
+            self.shared.traces.begin_serving(from, request, now.instant);
+        }
         let mut turn = Self::turn(&mut self.shared, now, effects);
         let admitted = match turn.record() {
             _ if turn.is_storage_full() => Err(Refusal::Overloaded),
@@ -138,8 +142,8 @@ impl NodeCore {
                 turn.ask_storage(Tag::Peer { from, request }, storage, until);
             }
             Err(refusal) => {
-                let message = message.refused(refusal).into_message(turn.time());
-                turn.effects.push(Effect::ToPeer { to: from, request, message });
+                let answer = message.refused(refusal);
+                turn.answer_peer(from, request, answer);
             }
         }
     }
@@ -183,6 +187,9 @@ impl NodeCore {
         effects: &mut Effects,
     ) {
         let origin = Origin::Peer { node: from, request };
+        if forward.write.head.trace.is_some() {
+            self.shared.traces.begin(origin, now.instant);
+        }
         if let Some(failure) = self.turned_away() {
             return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
         }
@@ -197,6 +204,7 @@ impl NodeCore {
         now: Now,
         effects: &mut Effects,
     ) {
+        self.shared.traces.on_answered(from, request, now.instant);
         let (id, _) = OperationId::of_request(request);
         self.with_operation(id, now, effects, |operation, turn| match operation {
             Operation::Forward(forward) => forward.on_forwarded(from, forwarded.result, turn),
@@ -219,6 +227,7 @@ impl NodeCore {
             // One of the two is behind: each tells the other what it follows.
             self.send_ping(from, now, effects);
         }
+        self.shared.traces.on_answered(from, request, now.instant);
         let (id, slot) = OperationId::of_request(request);
         if self.operations.get_mut(id).is_none() {
             let mut turn = Self::turn(&mut self.shared, now, effects);

@@ -40,8 +40,7 @@ impl NodeCore {
             Tag::Own(request) => self.on_own_storage(request, answer, now, effects),
             Tag::Peer { from, request } => {
                 if let Some(answer) = replica::answer(answer) {
-                    let message = answer.into_message(self.shared.clock.read(now.wall));
-                    effects.push(Effect::ToPeer { to: from, request, message });
+                    Self::turn(&mut self.shared, now, effects).answer_peer(from, request, answer);
                 }
             }
             Tag::Exchange(number) => {

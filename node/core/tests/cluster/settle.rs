@@ -58,6 +58,7 @@ fn write_back(world: &mut World, table: TableId, name: &str, set: &SiblingSet) -
         configuration: record.configuration(vnode),
         time: HybridTime::ZERO,
         deadline_ms: 10_000,
+        trace: None,
     };
     let (set, values) = (codec::encode(set), Vec::new());
     let merge =

@@ -76,6 +76,7 @@ async fn large_requests_and_answers_have_streams_of_their_own() {
         time: HybridTime::default(),
         deadline_ms: 1,
         level: None,
+        trace: None,
     };
     let key = Key { partition: Bytes::from_static(b"k"), sort: Bytes::new() };
     let message: ClientRequest = Write {

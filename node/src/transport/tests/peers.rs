@@ -24,6 +24,7 @@ fn merge(set: Bytes) -> PeerMessage {
         configuration: ConfigurationNumber(3),
         time: HybridTime::default(),
         deadline_ms: 500,
+        trace: None,
     };
     let key = Key { partition: Bytes::from_static(b"key"), sort: Bytes::new() };
     PeerMerge { head, key, set, rebuild: false, values: Vec::new(), stands_in_for: None }.into()

@@ -67,6 +67,7 @@ impl World {
             time: HybridTime::ZERO,
             deadline_ms: 2_000,
             level: None,
+            trace: None,
         }
     }
 
