@@ -53,6 +53,7 @@
 //! speak for third nodes; the guard keeps it from stopping us, not from lying.
 
 mod config;
+pub mod decoding;
 mod event;
 mod gossip;
 mod guard;

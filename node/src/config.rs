@@ -8,6 +8,7 @@
 mod document;
 mod http;
 mod members;
+mod memory;
 mod render;
 
 #[cfg(test)]
@@ -26,8 +27,11 @@ use quoit_storage::layout::KEY_BYTES_MAX;
 use quoit_storage::store::Durability;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::transport::AcceptLimits;
+
 pub use document::{Place, Problem};
 pub use http::{HTTP_CONNECTIONS_MAX, HttpSettings, HttpTlsSettings};
+pub use memory::MemoryBounds;
 
 use document::{Document, Section};
 use members::{http_listen, read_cluster, read_members, read_node};
@@ -163,10 +167,15 @@ pub struct RepairSettings {
 pub struct LimitSettings {
     /// `key_bytes_max`, `value_bytes_max`, `siblings_max`, `set_bytes_max`: what clients are told.
     pub data: Limits,
+    /// `memory_mib`: what the node holds in memory at most, as bounds of what grows.
+    pub memory: MemoryBounds,
     /// `in_flight_max`: requests of clients that the node works on at once.
     pub in_flight_max: usize,
-    /// `connections_max`: connections of clients and peers together.
-    pub connections_max: usize,
+    /// `in_flight_per_client_max`: and so many of one client.
+    pub in_flight_per_client_max: usize,
+    /// `connections_max`, `connections_per_source_max`, `handshakes_max`, `handshakes_per_source_max`,
+    /// `handshakes_per_second`: who is let in.
+    pub accept: AcceptLimits,
 }
 
 /// `[clock]`
@@ -259,7 +268,8 @@ impl Config {
         let node = node.map(|draft| draft.settings);
         let usual = http_listen(node.as_ref());
         let http = document.section("http", |section| http::read(section, directory, usual));
-        let storage = document.section("storage", read_storage);
+        let limits = document.section("limits", read_limits);
+        let storage = document.section("storage", |section| read_storage(section, &limits.memory));
         let repair = document.section("repair", |section| RepairSettings {
             interval_ms: positive(section, "interval_seconds", 0..=86_400, 60) * 1_000,
             bytes_per_second: positive(section, "mib_per_second", 1..=65_536, 256) << 20,
@@ -269,7 +279,6 @@ impl Config {
             sloppy_bytes: positive(section, "sloppy_mib", 1..=1 << 20, 1_024) << 20,
             scrub_period_ms: positive(section, "scrub_hours", 0..=8_760, 168) * 3_600_000,
         });
-        let limits = document.section("limits", read_limits);
         let clock = document.section("clock", |section| ClockSettings {
             offset_bound_ms: positive(section, "offset_bound_ms", 1..=86_400_000, 300_000),
             offset_ms: section.number(
@@ -352,13 +361,23 @@ fn read_tls(section: &mut Section<'_>, directory: &Path) -> Option<TlsSettings> 
     Some(TlsSettings { authority: authority?, certificate: certificate?, key: key? })
 }
 
-fn read_storage(section: &mut Section<'_>) -> StorageSettings {
+fn read_storage(section: &mut Section<'_>, memory: &MemoryBounds) -> StorageSettings {
+    let usual = |bytes: u64| i64::try_from(bytes >> 20).unwrap_or(i64::MAX);
+    let memtable_bytes = positive(section, "memtable_mib", 1..=4_096, usual(memory.memtable)) << 20;
+    let block_cache_bytes =
+        positive(section, "block_cache_mib", 1..=1_048_576, usual(memory.block_cache)) << 20;
+    if !memory.has_room_for(memtable_bytes, block_cache_bytes) {
+        section.wrong(
+            "block_cache_mib",
+            "with five times memtable_mib it is more than half of limits.memory_mib: leave both out",
+        );
+    }
     let words = [("group", Durability::Group), ("periodic", Durability::Periodic)];
     StorageSettings {
         durability: section.word("durability", &words, Durability::Group),
         periodic_interval_ms: positive(section, "periodic_interval_ms", 1..=60_000, 100),
-        memtable_bytes: positive(section, "memtable_mib", 1..=4_096, 32) << 20,
-        block_cache_bytes: positive(section, "block_cache_mib", 1..=1_048_576, 128) << 20,
+        memtable_bytes,
+        block_cache_bytes,
         segment_bytes: positive(section, "segment_mib", 1..=1_024, 64) << 20,
     }
 }
@@ -373,7 +392,18 @@ fn read_limits(section: &mut Section<'_>) -> LimitSettings {
     if set < value {
         section.wrong("set_bytes_max", format!("{set} is less than value_bytes_max, {value}"));
     }
+    let memory = match section.number("memory_mib", 0..=1_048_576, 0) {
+        0 => MemoryBounds::usual(),
+        mib => {
+            if mib < memory::MIB_MIN {
+                let message = format!("{mib} is too little: at least {}", memory::MIB_MIN);
+                section.wrong("memory_mib", message);
+            }
+            MemoryBounds::within(u64::try_from(mib).unwrap_or(0) << 20)
+        }
+    };
     LimitSettings {
+        memory,
         data: Limits {
             key_bytes_max: u32::try_from(key).unwrap_or(usual.key_bytes_max),
             value_bytes_max: u32::try_from(value).unwrap_or(usual.value_bytes_max),
@@ -381,7 +411,25 @@ fn read_limits(section: &mut Section<'_>) -> LimitSettings {
             set_bytes_max: u32::try_from(set).unwrap_or(usual.set_bytes_max),
         },
         in_flight_max: count(section, "in_flight_max", 1..=1_000_000, 8_192),
-        connections_max: count(section, "connections_max", 8..=100_000, 1_024),
+        in_flight_per_client_max: count(section, "in_flight_per_client_max", 1..=1_000_000, 4_096),
+        accept: AcceptLimits {
+            connections_max: count(section, "connections_max", 8..=100_000, 1_024),
+            connections_per_source_max: count(
+                section,
+                "connections_per_source_max",
+                1..=100_000,
+                512,
+            ),
+            handshakes_max: count(section, "handshakes_max", 8..=100_000, 256),
+            handshakes_per_source_max: count(section, "handshakes_per_source_max", 1..=100_000, 64),
+            handshakes_per_second: u32::try_from(count(
+                section,
+                "handshakes_per_second",
+                1..=100_000,
+                200,
+            ))
+            .unwrap_or(u32::MAX),
+        },
     }
 }
 

@@ -263,7 +263,8 @@ impl EventLoop {
             _ = self.stop.changed(), if !draining => {}
             Ok(()) = self.limits.changed() => {
                 let limits = *self.limits.borrow_and_update();
-                self.core.set_limits(limits.data, limits.in_flight_max);
+                let (all, of_one) = (limits.in_flight_max, limits.in_flight_per_client_max);
+                self.core.set_limits(limits.data, all, of_one);
             }
             () = tokio::time::sleep(until_deadline) => {}
         }

@@ -54,6 +54,7 @@
 pub mod authority;
 pub mod clock;
 pub mod config;
+pub mod decoding;
 mod event_loop;
 pub mod http;
 pub mod identity;

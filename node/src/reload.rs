@@ -20,7 +20,7 @@ use crate::transport::{TlsError, Transport};
 
 /// The settings that a running node takes. `value_bytes_max` counts only up to the running
 /// `set_bytes_max`, which belongs to the store.
-const RELOADED: [&str; 8] = [
+const RELOADED: [&str; 13] = [
     "tls.authority",
     "tls.certificate",
     "tls.key",
@@ -28,7 +28,12 @@ const RELOADED: [&str; 8] = [
     "limits.key_bytes_max",
     "limits.value_bytes_max",
     "limits.in_flight_max",
+    "limits.in_flight_per_client_max",
     "limits.connections_max",
+    "limits.connections_per_source_max",
+    "limits.handshakes_max",
+    "limits.handshakes_per_source_max",
+    "limits.handshakes_per_second",
 ];
 
 /// Files that were not taken. Nothing has changed; mend them and reload again.
@@ -108,8 +113,9 @@ impl Reloader {
         limits.data.value_bytes_max =
             new.limits.data.value_bytes_max.min(limits.data.set_bytes_max);
         limits.in_flight_max = new.limits.in_flight_max;
-        limits.connections_max = new.limits.connections_max;
-        self.transport.set_connections_max(limits.connections_max);
+        limits.in_flight_per_client_max = new.limits.in_flight_per_client_max;
+        limits.accept = new.limits.accept;
+        self.transport.set_accept_limits(limits.accept);
         self.limits.send_replace(*limits);
         Ok(waiting)
     }

@@ -152,6 +152,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         durability: config.storage.durability,
         periodic_interval: Duration::from_millis(config.storage.periodic_interval_ms.max(1)),
         reader_count: READER_COUNT,
+        waiting_bytes_max: config.limits.memory.waiting_writes,
         metrics: metrics.clone(),
         clock,
     })
@@ -258,13 +259,18 @@ fn bind_transport(
     config: &Config,
     tls: TlsMaterial,
 ) -> Result<(Transport, InboundQueue), ServeError> {
+    let memory = config.limits.memory;
     Ok(Transport::bind(TransportConfig {
         listen: config.node.listen,
         node: config.node.id,
         cluster: config.cluster.id,
         tls,
         limits: transport::Limits {
-            connections_max: config.limits.connections_max,
+            accept: config.limits.accept,
+            queued_bytes_max: memory.queued,
+            queued_bytes_total_max: memory.queued_total,
+            inbound_bytes_max: memory.inbound,
+            large_bytes_max: memory.large,
             ..transport::Limits::default()
         },
     })?)
@@ -287,6 +293,7 @@ fn core_config(config: &Config, data: &Data) -> CoreConfig {
         incarnation: data.identity.incarnation,
         limits: config.limits.data,
         operations_max: config.limits.in_flight_max,
+        operations_per_client_max: config.limits.in_flight_per_client_max,
         clock_offset_ms_max: config.clock.offset_bound_ms,
         repair_interval_ms: config.repair.interval_ms,
         repair_bytes_per_second: config.repair.bytes_per_second,

@@ -4,10 +4,12 @@
 //! takes the answers in batches too. The writer takes whatever batches wait, merges all of them,
 //! tells at once what the coordinators may replicate already, and then commits with one log write
 //! and one fsync: group commit costs nothing extra, and while one batch syncs the loop fills the
-//! next. Readers never wait for a sync.
+//! next. Readers never wait for a sync; what they read is queued by class (`reads`).
 //!
 //! Bounds: the core has at most `storage_requests_max` requests under way, so the channels, which
 //! carry nothing else, are bounded by that.
+
+mod reads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,13 +28,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use reads::Reads;
 
 /// A commit takes at most so many requests, so that the first of them does not wait for ever.
 const BATCH_REQUESTS_MAX: usize = 4_096;
 /// Nor does a commit gather more once it has so many bytes of values.
 const BATCH_BYTES_MAX: usize = 16 << 20;
-/// With so many bytes of values waiting for the writer, nothing more is taken in.
-const WAITING_BYTES_MAX: usize = 128 << 20;
 /// The flusher and the compactor look for work so often.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(50);
 /// After a failed flush or compaction they wait so long; failed commits are told so often.
@@ -85,6 +86,8 @@ pub struct Parts {
     pub periodic_interval: Duration,
     /// The number of reading threads.
     pub reader_count: usize,
+    /// With so many bytes of values waiting for the writer, nothing more is taken in.
+    pub waiting_bytes_max: usize,
     /// Where figures go.
     pub metrics: Arc<Metrics>,
     /// Tells what comes too late.
@@ -94,11 +97,11 @@ pub struct Parts {
 /// The threads, from the event loop's side.
 pub struct StorageWorker {
     writes: Option<Sender<Requests>>,
-    reads: Vec<Sender<Requests>>,
-    next_reader: usize,
+    reads: Arc<Reads>,
     reader: Reader,
     /// Bytes of values that wait for the writer.
     waiting_bytes: Arc<AtomicUsize>,
+    waiting_bytes_max: usize,
     stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -123,14 +126,12 @@ impl StorageWorker {
                 }
             })
         };
-        let mut reads = Vec::new();
+        let reads = Reads::new(parts.reader_count);
         for number in 0..parts.reader_count.max(1) {
-            let (sender, requests) = channel();
-            let (reader, answers) = (parts.reader.clone(), answers.clone());
+            let (reads, reader, answers) = (reads.clone(), parts.reader.clone(), answers.clone());
             let clock = parts.clock;
-            let work = move || read_loop(&reader, &clock, &requests, &answers);
+            let work = move || read_loop(&reader, &clock, &reads, &answers);
             threads.push(spawn(&format!("quoit-read-{number}"), Box::new(work))?);
-            reads.push(sender);
         }
         let (writes, requests) = channel();
         let writing = Writing {
@@ -155,9 +156,9 @@ impl StorageWorker {
         let worker = Self {
             writes: Some(writes),
             reads,
-            next_reader: 0,
             reader,
             waiting_bytes,
+            waiting_bytes_max: parts.waiting_bytes_max,
             stopping,
             threads,
         };
@@ -174,15 +175,14 @@ impl StorageWorker {
             let _ = sender.send(writes);
         }
         if !reads.is_empty() {
-            self.next_reader = (self.next_reader + 1) % self.reads.len();
-            let _ = self.reads[self.next_reader].send(reads);
+            self.reads.push(reads);
         }
     }
 
     /// Whether more writes may be taken in. While the disk is slower than the network, the loop
     /// takes no messages, and QUIC's flow control holds up whoever sends them.
     pub fn has_room(&self) -> bool {
-        self.waiting_bytes.load(Ordering::Relaxed) < WAITING_BYTES_MAX
+        self.waiting_bytes.load(Ordering::Relaxed) < self.waiting_bytes_max
     }
 
     /// Reads on the caller's thread.
@@ -194,7 +194,7 @@ impl StorageWorker {
     pub fn stop(mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.writes = None;
-        self.reads.clear();
+        self.reads.close();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a storage thread panicked");
@@ -210,10 +210,10 @@ fn us_between(earlier: quoit_core::Instant, later: quoit_core::Instant) -> u64 {
 fn read_loop(
     reader: &Reader,
     clock: &Clock,
-    requests: &Receiver<Requests>,
+    reads: &Arc<Reads>,
     answers: &UnboundedSender<Answers>,
 ) {
-    while let Ok(batch) = requests.recv() {
+    while let Some(mut taken) = reads.take() {
         let mut began = clock.instant();
         let answer = |Request { tag, request, until, asked }| {
             let answer = match until.is_some_and(|until| began > until) {
@@ -225,7 +225,7 @@ fn read_loop(
             let took_us = us_between(std::mem::replace(&mut began, ended), ended);
             Answered { tag, answer, spent: Some(Spent::Read { waited_us, took_us }) }
         };
-        let answered = batch.into_iter().map(answer).collect();
+        let answered = taken.requests.drain(..).map(answer).collect();
         if answers.send(answered).is_err() {
             return;
         }

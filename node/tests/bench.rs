@@ -23,12 +23,20 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A `quoit up`. Its nodes stop by themselves when it is killed.
 struct Up {
     process: Child,
+    /// The nodes' processes.
+    nodes: Vec<u32>,
     client: PathBuf,
 }
 
 impl Up {
     fn start(directory: &Path) -> Self {
+        Self::start_with(directory, &[])
+    }
+
+    /// Settings of the nodes come from the environment.
+    fn start_with(directory: &Path, settings: &[(&str, &str)]) -> Self {
         let mut process = Command::new(PROGRAM)
+            .envs(settings.iter().copied())
             .args(["up", "--vnodes", "64", "--dir"])
             .arg(directory)
             .args(["--base-port", &free_base_port().to_string()])
@@ -37,9 +45,14 @@ impl Up {
             .spawn()
             .expect("the program starts");
         let stdout = process.stdout.take().expect("piped");
-        let up = Self { process, client: directory.join("client") };
+        let mut up = Self { process, nodes: Vec::new(), client: directory.join("client") };
         let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains("Ctrl-C stops")), "the cluster is up");
+        let is_up = lines.by_ref().any(|line| {
+            let processes = line.split(", ").filter_map(|part| part.split_once(" is process "));
+            up.nodes.extend(processes.filter_map(|(_, id)| id.trim().parse::<u32>().ok()));
+            line.contains("Ctrl-C stops")
+        });
+        assert!(is_up, "the cluster is up");
         // What it says later is read too, so that it never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
         up
@@ -161,6 +174,30 @@ fn an_open_loop_of_two_processes_leaves_files_that_are_compared() {
     up.fails(&format!("compare {b}/result.json {c}/result.json"), 2, "of workload c");
     up.fails(&format!("compare {b}/result.json {b}/run-1/all.hgrm"), 2, "it is not JSON");
     up.fails(&format!("--workload c {common} --output {c}"), 2, "choose another --output");
+}
+
+/// `QUOIT_MEMORY_KEYS=1000000 QUOIT_MEMORY_MIB=256 cargo test --release -p quoit-node --test bench memory`
+/// is the same at full size.
+#[test]
+fn a_node_keeps_within_the_memory_that_it_is_set_to() {
+    let setting = |name: &str, usual: u64| {
+        std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
+    };
+    let (keys, mib) = (setting("QUOIT_MEMORY_KEYS", 20_000), setting("QUOIT_MEMORY_MIB", 96));
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let limit = mib.to_string();
+    let up = Up::start_with(&scratch.path().join("data"), &[("QUOIT_LIMITS_MEMORY_MIB", &limit)]);
+    assert_eq!(up.nodes.len(), 3, "each says which process it is");
+    let common = format!("--keys {keys} --value-bytes 1024 --idempotent --in-flight 64");
+    up.run(&format!("--workload a --distribution uniform --operations {keys} {common}"));
+    for id in &up.nodes {
+        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse().ok());
+        let peak_mib: u64 = peak.unwrap_or(u64::MAX) >> 10;
+        println!("{peak_mib} MiB at most with {keys} keys of 1 KiB");
+        assert!(peak_mib <= mib, "{peak_mib} MiB, and {mib} are set");
+    }
 }
 
 #[test]

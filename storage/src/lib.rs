@@ -7,6 +7,7 @@
 //! a reader never sees what a crash could take back.
 
 pub mod codec;
+pub mod decoding;
 pub mod digest;
 pub mod disk;
 pub mod engine;

@@ -20,7 +20,7 @@ pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 
 const MAGIC: [u8; 8] = *b"QUOITDOC";
 const VERSION: u16 = 1;
-const HEADER_BYTES: usize = 28;
+pub(crate) const HEADER_BYTES: usize = 28;
 const COPIES: [&str; 2] = ["a", "b"];
 
 /// What [`SmallFile::load`] found.
@@ -208,7 +208,8 @@ impl SmallFile {
         let sound = fields[12..16] == (bytes.len() as u32).to_le_bytes()
             && checksum == checksum_of(fields, path, bytes).to_le_bytes()
             && version == VERSION
-            && generation > 0;
+            // After the last one nothing could be saved; no document comes near it.
+            && (1..u64::MAX).contains(&generation);
         if !sound {
             return Ok(Copy::Bad("fails its checksum".to_owned()));
         }
@@ -262,7 +263,7 @@ fn read_twice(file: &dyn DiskFile, length: usize) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-fn checksum_of(fields: &[u8], path: &str, bytes: &[u8]) -> u32 {
+pub(crate) fn checksum_of(fields: &[u8], path: &str, bytes: &[u8]) -> u32 {
     let sum = crc32c::crc32c_append(crc32c::crc32c(fields), path.as_bytes());
     crc32c::crc32c_append(sum, bytes)
 }

@@ -22,7 +22,7 @@ use crate::version::SiblingSet;
 
 const FORMAT: u8 = 1;
 const INCOMPLETE: u8 = 1;
-const CHECKSUM_AT: usize = 7;
+pub(crate) const CHECKSUM_AT: usize = 7;
 /// Bytes before the encoded set.
 pub const ENVELOPE_BYTES: usize = 15;
 
@@ -92,7 +92,7 @@ impl Stored {
 }
 
 /// Each part seeds the hash of the next one.
-fn checksum(key: &[u8], header: &[u8], set: &[u8]) -> u64 {
+pub(crate) fn checksum(key: &[u8], header: &[u8], set: &[u8]) -> u64 {
     xxh3_64_with_seed(set, xxh3_64_with_seed(key, xxh3_64_with_seed(header, 0)))
 }
 

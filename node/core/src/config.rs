@@ -23,6 +23,8 @@ pub struct CoreConfig {
     pub limits: Limits,
     /// At most so many operations are coordinated at once; more are answered with `Overloaded`.
     pub operations_max: usize,
+    /// And so many for one client's connection.
+    pub operations_per_client_max: usize,
     /// At most so many requests wait for the storage worker before peers are refused.
     pub storage_requests_max: usize,
     /// A request never lives longer than this, whatever its client says.
@@ -65,6 +67,7 @@ impl CoreConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             limits: Limits::default(),
             operations_max: 16_384,
+            operations_per_client_max: 16_384,
             storage_requests_max: 32_768,
             deadline_ms_max: 60_000,
             read_patience_ms: 40,

@@ -33,9 +33,19 @@ pub fn seal(cluster: ClusterId, ring_key: RingKey, key: &StoredKey, seen: &Versi
     let mut out = BytesMut::with_capacity(19 + 16 * seen.entries().len());
     let entries = seen.entries().iter().map(|&(actor, time)| (actor.0, time));
     Seen::put(seen.base(), entries, &mut out);
-    let hash = hash(cluster, ring_key, key, &out);
-    out.put_u64_le(hash);
-    out.freeze()
+    with_hash(cluster, ring_key, key, out)
+}
+
+/// What a context says, with the hash that seals it.
+pub(crate) fn with_hash(
+    cluster: ClusterId,
+    ring_key: RingKey,
+    key: &StoredKey,
+    mut said: BytesMut,
+) -> Bytes {
+    let hash = hash(cluster, ring_key, key, &said);
+    said.put_u64_le(hash);
+    said.freeze()
 }
 
 /// Opens a context for a key; empty bytes are the context that has seen nothing.

@@ -5,7 +5,7 @@ use quoit_ring::{NodeId, VnodeIndex};
 use quoit_storage::layout::HintKind;
 
 use crate::peer::PeerMessage;
-pub use crate::storage::{HintChanges, StorageAnswer, StorageRequest, TreeLevel};
+pub use crate::storage::{HintChanges, ReadClass, StorageAnswer, StorageRequest, TreeLevel};
 use crate::time::Instant;
 
 /// A client's connection, named by the driver; never used again in a process.

@@ -13,6 +13,21 @@ use quoit_storage::store::{
 
 use crate::event::Tag;
 
+/// For whom a read is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadClass {
+    /// A client waits for one key, here or at another node.
+    Foreground,
+    /// Pages: scans and exports.
+    Bulk,
+    /// What a replica missed is brought to it.
+    Handoff,
+    /// Replicas are compared.
+    Repair,
+    /// Everything is verified.
+    Scrub,
+}
+
 /// What the storage worker is asked. Reads may be done at once; the others are done in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StorageRequest {
@@ -316,6 +331,37 @@ impl StorageAnswer {
 }
 
 impl StorageRequest {
+    /// For whom a read is made: reads wait in a queue for each class.
+    pub fn read_class(&self) -> ReadClass {
+        match self {
+            Self::Page { .. } => ReadClass::Bulk,
+            Self::Gather { .. } | Self::ReadTaken { .. } | Self::NextHints { .. } => {
+                ReadClass::Handoff
+            }
+            Self::Survey { .. } | Self::Reconcile { .. } => ReadClass::Repair,
+            Self::Scrub(_) => ReadClass::Scrub,
+            Self::Read { .. }
+            | Self::Figures
+            | Self::Durable
+            | Self::Apply { .. }
+            | Self::StandIn { .. }
+            | Self::ApplyMany { .. }
+            | Self::Roots { .. }
+            | Self::CompareRoots { .. }
+            | Self::Nodes { .. }
+            | Self::CompareNodes { .. }
+            | Self::ExtendLease { .. }
+            | Self::BeginEra
+            | Self::Trust { .. }
+            | Self::Barrier
+            | Self::RaiseFloors { .. }
+            | Self::Collectible { .. }
+            | Self::ChangeHints(_)
+            | Self::RecountLeaves { .. }
+            | Self::Save { .. } => ReadClass::Foreground,
+        }
+    }
+
     /// Whether the request only reads, and may be done beside the writer.
     pub fn is_read(&self) -> bool {
         match self {

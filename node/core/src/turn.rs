@@ -15,6 +15,7 @@ use crate::context;
 use crate::continuity::Continuity;
 use crate::counters::Counters;
 use crate::event::{ConnectionId, Effect, Effects, Inner, StorageAnswer, StorageRequest, Tag};
+use crate::in_flight::InFlight;
 use crate::liveness::Liveness;
 use crate::operation::{Origin, Place, not_done};
 use crate::patience::Patience;
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) to_heal: VecDeque<Heal>,
     pub(crate) healing: usize,
     pub(crate) traces: Traces,
+    /// What is under way for each client.
+    pub(crate) in_flight: InFlight,
     /// Requests that the storage worker has not answered.
     pub(crate) in_storage: usize,
     /// The lease that is being made durable.
@@ -99,6 +102,7 @@ impl Shared {
             immediate: VecDeque::new(),
             to_heal: VecDeque::new(),
             healing: 0,
+            in_flight: InFlight::default(),
             in_storage: 0,
             lease_wanted: HybridTime::ZERO,
             clock_problem: None,
@@ -316,6 +320,7 @@ impl Turn<'_> {
         }
         match origin {
             Origin::Client { connection, request } => {
+                self.shared.in_flight.end(connection, request);
                 self.effects.push(Effect::ToClient { connection, request, message: response });
             }
             Origin::Peer { node, request } => {

@@ -25,6 +25,8 @@ pub struct HttpSettings {
     pub token_file: Option<PathBuf>,
     /// `connections_max`: open connections.
     pub connections_max: usize,
+    /// `connections_per_source_max`: and so many of them from one address.
+    pub connections_per_source_max: usize,
     /// `in_flight_max`: requests for data that are answered at once.
     pub in_flight_max: usize,
 }
@@ -87,6 +89,12 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
         tls,
         token_file,
         connections_max: count(section, "connections_max", 8..=100_000, usual),
+        connections_per_source_max: count(
+            section,
+            "connections_per_source_max",
+            1..=100_000,
+            usual,
+        ),
         in_flight_max: count(section, "in_flight_max", 1..=4_096, IN_FLIGHT_MAX),
     }
 }

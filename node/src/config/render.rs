@@ -41,6 +41,7 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
         }
     }
     writeln!(text, "connections_max = {}", http.connections_max)?;
+    writeln!(text, "connections_per_source_max = {}", http.connections_per_source_max)?;
     writeln!(text, "in_flight_max = {}", http.in_flight_max)?;
     writeln!(text, "\n[tls]")?;
     writeln!(text, "authority = {}", path(&tls.authority))?;
@@ -69,8 +70,15 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "value_bytes_max = {}", limits.data.value_bytes_max)?;
     writeln!(text, "siblings_max = {}", limits.data.siblings_max)?;
     writeln!(text, "set_bytes_max = {}", limits.data.set_bytes_max)?;
+    writeln!(text, "memory_mib = {}", limits.memory.limit.unwrap_or(0) / MIB)?;
     writeln!(text, "in_flight_max = {}", limits.in_flight_max)?;
-    writeln!(text, "connections_max = {}", limits.connections_max)?;
+    writeln!(text, "in_flight_per_client_max = {}", limits.in_flight_per_client_max)?;
+    let accept = limits.accept;
+    writeln!(text, "connections_max = {}", accept.connections_max)?;
+    writeln!(text, "connections_per_source_max = {}", accept.connections_per_source_max)?;
+    writeln!(text, "handshakes_max = {}", accept.handshakes_max)?;
+    writeln!(text, "handshakes_per_source_max = {}", accept.handshakes_per_source_max)?;
+    writeln!(text, "handshakes_per_second = {}", accept.handshakes_per_second)?;
     writeln!(text, "\n[clock]")?;
     writeln!(text, "offset_bound_ms = {}", clock.offset_bound_ms)?;
     writeln!(text, "offset_ms = {}", clock.offset_ms)?;

@@ -323,6 +323,36 @@ fn operation(line: &[u8]) -> Result<Operation, Problem> {
     }
 }
 
+/// Reads a line, for [`super::decoding`]: what it asks for is bounded by the line, and is the same where
+/// all of it is given in base64.
+pub(super) fn understand(line: &[u8]) {
+    let Ok(read) = operation(line) else { return };
+    let given = |key: &Key| {
+        let (partition, sort) = (STANDARD.encode(&key.partition), STANDARD.encode(&key.sort));
+        json!({ "key_base64": partition, "sort_base64": sort })
+    };
+    let mut again = match &read {
+        Operation::Get(key) | Operation::Delete { key, .. } | Operation::Put { key, .. } => {
+            given(key)
+        }
+    };
+    match &read {
+        Operation::Get(_) => again["op"] = "get".into(),
+        Operation::Put { value, context, ttl, .. } => {
+            again["op"] = "put".into();
+            again["value_base64"] = STANDARD.encode(value).into();
+            again["context"] = context_text(context).into();
+            again["ttl"] = ttl.map(|ttl| ttl.as_secs_f64()).into();
+        }
+        Operation::Delete { context, .. } => {
+            again["op"] = "delete".into();
+            again["context"] = context.as_ref().map(context_text).into();
+        }
+    }
+    let again = operation(again.to_string().as_bytes());
+    assert!(again.is_ok_and(|again| again == read), "a line says the same in base64");
+}
+
 /// Bytes that are given as text or in base64.
 fn bytes(
     name: &str,

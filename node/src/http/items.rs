@@ -55,10 +55,7 @@ pub(super) async fn serve(
     let limit = query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT);
     let from = match (query.bytes("from"), query.bytes("cursor")) {
         (Some(_), Some(_)) => return Err(contradiction("from", "cursor")),
-        (None, Some(cursor)) => URL_SAFE_NO_PAD
-            .decode(&cursor)
-            .map(Bytes::from)
-            .map_err(|_| Problem::invalid("the cursor is not one that a scan gave"))?,
+        (None, Some(cursor)) => from_cursor(&cursor)?,
         (from, None) => from.unwrap_or_default(),
     };
     let to = query.bytes("to");
@@ -104,13 +101,26 @@ impl Scan {
     }
 
     fn cursor(&self) -> String {
-        URL_SAFE_NO_PAD.encode(&self.from)
+        cursor_of(&self.from)
     }
 
     /// Whether the answer must end here, although there may be more.
     fn is_over(&self) -> bool {
         self.left == 0 || Instant::now() >= self.until
     }
+}
+
+/// The text from which a scan goes on.
+pub(super) fn cursor_of(from: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(from)
+}
+
+/// Where the scan goes on that gave this text.
+pub(super) fn from_cursor(cursor: &[u8]) -> Result<Bytes, Problem> {
+    URL_SAFE_NO_PAD
+        .decode(cursor)
+        .map(Bytes::from)
+        .map_err(|_| Problem::invalid("the cursor is not one that a scan gave"))
 }
 
 /// The least byte string that is greater.

@@ -68,7 +68,8 @@ impl Lines {
     }
 }
 
-fn take_line(
+/// The next line out of what has come, of which `searched` bytes are known to hold no end.
+pub(super) fn take_line(
     rest: &mut BytesMut,
     searched: &mut usize,
     skipping: &mut bool,

@@ -36,6 +36,7 @@ mod access;
 mod batch;
 mod body;
 mod connections;
+pub(crate) mod decoding;
 mod failure;
 mod fetch;
 mod form;

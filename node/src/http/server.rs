@@ -31,6 +31,7 @@ use super::tls::{self, HttpsError};
 use crate::config::{Config, HttpSettings};
 use crate::metrics::Metrics;
 use crate::transport::TlsMaterial;
+use crate::transport::admission::Source;
 
 /// A request's head is there within this, and so is a TLS handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -111,6 +112,7 @@ pub struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
     connections_max: usize,
+    connections_per_source_max: usize,
     doors: Doors,
     data: Option<(watch::Receiver<ClientBuilder>, usize)>,
     identity: GatewayIdentity,
@@ -153,6 +155,7 @@ impl HttpServer {
             listener,
             address,
             connections_max: crate::config::HTTP_CONNECTIONS_MAX,
+            connections_per_source_max: crate::config::HTTP_CONNECTIONS_MAX,
             doors: Doors::default(),
             data: None,
             identity: GatewayIdentity::default(),
@@ -165,13 +168,15 @@ impl HttpServer {
     /// See [`HttpError`].
     pub fn open(config: &Config, own: &TlsMaterial) -> Result<Self, HttpError> {
         let HttpSettings { listen, data, connections_max, in_flight_max, .. } = config.http;
+        let connections_per_source_max = config.http.connections_per_source_max;
         let doors = Doors::open(&config.http)?;
         let identity = GatewayIdentity(data.then(|| {
             let (builder, _) = watch::channel(gateway::builder(config, own));
             Arc::new(builder)
         }));
         let data = identity.0.as_ref().map(|builder| (builder.subscribe(), in_flight_max));
-        Ok(Self { connections_max, doors, data, identity, ..Self::bind(listen)? })
+        let server = Self::bind(listen)?;
+        Ok(Self { connections_max, connections_per_source_max, doors, data, identity, ..server })
     }
 
     /// By what the gateway is known to its cluster, to be exchanged while it runs.
@@ -229,7 +234,7 @@ impl HttpServer {
             access,
         });
         let front = Arc::new(Front { health, metrics, data });
-        let connections = Connections::new(self.connections_max);
+        let connections = Connections::new(self.connections_max, self.connections_per_source_max);
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
@@ -237,9 +242,9 @@ impl HttpServer {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     // Where every other is being answered, this one is turned away.
-                    let Some(place) = connections.admit() else { continue };
+                    let Some(place) = connections.admit(Source::of(address.ip())) else { continue };
                     let (front, tls, watcher) = (front.clone(), tls.clone(), graceful.watcher());
                     tokio::spawn(async move {
                         tokio::select! {

@@ -254,6 +254,7 @@ impl Standing {
         for (reason, total) in [
             ("handshake", stats.refused),
             ("too_many", stats.turned_away),
+            ("shed", stats.shed),
             ("garbage", stats.garbage),
             ("not_reading", stats.cut_off),
         ] {

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, ConnectionError, Incoming};
@@ -11,49 +12,107 @@ use quoit_core::peer::{ALPN_PEER, PeerHello, PeerMessage, PeerWelcome};
 use quoit_protocol::ClientRequest;
 use quoit_protocol::frame::{Frame, HEADER_BYTES};
 use quoit_ring::NodeId;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::Inbound;
+use super::admission::{Pace, Turn, Waiting};
 use super::certificate::{Bearer, bearer_of_connection};
 use super::closing::{Close, Fault, explain};
 use super::connection::{BACKGROUND_PRIORITY, FOREGROUND_PRIORITY, Tasks, halves};
 use super::dialling::{own_hello, say};
 use super::figures::add;
 use super::limits::{
-    CONNECTIONS_SPARE, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_UNVALIDATED_MAX,
-    PEER_RECEIVE_WINDOW_BYTES,
+    CLIENT_RECEIVE_WINDOW_BYTES, CONNECTIONS_SPARE, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT,
+    HANDSHAKES_UNVALIDATED_MAX, PEER_RECEIVE_WINDOW_BYTES,
 };
 use super::origin::Origin;
 use super::shared::{Link, Shared};
+
+/// What those hear that made room.
+const SHED: &str = "others wait, and no hello came";
+
+/// A connection that was not let in yet, and since when it waits.
+struct Newcomer {
+    incoming: Incoming,
+    since: Instant,
+}
+
+/// Why a handshake did not come to its end.
+enum Late {
+    /// It took too long.
+    TooSlow,
+    /// It made room for another.
+    Shed,
+}
 
 /// Accepts connections until the endpoint closes. Whoever dials a node that has nothing to say yet,
 /// because it recovers, hears nothing and can turn to another.
 pub(super) async fn accept(shared: Arc<Shared>) {
     own_hello(&shared).await;
-    while let Some(incoming) = shared.endpoint.accept().await {
-        let Ok(turn) = Arc::clone(&shared.handshakes).acquire_owned().await else { return };
-        if shared.endpoint.open_connections() >= shared.connections_max() + CONNECTIONS_SPARE {
-            add(&shared.counters.turned_away, 1);
-            incoming.refuse();
-            continue;
+    let mut waiting = Waiting::new();
+    let mut pace = Pace::new(Instant::now());
+    loop {
+        tokio::select! {
+            incoming = shared.endpoint.accept() => match incoming {
+                Some(incoming) => queue(&shared, &mut waiting, incoming),
+                None => return,
+            },
+            () = sleep_until(pace.next().into()), if waiting.count() > 0 => {
+                begin(&shared, &mut waiting, &mut pace);
+            }
         }
-        let under_way = shared.limits.handshakes_max - shared.handshakes.available_permits();
-        if under_way > HANDSHAKES_UNVALIDATED_MAX && incoming.may_retry() {
-            // Fails only where it may not be asked.
-            let _ = incoming.retry();
-            continue;
-        }
-        tokio::spawn(greet(Arc::clone(&shared), incoming, turn));
     }
 }
 
+/// Has a newcomer wait for its turn, show its address first, or go.
+fn queue(shared: &Shared, waiting: &mut Waiting<Newcomer>, incoming: Incoming) {
+    let limits = shared.accept_limits();
+    let most = limits.connections_max + limits.handshakes_max + CONNECTIONS_SPARE;
+    let source = shared.source_of(incoming.remote_address());
+    let pressure = waiting.count() + shared.handshakes.count();
+    if pressure > HANDSHAKES_UNVALIDATED_MAX && incoming.may_retry() {
+        add(&shared.counters.retried, 1);
+        // Fails only where it may not be asked.
+        let _ = incoming.retry();
+        return;
+    }
+    let newcomer = Newcomer { incoming, since: Instant::now() };
+    let refused = if shared.endpoint.open_connections() >= most {
+        Some(newcomer)
+    } else {
+        waiting.push(source, newcomer, &limits.bounds())
+    };
+    if let Some(Newcomer { incoming, .. }) = refused {
+        add(&shared.counters.turned_away, 1);
+        incoming.refuse();
+    }
+}
+
+/// Begins the next handshake.
+fn begin(shared: &Arc<Shared>, waiting: &mut Waiting<Newcomer>, pace: &mut Pace) {
+    let bounds = shared.accept_limits().bounds();
+    let Some((source, Newcomer { incoming, since })) = waiting.pop() else { return };
+    if since.elapsed() > HANDSHAKE_TIMEOUT {
+        // It has given up by now, or soon will.
+        add(&shared.counters.turned_away, 1);
+        return incoming.ignore();
+    }
+    pace.begin(Instant::now(), &bounds);
+    let (turn, sheds) = shared.handshakes.begin(source, &bounds);
+    add(&shared.counters.shed, usize::from(sheds));
+    tokio::spawn(greet(Arc::clone(shared), incoming, turn));
+}
+
 /// TLS, and then what the protocol asked for wants.
-async fn greet(shared: Arc<Shared>, incoming: Incoming, turn: OwnedSemaphorePermit) {
+async fn greet(shared: Arc<Shared>, incoming: Incoming, turn: Turn) {
     let address = incoming.remote_address();
-    let connection = match handshake(&shared, incoming).await {
-        Ok(connection) => connection,
-        Err(error) => return refuse(&shared, address, &explain(&error)),
+    let connection = match in_time(&turn, handshake(&shared, incoming)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return refuse(&shared, address, &explain(&error)),
+        Err(Late::Shed) => return,
+        Err(Late::TooSlow) => {
+            return refuse(&shared, address, &explain(&ConnectionError::TimedOut));
+        }
     };
     let bearer = bearer_of_connection(connection.peer_identity(), shared.cluster);
     match (bearer, is_peer(&connection)) {
@@ -73,8 +132,15 @@ async fn greet(shared: Arc<Shared>, incoming: Incoming, turn: OwnedSemaphorePerm
 
 async fn handshake(shared: &Shared, incoming: Incoming) -> Result<Connection, ConnectionError> {
     let config = shared.tls().accept(incoming.remote_address());
-    let connecting = incoming.accept_with(config)?;
-    timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_| ConnectionError::TimedOut)?
+    incoming.accept_with(config)?.await
+}
+
+/// A step of a handshake, which must come to its end soon, and sooner where others wait.
+async fn in_time<T>(turn: &Turn, step: impl Future<Output = T>) -> Result<T, Late> {
+    tokio::select! {
+        () = turn.shed() => Err(Late::Shed),
+        done = timeout(HANDSHAKE_TIMEOUT, step) => done.map_err(|_| Late::TooSlow),
+    }
 }
 
 fn is_peer(connection: &Connection) -> bool {
@@ -91,16 +157,11 @@ fn refuse(shared: &Shared, address: SocketAddr, reason: &str) {
     }
 }
 
-async fn serve_peer(
-    shared: &Arc<Shared>,
-    connection: Connection,
-    node: NodeId,
-    turn: OwnedSemaphorePermit,
-) {
+async fn serve_peer(shared: &Arc<Shared>, connection: Connection, node: NodeId, turn: Turn) {
     connection.set_receive_window(PEER_RECEIVE_WINDOW_BYTES.into());
     let address = connection.remote_address();
     let welcoming = welcome_peer(shared, &connection, node);
-    let welcomed = timeout(HANDSHAKE_TIMEOUT, welcoming).await;
+    let welcomed = in_time(&turn, welcoming).await;
     drop(turn);
     match welcomed {
         Ok(Ok((tasks, link))) => {
@@ -121,7 +182,8 @@ async fn serve_peer(
             refuse(shared, address, &reason);
         }
         Ok(Err(Fault::Lost)) => refuse(shared, address, &explain(&connection.closed().await)),
-        Err(_) => {
+        Err(Late::Shed) => Close::Idle.close(&connection, SHED),
+        Err(Late::TooSlow) => {
             Close::TooSlow.close(&connection, "the first frames did not come");
             refuse(shared, address, "the first frames did not come");
         }
@@ -164,7 +226,7 @@ fn read_hello(frame: &Frame) -> Result<PeerHello, Fault> {
     }
 }
 
-async fn serve_client(shared: &Arc<Shared>, connection: Connection, turn: OwnedSemaphorePermit) {
+async fn serve_client(shared: &Arc<Shared>, connection: Connection, turn: Turn) {
     let address = connection.remote_address();
     let link = shared.client_link(connection.clone());
     let Some(id) = shared.add_client(&link) else {
@@ -173,7 +235,7 @@ async fn serve_client(shared: &Arc<Shared>, connection: Connection, turn: OwnedS
     };
     let from = Origin::Client { connection: id };
     let welcoming = hear_client(shared, &link, from);
-    let welcomed = timeout(HANDSHAKE_TIMEOUT, welcoming).await;
+    let welcomed = in_time(&turn, welcoming).await;
     drop(turn);
     match welcomed {
         Ok(Ok(tasks)) => {
@@ -190,7 +252,8 @@ async fn serve_client(shared: &Arc<Shared>, connection: Connection, turn: OwnedS
             tracing::warn!(%address, reason, "closing a client's connection");
         }
         Ok(Err(Fault::Lost)) => {}
-        Err(_) => Close::TooSlow.close(&connection, "no hello came"),
+        Err(Late::Shed) => Close::Idle.close(&connection, SHED),
+        Err(Late::TooSlow) => Close::TooSlow.close(&connection, "no hello came"),
     }
     shared.remove_client(id);
 }
@@ -203,6 +266,8 @@ async fn hear_client(shared: &Arc<Shared>, link: &Arc<Link>, from: Origin) -> Re
     let bytes = HEADER_BYTES + first.body.len();
     match from.inbound(shared, first)? {
         Some(hello @ Inbound::Client { message: ClientRequest::Hello(_), .. }) => {
+            link.on_asked();
+            link.connection.set_receive_window(CLIENT_RECEIVE_WINDOW_BYTES.into());
             shared.inbox.send(hello, bytes).await?;
         }
         _ => return Err(Fault::garbage("something was said before hello")),

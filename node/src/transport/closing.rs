@@ -22,6 +22,8 @@ pub(super) enum Close {
     TooMany = 6,
     /// Something that has to come soon did not come.
     TooSlow = 7,
+    /// The client was idle, and another takes its place.
+    Idle = 8,
 }
 
 impl Close {

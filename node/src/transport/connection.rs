@@ -53,14 +53,15 @@ impl Tasks {
     ) {
         let connection = self.link.connection.clone();
         self.set.spawn(async move { outbox.write(&connection, send, large_priority).await });
-        self.set.spawn(read_stream(frames, self.from));
+        self.set.spawn(read_stream(frames, self.from, Arc::clone(&self.link)));
     }
 
     /// Runs the tasks until the connection ends, and says why it did.
     pub(super) async fn run(mut self) -> ConnectionError {
         let connection = self.link.connection.clone();
         let shared = Arc::clone(&self.shared);
-        self.set.spawn(read_large_streams(connection.clone(), shared, self.from));
+        let reading = read_large_streams(Arc::clone(&self.link), shared, self.from);
+        self.set.spawn(reading);
         let ending = loop {
             tokio::select! {
                 error = connection.closed() => break error,

@@ -50,6 +50,10 @@ pub struct TransportStats {
     pub refused: u64,
     /// Connections turned away because there were too many.
     pub turned_away: u64,
+    /// Handshakes and idle clients that made room for others.
+    pub shed: u64,
+    /// Newcomers that were asked to show first that their address is their own.
+    pub retried: u64,
     /// Connections closed because of garbage.
     pub garbage: u64,
     /// Clients cut off because they did not read.
@@ -71,6 +75,8 @@ pub(super) struct Counters {
     pub(super) dropped_full: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) turned_away: AtomicU64,
+    pub(super) shed: AtomicU64,
+    pub(super) retried: AtomicU64,
     pub(super) garbage: AtomicU64,
     pub(super) cut_off: AtomicU64,
 }
@@ -88,6 +94,8 @@ impl Counters {
             dropped_full: read(&self.dropped_full),
             refused: read(&self.refused),
             turned_away: read(&self.turned_away),
+            shed: read(&self.shed),
+            retried: read(&self.retried),
             garbage: read(&self.garbage),
             cut_off: read(&self.cut_off),
             ..TransportStats::default()

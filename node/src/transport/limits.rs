@@ -6,6 +6,8 @@ use std::time::Duration;
 use quinn::{MtuDiscoveryConfig, VarInt};
 use quoit_protocol::frame::{BODY_BYTES_MAX, HEADER_BYTES};
 
+use super::admission::Bounds;
+
 /// What an answer or a request costs in memory beside its bytes, about.
 pub(super) const MESSAGE_COST_BYTES: usize = 256;
 /// A bidirectional stream a class; a client uses one.
@@ -18,17 +20,29 @@ pub(super) const LARGE_BYTES_PER_CONNECTION_MAX: usize = 2 * (BODY_BYTES_MAX + H
 pub(super) const LARGE_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// TLS, and then again the first frame and its answer, take no longer.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// While more handshakes than this are under way, the asker must first show that its address is
-/// its own.
+/// While more handshakes than this are under way or wait, the asker must first show that its address
+/// is its own.
 pub(super) const HANDSHAKES_UNVALIDATED_MAX: usize = 32;
-/// Connections that may exist beyond [`Limits::connections_max`], so that peers get in when clients
-/// have taken all of those.
+/// Connections that may exist beyond [`AcceptLimits::connections_max`] and the handshakes, so that peers
+/// get in when clients have taken all of those, and those that have just ended are not in the way.
 pub(super) const CONNECTIONS_SPARE: usize = 256;
+/// Newcomers that QUIC keeps for us. All of them go into [`super::admission::Waiting`] at once, which
+/// bounds them by the settings.
+const INCOMING_MAX: usize = 1 << 16;
+/// What QUIC keeps of what one of them sends before it is let in, and of what all send, in bytes.
+const INCOMING_BYTES: u64 = 16 << 10;
+const INCOMING_BYTES_TOTAL: u64 = 4 << 20;
+/// A client's connection holds so many unread bytes before it has said hello.
+const HELLO_RECEIVE_WINDOW_BYTES: u32 = 64 << 10;
+/// A client for which nothing is done, and which has said nothing for so long, makes room for another.
+pub(super) const CLIENT_SPARED: Duration = Duration::from_secs(1);
+/// Bytes that were read of one client and wait for the loop; one message may be longer.
+pub(super) const CLIENT_INBOUND_BYTES_MAX: usize = 1 << 20;
 /// How long the other side may take to read why it is refused.
 pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A client's connection holds at most so many unread bytes in QUIC.
-const CLIENT_RECEIVE_WINDOW_BYTES: u32 = 1 << 20;
+pub(super) const CLIENT_RECEIVE_WINDOW_BYTES: u32 = 1 << 20;
 /// A peer's connection holds at most so many unread bytes in QUIC.
 pub(super) const PEER_RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
 /// One stream holds at most so many unread bytes, within the connection's window.
@@ -47,21 +61,58 @@ const PEER_ROUND_TRIP_GUESS: Duration = Duration::from_millis(100);
 /// The socket buffers asked of the kernel, which gives what it allows.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
+/// How many connections a node accepts, and how quickly. A running node takes other ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AcceptLimits {
+    /// Clients connected at once. Where there are as many, the one that has been idle longest makes room
+    /// for another; where none is idle, the other is turned away.
+    pub connections_max: usize,
+    /// And so many of them of one address (in IPv6: of one network of 64 bits).
+    pub connections_per_source_max: usize,
+    /// Handshakes under way at once, TLS and the first frame; where there are more, the oldest goes.
+    pub handshakes_max: usize,
+    /// And so many of them of one address; as many again wait.
+    pub handshakes_per_source_max: usize,
+    /// Handshakes begun in a second, but for a few at once.
+    pub handshakes_per_second: u32,
+}
+
+impl Default for AcceptLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4_096,
+            connections_per_source_max: 4_096,
+            handshakes_max: 256,
+            handshakes_per_source_max: 64,
+            handshakes_per_second: 1_000,
+        }
+    }
+}
+
+impl AcceptLimits {
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            under_way_max: self.handshakes_max.max(1),
+            of_source_max: self.handshakes_per_source_max.max(1),
+            per_second: self.handshakes_per_second,
+        }
+    }
+}
+
 /// What a node accepts from others, and holds for them. Bytes and milliseconds as named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Clients connected at once; more are turned away.
-    pub connections_max: usize,
-    /// Handshakes under way at once; more wait their turn.
-    pub handshakes_max: usize,
+    /// Connections.
+    pub accept: AcceptLimits,
     /// Bytes waiting for one receiver (for a peer: for each class). A client that has more is cut
     /// off, because it does not read; a message for such a peer is dropped, as on a lost
     /// connection. One message more than this may wait.
     pub queued_bytes_max: usize,
     /// Bytes waiting for all receivers; past this, each may have only a hundredth of it waiting.
     pub queued_bytes_total_max: usize,
-    /// Bytes of messages read but not yet taken from [`super::InboundQueue`]; past this, nothing
-    /// more is read, and the senders are held up. At least the largest frame.
+    /// Bytes of messages of clients read but not yet taken from [`super::InboundQueue`], and again as
+    /// many of peers; past this, nothing more is read, and the senders are held up. At least the largest
+    /// frame.
     pub inbound_bytes_max: usize,
     /// Bytes of large frames that are half read, over all connections. At least the largest frame.
     pub large_bytes_max: usize,
@@ -82,8 +133,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: 4_096,
-            handshakes_max: 256,
+            accept: AcceptLimits::default(),
             queued_bytes_max: 64 << 20,
             queued_bytes_total_max: 1 << 30,
             inbound_bytes_max: 64 << 20,
@@ -107,11 +157,18 @@ impl Limits {
         self
     }
 
+    /// What QUIC keeps of those that are not let in yet.
+    pub(super) fn set_incoming(config: &mut quinn::ServerConfig) {
+        config.max_incoming(INCOMING_MAX);
+        config.incoming_buffer_size(INCOMING_BYTES);
+        config.incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+    }
+
     /// How connections that others open behave.
     pub(super) fn accepted(&self, remote: IpAddr) -> quinn::TransportConfig {
         let mut transport = common(remote);
         transport.max_concurrent_bidi_streams(BIDIRECTIONAL_STREAMS_MAX.into());
-        transport.receive_window(CLIENT_RECEIVE_WINDOW_BYTES.into());
+        transport.receive_window(HELLO_RECEIVE_WINDOW_BYTES.into());
         transport.max_idle_timeout(idle(self.client_idle_ms_max));
         transport
     }

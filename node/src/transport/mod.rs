@@ -25,13 +25,14 @@
 //! | 100 B | 16k; 42 | 162k; 4.3 | 337k; 2.0 | 420k; 1.6 |
 //! | 1 KiB | 17k; 39 | 112k; 6.0 | 201k; 3.4 | 174k; 3.7 |
 //!
-//! Code map: `tls` and `certificate` (who is who), `dialling` and `accepting` (handshakes),
+//! Code map: `tls` and `certificate` (who is who), `dialling`, `accepting` and `admission` (handshakes),
 //! `connection` (the tasks of a connection), `origin` (what may be said by whom), `reading` and
 //! `inbox` (the way in), `outbox` (the way out), `shared` (who is connected), `closing` (why
 //! connections end), `limits`, `figures`. What is *not* here: any decision about requests, time or
 //! membership.
 
 mod accepting;
+pub(crate) mod admission;
 mod certificate;
 mod closing;
 mod connection;
@@ -50,7 +51,6 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ use tokio::time::timeout;
 pub use certificate::BearerError;
 pub use figures::{Refusal, TransportStats};
 pub use inbox::{Arrived, InboundQueue};
-pub use limits::Limits;
+pub use limits::{AcceptLimits, Limits};
 pub use tls::{TlsError, TlsMaterial};
 
 use closing::Close;
@@ -248,9 +248,9 @@ impl Transport {
         Ok(())
     }
 
-    /// Takes another bound of the clients connected at once, for those that come from now on.
-    pub fn set_connections_max(&self, count: usize) {
-        self.shared().connections_max.store(count, Ordering::Relaxed);
+    /// Takes other bounds of connections, for those that come from now on.
+    pub fn set_accept_limits(&self, limits: AcceptLimits) {
+        *self.shared().accept_limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// Sends to a peer after the next [`Transport::flush`]: an answer on the connection that the
@@ -269,6 +269,7 @@ impl Transport {
         let Some(link) = shared.client(connection) else {
             return add(&shared.counters.dropped_unconnected, 1);
         };
+        link.on_answered();
         let put = shared.put(&link.foreground, |buffer| message.put(request, buffer));
         if put == Put::Full {
             add(&shared.counters.cut_off, 1);

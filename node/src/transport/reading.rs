@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use quinn::{Connection, ReadError, RecvStream};
+use quinn::{ReadError, RecvStream};
 use quoit_protocol::frame::{
     BODY_BYTES_MAX, Frame, FrameError, HEADER_BYTES, SHARED_STREAM_BODY_BYTES_MAX, take_frame,
 };
@@ -17,7 +17,7 @@ use super::closing::{Close, Fault};
 use super::figures::add;
 use super::limits::{LARGE_BYTES_PER_CONNECTION_MAX, LARGE_FRAME_TIMEOUT};
 use super::origin::Origin;
-use super::shared::Shared;
+use super::shared::{Link, Shared};
 
 /// Packets' worth of bytes taken from QUIC under one lock.
 const CHUNKS: usize = 32;
@@ -95,10 +95,15 @@ impl FrameReader {
 }
 
 /// Hands up all that comes on a long-lived stream, until it ends.
-pub(super) async fn read_stream(mut frames: FrameReader, from: Origin) -> Result<(), Fault> {
+pub(super) async fn read_stream(
+    mut frames: FrameReader,
+    from: Origin,
+    link: Arc<Link>,
+) -> Result<(), Fault> {
     while let Some(frame) = frames.next().await? {
         let bytes = HEADER_BYTES + frame.body.len();
         if let Some(inbound) = from.inbound(&frames.shared, frame)? {
+            link.on_asked();
             frames.shared.inbox.send(inbound, bytes).await?;
         }
     }
@@ -107,7 +112,7 @@ pub(super) async fn read_stream(mut frames: FrameReader, from: Origin) -> Result
 
 /// Hands up the large frames of a connection, each of which has a stream. QUIC bounds their number.
 pub(super) async fn read_large_streams(
-    connection: Connection,
+    link: Arc<Link>,
     shared: Arc<Shared>,
     from: Origin,
 ) -> Result<(), Fault> {
@@ -115,10 +120,10 @@ pub(super) async fn read_large_streams(
     let mut readers = JoinSet::new();
     loop {
         tokio::select! {
-            stream = connection.accept_uni() => {
+            stream = link.connection.accept_uni() => {
                 let stream = stream.map_err(|_| Fault::Lost)?;
-                let own_room = Arc::clone(&own_room);
-                readers.spawn(read_large(stream, Arc::clone(&shared), own_room, from));
+                let (link, own_room) = (Arc::clone(&link), Arc::clone(&own_room));
+                readers.spawn(read_large(stream, (link, from), Arc::clone(&shared), own_room));
             }
             Some(read) = readers.join_next() => read.expect("readers do not panic")?,
         }
@@ -127,9 +132,9 @@ pub(super) async fn read_large_streams(
 
 async fn read_large(
     stream: RecvStream,
+    (link, from): (Arc<Link>, Origin),
     shared: Arc<Shared>,
     own_room: Arc<Semaphore>,
-    from: Origin,
 ) -> Result<(), Fault> {
     let too_slow = |_| Fault::Close(Close::TooSlow, "a large frame took too long".into());
     let mut frames = FrameReader::new(stream, Arc::clone(&shared));
@@ -142,6 +147,7 @@ async fn read_large(
     frames.buffer.reserve(length.saturating_sub(frames.buffer.len()));
     let frame = timeout(LARGE_FRAME_TIMEOUT, frames.first()).await.map_err(too_slow)??;
     if let Some(inbound) = from.inbound(&shared, frame)? {
+        link.on_asked();
         shared.inbox.send(inbound, length).await?;
     }
     match timeout(LARGE_FRAME_TIMEOUT, frames.next()).await.map_err(too_slow)?? {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quinn::{Connection, Endpoint};
@@ -12,10 +13,11 @@ use quoit_core::peer::{Class, PeerHello};
 use quoit_ring::{ClusterId, NodeId};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
+use super::admission::{Source, UnderWay};
 use super::closing::Close;
 use super::figures::{Counters, Refusals, TransportStats, add};
 use super::inbox::Inbox;
-use super::limits::Limits;
+use super::limits::{AcceptLimits, CLIENT_SPARED, Limits};
 use super::outbox::{Outbox, Put};
 use super::tls::TlsConfigs;
 
@@ -27,9 +29,56 @@ pub(super) struct Link {
     pub(super) address: SocketAddr,
     pub(super) foreground: Arc<Outbox>,
     pub(super) background: Arc<Outbox>,
+    since: Instant,
+    /// When something was last heard, in milliseconds since then.
+    heard_ms: AtomicU64,
+    /// Requests that were heard and not answered.
+    unanswered: AtomicUsize,
 }
 
 impl Link {
+    fn new(
+        connection: Connection,
+        address: SocketAddr,
+        foreground: Arc<Outbox>,
+        background: Arc<Outbox>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            address,
+            foreground,
+            background,
+            since: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            unanswered: AtomicUsize::new(0),
+        })
+    }
+
+    /// A request of a client has come.
+    pub(super) fn on_asked(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_ms.store(now, Ordering::Relaxed);
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is answered.
+    pub(super) fn on_answered(&self) {
+        // More answers than requests are nobody's.
+        let one_less = |count: usize| count.checked_sub(1);
+        let _ = self.unanswered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+    }
+
+    /// For how long nothing was heard, where nothing is to be answered.
+    fn idle(&self) -> Option<Duration> {
+        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        let is_idle = self.unanswered.load(Ordering::Relaxed) == 0;
+        is_idle.then(|| self.since.elapsed().saturating_sub(heard))
+    }
+
+    fn source(&self) -> Source {
+        Source::of(self.address.ip())
+    }
+
     fn outbox(&self, class: Class) -> &Arc<Outbox> {
         match class {
             Class::Foreground => &self.foreground,
@@ -82,13 +131,13 @@ pub(super) struct Shared {
     pub(super) node: NodeId,
     pub(super) cluster: ClusterId,
     pub(super) limits: Limits,
-    /// [`Limits::connections_max`] as it is now.
-    pub(super) connections_max: AtomicUsize,
+    /// [`Limits::accept`] as it is now.
+    pub(super) accept_limits: Mutex<AcceptLimits>,
     pub(super) tls: Mutex<Arc<TlsConfigs>>,
     pub(super) inbox: Inbox,
     pub(super) hello: watch::Sender<Option<PeerHello>>,
     pub(super) counters: Arc<Counters>,
-    pub(super) handshakes: Arc<Semaphore>,
+    pub(super) handshakes: Arc<UnderWay>,
     pub(super) large_room: Semaphore,
     state: Mutex<State>,
     refusals: Mutex<Refusals>,
@@ -115,8 +164,8 @@ impl Shared {
             inbox,
             hello: watch::Sender::new(None),
             counters: Arc::default(),
-            handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
-            connections_max: AtomicUsize::new(limits.connections_max),
+            handshakes: Arc::default(),
+            accept_limits: Mutex::new(limits.accept),
             large_room: Semaphore::new(limits.large_bytes_max.min(Semaphore::MAX_PERMITS)),
             limits,
             state: Mutex::default(),
@@ -128,14 +177,14 @@ impl Shared {
     /// A link over a new connection of a peer.
     pub(super) fn peer_link(&self, connection: Connection, address: SocketAddr) -> Arc<Link> {
         let (foreground, background) = (self.outbox(), self.outbox());
-        Arc::new(Link { connection, address, foreground, background })
+        Link::new(connection, address, foreground, background)
     }
 
     /// A link over a new connection of a client, which has but one stream.
     pub(super) fn client_link(&self, connection: Connection) -> Arc<Link> {
         let address = connection.remote_address();
         let outbox = self.outbox();
-        Arc::new(Link { connection, address, foreground: Arc::clone(&outbox), background: outbox })
+        Link::new(connection, address, Arc::clone(&outbox), outbox)
     }
 
     fn outbox(&self) -> Arc<Outbox> {
@@ -218,11 +267,23 @@ impl Shared {
         remove(&mut self.state().accepted, node, link);
     }
 
-    /// Registers a client, if there is room for one.
+    /// Registers a client, if there is room for one, or another has been idle and makes room.
     pub(super) fn add_client(&self, link: &Arc<Link>) -> Option<ConnectionId> {
+        let limits = self.accept_limits();
         let mut state = self.state();
-        if state.clients.len() >= self.connections_max() {
-            return None;
+        let source = link.source();
+        let of_source = state.clients.values().filter(|other| other.source() == source).count();
+        let is_crowd = of_source >= limits.connections_per_source_max;
+        if is_crowd || state.clients.len() >= limits.connections_max {
+            let idle = |(id, other): (&ConnectionId, &Arc<Link>)| {
+                let idle = other.idle().filter(|idle| *idle >= CLIENT_SPARED)?;
+                (!is_crowd || other.source() == source).then_some((idle, *id))
+            };
+            let (_, longest) = state.clients.iter().filter_map(idle).max()?;
+            if let Some(other) = state.clients.remove(&longest) {
+                add(&self.counters.shed, 1);
+                Close::Idle.close(&other.connection, "others wait for the place of an idle client");
+            }
         }
         state.connections_made += 1;
         let connection = ConnectionId(state.connections_made);
@@ -232,6 +293,14 @@ impl Shared {
 
     pub(super) fn remove_client(&self, connection: ConnectionId) {
         self.state().clients.remove(&connection);
+        self.inbox.forget(connection);
+    }
+
+    /// Whom a newcomer counts with.
+    pub(super) fn source_of(&self, address: SocketAddr) -> Source {
+        let state = self.state();
+        let is_member = state.members.values().any(|member| member.address == address);
+        if is_member { Source::Member } else { Source::of(address.ip()) }
     }
 
     /// Appends a frame to an outbox, which is woken by the next flush.
@@ -298,8 +367,8 @@ impl Shared {
         stats
     }
 
-    pub(super) fn connections_max(&self) -> usize {
-        self.connections_max.load(Ordering::Relaxed)
+    pub(super) fn accept_limits(&self) -> AcceptLimits {
+        *self.accept_limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn tls(&self) -> Arc<TlsConfigs> {

@@ -118,7 +118,7 @@ impl TlsConfigs {
         let accept = |remote| {
             let mut config = quinn::ServerConfig::with_crypto(Arc::clone(&server) as _);
             config.transport_config(Arc::new(limits.accepted(remote)));
-            config.max_incoming(limits.connections_max);
+            Limits::set_incoming(&mut config);
             // Nodes and their clients keep their addresses.
             config.migration(false);
             Arc::new(config)

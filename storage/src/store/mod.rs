@@ -66,6 +66,7 @@ use vnodes::Vnodes;
 pub use collect::Collectible;
 pub use compare::{Range, Reconciliation, Root, RootsCompared, Row, Survey, Unknown};
 pub use hints::{CountedHints, Hint, HintFigures, Hints};
+pub(crate) use mutation::check_record;
 pub use mutation::{Change, Mutation};
 pub use open::{OpenError, Opened, StoreReport, open};
 pub use reader::{Found, Maintainer, PageRow, Reader, StoreFigures, Whole};

@@ -25,6 +25,8 @@
 //! digests is not known. One of a key that is gone takes it out of the tables: it says no more than
 //! an absent key does.
 
+mod check;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quoit_ring::{ConflictPolicy, HybridTime, VnodeIndex};
 
@@ -33,6 +35,8 @@ use crate::digest::{BUCKET_BYTES, BucketDelta, Delta};
 use crate::layout::StoredKey;
 use crate::stored::{ENVELOPE_BYTES, Era, Standing};
 use crate::version::{ApartValue, SiblingSet, Version, VersionVector};
+
+pub(crate) use check::check_record;
 
 const KIND_LEASE: u8 = 2;
 const KIND_VALUE: u8 = 4;

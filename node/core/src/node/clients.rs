@@ -34,10 +34,12 @@ impl NodeCore {
         if client::is_operation(&message) {
             self.shared.foreground.note(now.instant);
         }
-        if client::is_operation(&message)
-            && let Some(failure) = self.turned_away()
-        {
-            return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
+        if client::is_operation(&message) {
+            let refused = self.turned_away().or_else(|| self.has_too_many(connection));
+            if let Some(failure) = refused {
+                return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
+            }
+            self.shared.in_flight.begin(connection, request);
         }
         match message {
             ClientRequest::Hello(hello) => {
@@ -116,6 +118,17 @@ impl NodeCore {
             return Some(not_done(FailureCode::NotServing, reason));
         }
         self.is_full().then(overloaded)
+    }
+
+    /// Why no operation may begin for this client: it leaves places to others.
+    fn has_too_many(&self, connection: ConnectionId) -> Option<Failure> {
+        let most = self.shared.config.operations_per_client_max;
+        (self.shared.in_flight.count(connection) >= most).then(|| {
+            not_done(
+                FailureCode::Overloaded,
+                "this node works on as many requests of this client as of one it may: come back later",
+            )
+        })
     }
 
     fn on_get(&mut self, origin: Origin, get: Get, now: Now, effects: &mut Effects) {

@@ -24,7 +24,7 @@ use quoit_storage::store::CountedHints;
 use crate::coordinator::trailing::Trailing;
 use crate::coordinator::write::Progress;
 use crate::counters::Counters;
-use crate::event::{Effects, Event, Tag};
+use crate::event::{ConnectionId, Effects, Event, Tag};
 use crate::handshake::PeerHello;
 use crate::operation::OperationId;
 use crate::random::Random;
@@ -243,6 +243,11 @@ impl NodeCore {
         self.shared.counters
     }
 
+    /// Operations of a client on their way.
+    pub fn operation_count_of(&self, connection: ConnectionId) -> usize {
+        self.shared.in_flight.count(connection)
+    }
+
     /// Operations on their way.
     pub fn operation_count(&self) -> usize {
         self.operations.len()
@@ -263,9 +268,15 @@ impl NodeCore {
 
     /// Takes other bounds of what is accepted from clients, from the next request on. Clients that are
     /// connected know the former ones, and are answered by the new ones.
-    pub fn set_limits(&mut self, limits: Limits, operations_max: usize) {
+    pub fn set_limits(
+        &mut self,
+        limits: Limits,
+        operations_max: usize,
+        operations_per_client_max: usize,
+    ) {
         self.shared.config.limits = limits;
         self.shared.config.operations_max = operations_max;
+        self.shared.config.operations_per_client_max = operations_per_client_max;
     }
 
     /// The node is about to stop: what it coordinates goes on, and as a replica it answers, but it

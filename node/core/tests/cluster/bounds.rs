@@ -100,6 +100,24 @@ fn a_replica_whose_storage_has_enough_to_do_refuses_peers() {
 }
 
 #[test]
+fn one_client_has_no_more_under_way_than_its_share() {
+    let mut world = World::with(1, 3, |config| config.operations_per_client_max = 3);
+    world.form();
+    let table = world.table("t", options(ConflictPolicy::Latest));
+    world.run_ms(100);
+    let requests: Vec<u64> = (0..8)
+        .map(|number| world.send_put(node(1), table, put(&format!("k{number}"), "v")))
+        .collect();
+    let results: Vec<_> = requests.into_iter().map(|request| world.written(request)).collect();
+    let refused = results.iter().filter_map(|result| result.as_ref().err());
+    assert!(refused.clone().all(|failure| failure.code == FailureCode::Overloaded));
+    assert_eq!(refused.count(), 5, "three of eight are under way");
+    let again = world.send_put(node(1), table, put("k", "v"));
+    assert!(world.written(again).is_ok(), "and once they are answered it has its share again");
+    world.end();
+}
+
+#[test]
 fn every_operation_ends_at_its_deadline_though_nobody_answers() {
     for policy in [ConflictPolicy::Latest, ConflictPolicy::Siblings] {
         let (mut world, table) = World::with_table(3, 3, options(policy));

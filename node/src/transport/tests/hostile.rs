@@ -275,7 +275,7 @@ async fn a_client_that_never_reads_is_cut_off_and_others_are_not() {
 async fn more_clients_than_allowed_are_turned_away() {
     let authority = Authority::new();
     let mut config = config(authority.node(1), 1, 0);
-    config.limits.connections_max = 2;
+    config.limits.accept.connections_max = 2;
     let mut node = Node::start(config);
     let first = Client::connect(node.address, &authority.client()).await;
     let _second = Client::connect(node.address, &authority.client()).await;

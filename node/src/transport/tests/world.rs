@@ -1,6 +1,6 @@
 //! A small world for the tests: an authority, nodes on loopback, and bare QUIC beside them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,6 +154,24 @@ pub(super) async fn connect(
     material: &TlsMaterial,
     alpn: &[u8],
 ) -> Result<quinn::Connection, quinn::ConnectionError> {
+    dial(Ipv4Addr::LOCALHOST.into(), to, material, alpn).await
+}
+
+/// As [`connect`], for a client, from another address of loopback.
+pub(super) async fn connect_from(
+    from: IpAddr,
+    to: SocketAddr,
+    material: &TlsMaterial,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    dial(from, to, material, ALPN_CLIENT).await
+}
+
+async fn dial(
+    from: IpAddr,
+    to: SocketAddr,
+    material: &TlsMaterial,
+    alpn: &[u8],
+) -> Result<quinn::Connection, quinn::ConnectionError> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&material.authority_pem).unwrap()).unwrap();
     let chain = CertificateDer::pem_slice_iter(&material.certificate_pem).map(Result::unwrap);
@@ -169,7 +187,7 @@ pub(super) async fn connect(
         .unwrap();
     tls.alpn_protocols = vec![alpn.to_vec()];
     let crypto = Arc::new(QuicClientConfig::try_from(tls).unwrap());
-    let endpoint = quinn::Endpoint::client(loopback(0)).unwrap();
+    let endpoint = quinn::Endpoint::client((from, 0).into()).unwrap();
     let name = format!("node.{CLUSTER}.quoit");
     let connecting = endpoint.connect_with(quinn::ClientConfig::new(crypto), to, &name).unwrap();
     timeout(PATIENCE, connecting).await.expect("an answer")

@@ -1,0 +1,4 @@
+#![no_main]
+//! See the function that this calls.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quoit_core::decoding::documents(bytes));

@@ -1,0 +1,137 @@
+//! Who is let in where many want to be: half-open, idle and greedy connections beside one that works.
+
+use bytes::BytesMut;
+use quoit_protocol::{ALPN_CLIENT, AskRecord, RecordAnswer};
+use quoit_ring::HybridTime;
+use tokio::task::JoinSet;
+
+use super::super::*;
+use super::world::*;
+
+fn answer() -> ClientResponse {
+    Box::new(RecordAnswer { record: None, time: HybridTime::default() }).into()
+}
+
+/// Answers whatever clients ask, for ever.
+async fn serve(transport: Transport, mut queue: InboundQueue) {
+    let mut inbound = Vec::new();
+    while queue.recv_many(&mut inbound, 64).await > 0 {
+        for one in inbound.drain(..) {
+            if let Inbound::Client { connection, request, .. } = one {
+                transport.send_client(connection, request, &answer());
+            }
+        }
+        transport.flush();
+    }
+}
+
+fn limited(limits: impl FnOnce(&mut AcceptLimits)) -> (Node, TlsMaterial) {
+    let authority = Authority::new();
+    let mut config = config(authority.node(1), 1, 0);
+    limits(&mut config.limits.accept);
+    (Node::start(config), authority.client())
+}
+
+#[tokio::test]
+async fn half_open_connections_make_room_and_their_flood_must_show_its_address() {
+    let (node, client) = limited(|limits| {
+        limits.handshakes_max = 64;
+        limits.handshakes_per_source_max = 48;
+    });
+    // Each ends its handshake and says nothing: the first of the source goes for the last.
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(connect(node.address, &client, ALPN_CLIENT).await.unwrap());
+    }
+    let stats = node.until(|stats| stats.shed >= 2).await;
+    assert!(stats.retried > 0, "{stats:?}");
+    assert!(ended(&silent[0]).await.contains("no hello came"));
+    assert!(silent[49].close_reason().is_none(), "the newest is left alone");
+    let Node { address, transport, queue, .. } = node;
+    let serving = tokio::spawn(serve(transport, queue));
+    let mut good = Client::connect(address, &client).await;
+    let expected = request_bytes(1);
+    let mut got = vec![0; expected.len()];
+    good.receive.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, expected);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn the_client_that_has_been_idle_longest_makes_room_and_a_source_has_its_share() {
+    let (node, client) = limited(|limits| {
+        limits.connections_max = 3;
+        limits.connections_per_source_max = 2;
+    });
+    let Node { address, transport, queue, .. } = node;
+    let serving = tokio::spawn(serve(transport.clone(), queue));
+    let first = Client::connect(address, &client).await;
+    let second = Client::connect(address, &client).await;
+    // A third of the source is turned away until the first has been idle for a while.
+    let third = loop {
+        let third = Client::connect(address, &client).await;
+        tokio::select! {
+            _ = third.connection.closed() => {}
+            _ = first.connection.closed() => break third,
+        }
+    };
+    assert!(ended(&first.connection).await.contains("idle"));
+    // Another source has room.
+    let elsewhere = connect_from([127, 0, 0, 2].into(), address, &client).await.unwrap();
+    let (mut send, mut receive) = elsewhere.open_bi().await.unwrap();
+    send.write_all(&request(1, client_hello())).await.unwrap();
+    receive.read_exact(&mut [0]).await.unwrap();
+    assert!(
+        second.connection.close_reason().is_none() && third.connection.close_reason().is_none()
+    );
+    let stats = transport.stats();
+    assert_eq!((stats.clients, stats.shed), (3, 1), "{stats:?}");
+    serving.abort();
+}
+
+#[tokio::test]
+async fn who_works_is_served_beside_the_silent_the_slow_and_the_greedy() {
+    const ASKED: u64 = 200;
+    let (node, client) = limited(|limits| {
+        limits.handshakes_max = 16;
+        limits.handshakes_per_source_max = 8;
+        limits.connections_max = 24;
+    });
+    let Node { address, transport, queue, .. } = node;
+    let serving = tokio::spawn(serve(transport.clone(), queue));
+    let mut good = Client::connect(address, &client).await;
+    let mut crowd = JoinSet::new();
+    for number in 0..30_u8 {
+        let client = client.clone();
+        crowd.spawn(async move {
+            let from = [127, 0, 0, 2 + number % 3].into();
+            let Ok(connection) = connect_from(from, address, &client).await else { return };
+            let Ok((mut send, _receive)) = connection.open_bi().await else { return };
+            let hello = request(1, client_hello());
+            // Some say nothing, some half a word, and some ask without end and read no answer.
+            let said = [0, 5, hello.len()][usize::from(number % 3)];
+            let mut wrote = send.write_all(&hello[..said]).await;
+            while number % 3 == 2 && wrote.is_ok() {
+                wrote = send.write_all(&request(2, AskRecord {}.into())).await;
+            }
+            connection.closed().await;
+        });
+    }
+    let expected = request_bytes(0).len();
+    let mut got = vec![0; expected];
+    good.receive.read_exact(&mut got).await.unwrap();
+    for id in 0..ASKED {
+        good.send.write_all(&request(id, AskRecord {}.into())).await.unwrap();
+        good.receive.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, request_bytes(id), "each is answered, in its turn");
+    }
+    let stats = transport.stats();
+    assert!(stats.clients <= 24, "{stats:?}");
+    serving.abort();
+}
+
+fn request_bytes(id: u64) -> Vec<u8> {
+    let mut buffer = BytesMut::new();
+    answer().put(id, &mut buffer);
+    buffer.to_vec()
+}
