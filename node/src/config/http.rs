@@ -29,6 +29,15 @@ pub struct HttpSettings {
     pub in_flight_max: usize,
 }
 
+impl HttpSettings {
+    /// Whether data may be given beyond this host: encrypted, and to those who are known.
+    pub fn is_guarded(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_authority.is_some() || self.token_file.is_some())
+    }
+}
+
 /// The certificates of `[http]`: paths of PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpTlsSettings {
@@ -63,8 +72,22 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
             section.wrong(key, "protects only data, which is not served: set http.data = true too");
         }
     }
-    let is_guarded = certificate.is_some() && (client_authority.is_some() || token_file.is_some());
-    if data && !listen.ip().is_loopback() && !is_guarded {
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            Some(HttpTlsSettings { certificate, key, client_authority })
+        }
+        _ => None,
+    };
+    let usual = i64::try_from(HTTP_CONNECTIONS_MAX).unwrap_or(i64::MAX);
+    let settings = HttpSettings {
+        listen,
+        data,
+        tls,
+        token_file,
+        connections_max: count(section, "connections_max", 8..=100_000, usual),
+        in_flight_max: count(section, "in_flight_max", 1..=4_096, IN_FLIGHT_MAX),
+    };
+    if data && !listen.ip().is_loopback() && !settings.is_guarded() {
         section.wrong(
             "listen",
             format!(
@@ -74,19 +97,5 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
             ),
         );
     }
-    let tls = match (certificate, key) {
-        (Some(certificate), Some(key)) => {
-            Some(HttpTlsSettings { certificate, key, client_authority })
-        }
-        _ => None,
-    };
-    let usual = i64::try_from(HTTP_CONNECTIONS_MAX).unwrap_or(i64::MAX);
-    HttpSettings {
-        listen,
-        data,
-        tls,
-        token_file,
-        connections_max: count(section, "connections_max", 8..=100_000, usual),
-        in_flight_max: count(section, "in_flight_max", 1..=4_096, IN_FLIGHT_MAX),
-    }
+    settings
 }

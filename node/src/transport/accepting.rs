@@ -15,7 +15,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Inbound;
-use super::certificate::{Bearer, bearer_of_connection};
 use super::closing::{Close, Fault, explain};
 use super::connection::{BACKGROUND_PRIORITY, FOREGROUND_PRIORITY, Tasks, halves};
 use super::dialling::{own_hello, say};
@@ -26,6 +25,8 @@ use super::limits::{
 };
 use super::origin::Origin;
 use super::shared::{Link, Shared};
+use super::standing::check_new;
+use crate::bearer::{Bearer, bearer_of_connection};
 
 /// Accepts connections until the endpoint closes. Whoever dials a node that has nothing to say yet,
 /// because it recovers, hears nothing and can turn to another.
@@ -58,8 +59,8 @@ async fn greet(shared: Arc<Shared>, incoming: Incoming, turn: OwnedSemaphorePerm
     let bearer = bearer_of_connection(connection.peer_identity(), shared.cluster);
     match (bearer, is_peer(&connection)) {
         (Ok(Bearer::Node(node)), true) => serve_peer(&shared, connection, node, turn).await,
-        (Ok(_), false) => serve_client(&shared, connection, turn).await,
-        (Ok(Bearer::Client), true) => {
+        (Ok(bearer), false) => serve_client(&shared, connection, bearer, turn).await,
+        (Ok(Bearer::Client(_)), true) => {
             let reason = "a client's certificate does not make a node: use the node's own";
             Close::Refused.close(&connection, reason);
             refuse(&shared, address, reason);
@@ -106,6 +107,7 @@ async fn serve_peer(
         Ok(Ok((tasks, link))) => {
             tracing::info!(%node, %address, "accepted a peer's connection");
             shared.add_accepted(node, &link);
+            check_new(shared, &link);
             let ending = tasks.run().await;
             shared.remove_accepted(node, &link);
             tracing::info!(%node, %address, reason = explain(&ending), "a peer's connection ended");
@@ -164,13 +166,19 @@ fn read_hello(frame: &Frame) -> Result<PeerHello, Fault> {
     }
 }
 
-async fn serve_client(shared: &Arc<Shared>, connection: Connection, turn: OwnedSemaphorePermit) {
+async fn serve_client(
+    shared: &Arc<Shared>,
+    connection: Connection,
+    bearer: Bearer,
+    turn: OwnedSemaphorePermit,
+) {
     let address = connection.remote_address();
-    let link = shared.client_link(connection.clone());
+    let link = shared.client_link(connection.clone(), bearer);
     let Some(id) = shared.add_client(&link) else {
         add(&shared.counters.turned_away, 1);
         return Close::TooMany.close(&connection, "this node has as many clients as it takes");
     };
+    check_new(shared, &link);
     let from = Origin::Client { connection: id };
     let welcoming = hear_client(shared, &link, from);
     let welcomed = timeout(HANDSHAKE_TIMEOUT, welcoming).await;

@@ -11,13 +11,15 @@ use quoit_core::event::ConnectionId;
 use quoit_core::peer::{Class, PeerHello};
 use quoit_ring::{ClusterId, NodeId};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::timeout;
 
 use super::closing::Close;
 use super::figures::{Counters, Refusals, TransportStats, add};
 use super::inbox::Inbox;
-use super::limits::Limits;
+use super::limits::{LINGER_TIMEOUT, Limits};
 use super::outbox::{Outbox, Put};
 use super::tls::TlsConfigs;
+use crate::bearer::Bearer;
 
 /// A connection, and what waits to be sent on it.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     /// Where the other side can be reached: for a peer, where it listens.
     pub(super) address: SocketAddr,
+    /// Who a client is.
+    pub(super) bearer: Option<Arc<Bearer>>,
     pub(super) foreground: Arc<Outbox>,
     pub(super) background: Arc<Outbox>,
 }
@@ -87,6 +91,8 @@ pub(super) struct Shared {
     pub(super) tls: Mutex<Arc<TlsConfigs>>,
     pub(super) inbox: Inbox,
     pub(super) hello: watch::Sender<Option<PeerHello>>,
+    /// Told when certificates have changed: peers are dialled anew.
+    pub(super) renewals: watch::Sender<()>,
     pub(super) counters: Arc<Counters>,
     pub(super) handshakes: Arc<Semaphore>,
     pub(super) large_room: Semaphore,
@@ -114,6 +120,7 @@ impl Shared {
             tls: Mutex::new(Arc::new(tls)),
             inbox,
             hello: watch::Sender::new(None),
+            renewals: watch::Sender::new(()),
             counters: Arc::default(),
             handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
             connections_max: AtomicUsize::new(limits.connections_max),
@@ -128,14 +135,15 @@ impl Shared {
     /// A link over a new connection of a peer.
     pub(super) fn peer_link(&self, connection: Connection, address: SocketAddr) -> Arc<Link> {
         let (foreground, background) = (self.outbox(), self.outbox());
-        Arc::new(Link { connection, address, foreground, background })
+        Arc::new(Link { connection, address, bearer: None, foreground, background })
     }
 
     /// A link over a new connection of a client, which has but one stream.
-    pub(super) fn client_link(&self, connection: Connection) -> Arc<Link> {
+    pub(super) fn client_link(&self, connection: Connection, bearer: Bearer) -> Arc<Link> {
         let address = connection.remote_address();
-        let outbox = self.outbox();
-        Arc::new(Link { connection, address, foreground: Arc::clone(&outbox), background: outbox })
+        let (foreground, bearer) = (self.outbox(), Some(Arc::new(bearer)));
+        let background = Arc::clone(&foreground);
+        Arc::new(Link { connection, address, bearer, foreground, background })
     }
 
     fn outbox(&self) -> Arc<Outbox> {
@@ -195,6 +203,11 @@ impl Shared {
         self.state().dialled.insert(node, Arc::clone(link));
     }
 
+    /// Whether this node opened the connection, and still asks on it.
+    pub(super) fn is_dialled(&self, link: &Arc<Link>) -> bool {
+        self.state().dialled.values().any(|there| Arc::ptr_eq(there, link))
+    }
+
     pub(super) fn remove_dialled(&self, node: NodeId, link: &Arc<Link>) {
         remove(&mut self.state().dialled, node, link);
     }
@@ -206,7 +219,12 @@ impl Shared {
         let nudge = state.members.get(&node).map(|member| Arc::clone(&member.nudge));
         drop(state);
         if let Some(older) = older {
-            Close::Replaced.close(&older.connection, "a newer connection took its place");
+            tokio::spawn(async move {
+                // The peer ends it, once what it has asked on it is answered, or is gone already.
+                if timeout(LINGER_TIMEOUT, older.connection.closed()).await.is_err() {
+                    Close::Replaced.close(&older.connection, "a newer connection took its place");
+                }
+            });
         }
         // Whoever can reach us can be reached: no need to wait before dialling again.
         if let Some(nudge) = nudge {
@@ -270,8 +288,13 @@ impl Shared {
 
     /// Dials nobody any more, and gives all links.
     pub(super) fn start_closing(&self) -> Vec<Arc<Link>> {
-        let mut state = self.state();
-        state.closing = true;
+        self.state().closing = true;
+        self.links()
+    }
+
+    /// All links.
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        let state = self.state();
         let links = state.dialled.values().chain(state.accepted.values());
         links.chain(state.clients.values()).cloned().collect()
     }
