@@ -81,6 +81,12 @@ pub enum ReadError {
         /// What was tried.
         trail: Trail,
     },
+    /// Nothing was read: this client's role does not allow it. Ask whoever runs the cluster for another.
+    #[error("{message}")]
+    Forbidden {
+        /// What would be needed, and who may give it, for people.
+        message: String,
+    },
     /// A node refused for another reason, which its message tells.
     #[error("the read was refused: {message} ({trail})")]
     Refused {
@@ -145,6 +151,7 @@ impl ReadError {
                     required: failure.required,
                     trail,
                 },
+                FailureCode::Forbidden => Self::Forbidden { message: failure.message },
                 code => Self::Refused { code, message: failure.message, trail },
             },
             OperationError::Damaged { trail } => Self::Damaged { trail },
@@ -213,6 +220,12 @@ pub enum WriteError {
     #[error("not written: {message}")]
     TooManySiblings {
         /// The node's message.
+        message: String,
+    },
+    /// Not done: this client's role does not allow it. Ask whoever runs the cluster for another.
+    #[error("not written: {message}")]
+    Forbidden {
+        /// What would be needed, and who may give it, for people.
         message: String,
     },
     /// Not done: a node refused for another reason, which its message tells.
@@ -293,6 +306,7 @@ impl WriteError {
                     required: failure.required,
                     trail,
                 },
+                FailureCode::Forbidden => Self::Forbidden { message: failure.message },
                 code => Self::Refused { code, message: failure.message, trail },
             },
             OperationError::Unknown { acknowledged, required, trail } => {
@@ -330,6 +344,12 @@ pub enum TableChangeError {
     /// The options are out of range for this cluster; nothing was sent.
     #[error("the table cannot be made: {0}")]
     Options(TableOptionsError),
+    /// Nothing changed: this client's role does not allow it. Ask whoever runs the cluster for another.
+    #[error("the tables were not changed: {message}")]
+    Forbidden {
+        /// What would be needed, and who may give it, for people.
+        message: String,
+    },
     /// Nothing changed: a node refused (a table of that name with other options exists, say).
     #[error("the tables were not changed: {message} ({trail})")]
     Refused {
@@ -375,6 +395,7 @@ impl TableChangeError {
             OperationError::Unknown { trail, .. } => Self::Unknown { trail },
             OperationError::Refused { failure, trail } => match failure.code {
                 FailureCode::UnknownTable => Self::UnknownTable { table: table.to_owned() },
+                FailureCode::Forbidden => Self::Forbidden { message: failure.message },
                 code => Self::Refused { code, message: failure.message, trail },
             },
             other => Self::NotSent(other),
@@ -397,6 +418,12 @@ pub enum StatusError {
         /// What was tried.
         trail: Trail,
     },
+    /// This client's role does not allow it. Ask whoever runs the cluster for another.
+    #[error("{message}")]
+    Forbidden {
+        /// What would be needed, and who may give it, for people.
+        message: String,
+    },
     /// It refused, or the question could not be sent.
     #[error("{node} was not asked or refused: {error}")]
     Refused {
@@ -416,6 +443,9 @@ impl StatusError {
             OperationError::UnknownNode(node) => Self::UnknownNode(node),
             OperationError::Timeout { trail } | OperationError::Unreachable { trail } => {
                 Self::Unreachable { node, trail }
+            }
+            OperationError::Refused { failure, .. } if failure.code == FailureCode::Forbidden => {
+                Self::Forbidden { message: failure.message }
             }
             error => Self::Refused { node, error },
         }

@@ -77,6 +77,7 @@ fn materials() -> (TlsMaterial, TlsMaterial) {
             authority_pem: authority.pem().into_bytes(),
             certificate_pem: certificate.pem().into_bytes(),
             key_pem: key.serialize_pem().into_bytes(),
+            revoked_pem: Vec::new(),
         }
     };
     (issue(ASKER), issue(ANSWERER))

@@ -3,14 +3,21 @@
 //!
 //! Names are DNS names under `<cluster id>.quoit`, which no resolver knows: node 7 is
 //! `n7.<cluster>.quoit` and `node.<cluster>.quoit` (for clients that ask any node), a client is
-//! `client.<cluster>.quoit`. The authority's certificate permits nothing outside its cluster.
-//! Clients' certificates are good for clients only, so that none of them can pose as a node.
+//! `<name>.client.<cluster>.quoit`, with a URI for each of its roles (see [`bearer`](crate::bearer)). The
+//! authority's certificate permits no DNS name outside its cluster. A cluster may have several
+//! authorities, one of which takes the place of the other in the end: their common names differ by their
+//! keys, so that their lists of revoked certificates are told apart.
 //!
-//! Keys are P-256, kept in files that only their owner may read. Nothing is ever overwritten.
+//! Keys are P-256, kept in files that only their owner may read. Nothing is ever overwritten but what
+//! is renewed: a certificate, and the list of revoked ones.
 
 mod check;
 mod file;
 mod members;
+mod parsed;
+mod renewal;
+mod shown;
+mod subject;
 
 #[cfg(test)]
 mod tests;
@@ -20,15 +27,20 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quoit_ring::{ClusterId, NodeId};
+use aws_lc_rs::digest::{SHA256, digest};
+use quoit_ring::ClusterId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
+    BasicConstraints, CertificateParams, DnType, GeneralSubtree, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, NameConstraints, PublicKeyData, SanType,
 };
 use time::OffsetDateTime;
 
 pub use check::{CheckError, check_credentials, cluster_of};
 pub use members::{MembersError, Prepared, prepare_members};
+pub(crate) use parsed::{Parsed, ParsedList, date, hex};
+pub use renewal::{REVOKED, Renewed, parse_serial, put_renewed};
+pub use shown::{Shown, show};
+pub use subject::Subject;
 
 use file::{read, write_new};
 
@@ -50,25 +62,6 @@ const BACKDATED: Duration = Duration::from_secs(3_600);
 const SECONDS_PER_DAY: u64 = 86_400;
 /// The mode of a key that only its owner reads.
 const OWNER_ONLY: u32 = 0o600;
-
-/// Whose certificate it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
-    /// A node of the cluster.
-    Node(NodeId),
-    /// A client of the cluster.
-    Client,
-}
-
-impl Subject {
-    /// The DNS names that the certificate bears.
-    pub fn names(self, cluster: ClusterId) -> Vec<String> {
-        match self {
-            Self::Node(node) => vec![format!("{node}.{cluster}.quoit"), node_name(cluster)],
-            Self::Client => vec![format!("client.{cluster}.quoit")],
-        }
-    }
-}
 
 /// The name that every node of a cluster bears besides its own.
 pub fn node_name(cluster: ClusterId) -> String {
@@ -105,12 +98,48 @@ pub enum AuthorityError {
     /// The validity is out of range. Nothing was made.
     #[error("a validity of {0} days: choose from 1 to {DAYS_MAX}")]
     Validity(u32),
+    /// The certificate is not one that this authority renews or revokes. Nothing was made.
+    #[error("{}: {message}", path.display())]
+    NotIssued {
+        /// Its file.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
+    /// A client may not be called so. Nothing was made.
+    #[error("a client's name is 1 to 63 lower-case letters, digits and '-', not {0:?}")]
+    Name(String),
+    /// A role is not had so. Nothing was made.
+    #[error("the role cannot be given: {0}")]
+    Grant(String),
+    /// A text is no serial number. Nothing was made.
+    #[error(
+        "{0:?} is no serial number: write its bytes as hexadecimal digits, as `quoit ca show` does"
+    )]
+    Serial(String),
     /// The system's clock is before 1970 or far in the future. Nothing was made.
     #[error("the system's clock is set to an impossible time")]
     Clock,
     /// The system gives no random numbers, or the library refused. Nothing was made.
     #[error("a key or certificate cannot be made: {0}")]
     Making(String),
+}
+
+impl AuthorityError {
+    /// Whether what was asked will be refused always; otherwise the system failed.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Exists(_)
+            | Self::Missing(_)
+            | Self::Unusable { .. }
+            | Self::Validity(_)
+            | Self::NotIssued { .. }
+            | Self::Name(_)
+            | Self::Grant(_)
+            | Self::Serial(_) => true,
+            Self::File { .. } | Self::Clock | Self::Making(_) => false,
+        }
+    }
 }
 
 impl From<rcgen::Error> for AuthorityError {
@@ -148,6 +177,7 @@ impl Issued {
 /// A cluster's authority, able to sign.
 pub struct Authority {
     cluster: ClusterId,
+    common_name: String,
     certificate_pem: String,
     key: KeyPair,
 }
@@ -158,9 +188,23 @@ impl Authority {
     /// # Errors
     /// See [`AuthorityError`]; an existing authority is never overwritten.
     pub fn create(directory: &Path, days: u32, now: SystemTime) -> Result<Self, AuthorityError> {
-        let cluster = draw_cluster_id()?;
+        Self::create_for(draw_cluster_id()?, directory, days, now)
+    }
+
+    /// As [`Authority::create`], for a cluster that is there: to take the place of its authority.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    pub fn create_for(
+        cluster: ClusterId,
+        directory: &Path,
+        days: u32,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let mut params = authority_params(cluster)?;
+        let print = digest(&SHA256, &key.subject_public_key_info());
+        let common_name = format!("quoit authority {cluster} {}", hex(&print.as_ref()[..4]));
+        let mut params = authority_params(cluster, &common_name)?;
         (params.not_before, params.not_after) = validity(days, now)?;
         let certificate_pem = params.self_signed(&key)?.pem();
         write_pair(
@@ -170,7 +214,7 @@ impl Authority {
             &key.serialize_pem(),
             OWNER_ONLY,
         )?;
-        Ok(Self { cluster, certificate_pem, key })
+        Ok(Self { cluster, common_name, certificate_pem, key })
     }
 
     /// Reads the authority that lies in `directory`.
@@ -188,11 +232,14 @@ impl Authority {
         };
         let cluster = check::cluster_of_authority(&certificate_pem)
             .map_err(|message| unusable(&certificate_path, message))?;
+        let parsed = Parsed::read_pem(certificate_pem.as_bytes())
+            .map_err(|message| unusable(&certificate_path, message))?;
         let key =
             KeyPair::from_pem(&key_pem).map_err(|error| unusable(&key_path, error.to_string()))?;
         check::keys_match(&certificate_pem, &key_pem)
             .map_err(|message| unusable(&key_path, message))?;
-        Ok(Self { cluster, certificate_pem, key })
+        let common_name = parsed[0].subject.clone();
+        Ok(Self { cluster, common_name, certificate_pem, key })
     }
 
     /// The cluster that this is the authority of.
@@ -240,34 +287,38 @@ impl Authority {
     /// [`AuthorityError::Validity`], [`AuthorityError::Clock`], [`AuthorityError::Making`].
     pub fn issue(
         &self,
-        subject: Subject,
+        subject: &Subject,
         days: u32,
         now: SystemTime,
     ) -> Result<Issued, AuthorityError> {
-        let names = subject.names(self.cluster);
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let (certificate_pem, _) = self.sign(subject, days, now, &key)?;
+        Ok(Issued { certificate_pem, key_pem: key.serialize_pem() })
+    }
+
+    /// Signs a certificate of a key that is there; gives its serial number too.
+    fn sign(
+        &self,
+        subject: &Subject,
+        days: u32,
+        now: SystemTime,
+        key: &impl PublicKeyData,
+    ) -> Result<(String, String), AuthorityError> {
         let mut params = CertificateParams::default();
         (params.not_before, params.not_after) = validity(days, now)?;
+        let (number, serial) = renewal::draw_serial()?;
+        params.serial_number = Some(number);
         params.distinguished_name = rcgen::DistinguishedName::new();
-        // A common name has at most 64 characters: the cluster's id fits, a long node id beside it
-        // does too (n18446744073709551615 has 21).
-        let title = match subject {
-            Subject::Node(node) => format!("{node} {}", self.cluster),
-            Subject::Client => format!("client {}", self.cluster),
-        };
-        params.distinguished_name.push(DnType::CommonName, title);
-        params.subject_alt_names = dns_names(names)?;
+        params.distinguished_name.push(DnType::CommonName, subject.title(self.cluster));
+        params.subject_alt_names = subject.alternative_names(self.cluster)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match subject {
-            Subject::Node(_) => {
-                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
-            }
-            Subject::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        };
+        params.extended_key_usages = subject.usages();
         params.use_authority_key_identifier_extension = true;
-        let issuer = Issuer::new(authority_params(self.cluster)?, &self.key);
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params.signed_by(&key, &issuer)?;
-        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok((params.signed_by(key, &self.issuer()?)?.pem(), serial))
+    }
+
+    fn issuer(&self) -> Result<Issuer<'_, &KeyPair>, AuthorityError> {
+        Ok(Issuer::new(authority_params(self.cluster, &self.common_name)?, &self.key))
     }
 }
 
@@ -281,12 +332,15 @@ pub fn client_configuration(cluster: ClusterId, contact_points: &[SocketAddr]) -
     )
 }
 
-/// All of the authority's certificate but its validity: it follows from the cluster's id, so that
-/// an issuer can be made again from the id and the key.
-fn authority_params(cluster: ClusterId) -> Result<CertificateParams, AuthorityError> {
+/// All of the authority's certificate but its validity: it follows from the cluster's id and the common
+/// name, so that an issuer can be made again from these and the key.
+fn authority_params(
+    cluster: ClusterId,
+    common_name: &str,
+) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("quoit authority {cluster}"));
+    params.distinguished_name.push(DnType::CommonName, common_name);
     params.subject_alt_names = dns_names(vec![check::authority_name(cluster)])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -5,6 +5,7 @@
 //! nobody knows is an error, and so is such a variable: a setting that is silently ignored is worse
 //! than a node that does not start. All mistakes are told at once, each with its line.
 
+mod access;
 mod document;
 mod http;
 mod members;
@@ -29,6 +30,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::transport::AcceptLimits;
 
+pub use access::{AccessRules, AccessSettings};
 pub use document::{Place, Problem};
 pub use http::{HTTP_CONNECTIONS_MAX, HttpSettings, HttpTlsSettings};
 pub use memory::MemoryBounds;
@@ -44,6 +46,8 @@ pub const HTTP_PORT_OFFSET: u16 = 100;
 /// N, when nobody says otherwise and the cluster has as many members.
 pub const REPLICATION: u8 = 3;
 
+/// The audit log in the data directory, when nobody says otherwise.
+const AUDIT_FILE: &str = "audit.jsonl";
 /// A configuration file is never longer, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// The wire's frames end a little above this.
@@ -64,6 +68,10 @@ pub struct Config {
     pub cluster: ClusterSettings,
     /// By what the node proves who it is.
     pub tls: TlsSettings,
+    /// Which client may do what.
+    pub access: AccessSettings,
+    /// Where it is written down what was done to the cluster.
+    pub audit: AuditSettings,
     /// The storage engine.
     pub storage: StorageSettings,
     /// How replicas become equal again.
@@ -118,12 +126,28 @@ pub struct ClusterSettings {
 /// `[tls]`: paths of PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// `authority`: the certificate of the cluster's authority.
+    /// `authority`: the certificate of the cluster's authority; several while one takes the place of
+    /// another.
     pub authority: PathBuf,
     /// `certificate`: the node's certificate.
     pub certificate: PathBuf,
     /// `key`: the certificate's private key.
     pub key: PathBuf,
+    /// `revoked`: the authorities' lists of revoked certificates; none where it is not written.
+    pub revoked: Option<PathBuf>,
+}
+
+/// `[audit]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// `enabled`: whether it is written at all.
+    pub enabled: bool,
+    /// `file`: where; in the data directory, unless told otherwise.
+    pub file: PathBuf,
+    /// `file_mib`: a file that has so much is set aside; in bytes here.
+    pub file_bytes_max: u64,
+    /// `files`: so many are kept, with the one that is written to.
+    pub files: u32,
 }
 
 /// `[storage]`
@@ -268,6 +292,10 @@ impl Config {
         let node = node.map(|draft| draft.settings);
         let usual = http_listen(node.as_ref());
         let http = document.section("http", |section| http::read(section, directory, usual));
+        let access = document.section("access", access::read);
+        let data = node.as_ref().map(|node| node.data_directory.as_path());
+        let data = data.unwrap_or(Path::new(""));
+        let audit = document.section("audit", |section| read_audit(section, directory, data));
         let limits = document.section("limits", read_limits);
         let storage = document.section("storage", |section| read_storage(section, &limits.memory));
         let repair = document.section("repair", |section| RepairSettings {
@@ -297,6 +325,8 @@ impl Config {
                     http,
                     cluster,
                     tls,
+                    access,
+                    audit,
                     storage,
                     repair,
                     limits,
@@ -334,6 +364,12 @@ impl Config {
         }
     }
 
+    /// Whether the cluster is for trying: only its own host reaches it.
+    pub fn is_local(&self) -> bool {
+        let members = self.cluster.members.iter().map(|member| member.address);
+        members.chain([self.node.listen, self.node.advertise]).all(|at| at.ip().is_loopback())
+    }
+
     /// The whole configuration as a file, with every default written out. Reading it gives the same
     /// configuration again.
     pub fn to_toml(&self) -> String {
@@ -358,7 +394,23 @@ fn read_tls(section: &mut Section<'_>, directory: &Path) -> Option<TlsSettings> 
     let authority = path("authority", "\"authority.pem\"");
     let certificate = path("certificate", "\"node.pem\"");
     let key = path("key", "\"node.key\"");
-    Some(TlsSettings { authority: authority?, certificate: certificate?, key: key? })
+    let text = section.text("revoked");
+    let revoked = non_empty(section, "revoked", text).map(|text| directory.join(text));
+    Some(TlsSettings { authority: authority?, certificate: certificate?, key: key?, revoked })
+}
+
+fn read_audit(section: &mut Section<'_>, directory: &Path, data: &Path) -> AuditSettings {
+    let enabled = section.switch("enabled", true);
+    let text = section.text("file");
+    let file = non_empty(section, "file", text);
+    let file = file.map_or_else(|| data.join(AUDIT_FILE), |text| directory.join(text));
+    let files = positive(section, "files", 1..=100, 4);
+    AuditSettings {
+        enabled,
+        file,
+        file_bytes_max: positive(section, "file_mib", 1..=1_024, 8) << 20,
+        files: u32::try_from(files).expect("the range fits 32 bits"),
+    }
 }
 
 fn read_storage(section: &mut Section<'_>, memory: &MemoryBounds) -> StorageSettings {

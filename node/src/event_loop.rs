@@ -6,23 +6,22 @@
 //! (one write). Before a turn begins the loop lets the other tasks run once, so that more events
 //! share it: under load that is worth more than any other setting.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_core::event::{ConnectionId, Effect, Effects, Event, StorageRequest};
+use quoit_core::event::{Effect, Effects, Event, StorageRequest};
 use quoit_core::{NodeCore, Now, Spent};
 use quoit_gossip::{Gossip, GossipEvent};
-use quoit_protocol::{ClientRequest, ClientResponse, FailureCode, TraceId};
 use quoit_ring::Member;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::config::LimitSettings;
 use crate::http::NodeHealth;
-use crate::metrics::{Metrics, Operation, Outcome, StoragePart};
+use crate::metrics::{Metrics, StoragePart};
 use crate::service_manager::ServiceManager;
 use crate::storage_worker::{Answered, Answers, Request, Requests, StorageWorker};
 use crate::transport::{Arrived, Inbound, InboundQueue, Transport};
@@ -59,8 +58,7 @@ pub(crate) struct EventLoop {
     pub(crate) advertise: std::net::SocketAddr,
     /// Whom to speak with until there is a cluster record.
     pub(crate) initial_members: Vec<Member>,
-    /// Requests of clients that were not answered yet.
-    pub(crate) requests: Requested,
+    pub(crate) callers: Callers,
     pub(crate) ready: bool,
     pub(crate) read_here: ReadHere,
     pub(crate) observed: std::time::Instant,
@@ -99,77 +97,6 @@ impl ReadHere {
         if time > Self::SLOW {
             self.elsewhere = Self::ELSEWHERE;
         }
-    }
-}
-
-/// When each client's request came, for the metrics. Every request is answered once, so what is in
-/// here is bounded by what the core works on.
-#[derive(Default)]
-pub(crate) struct Requested {
-    since: HashMap<(ConnectionId, u64), Since>,
-}
-
-struct Since {
-    operation: Operation,
-    at: std::time::Instant,
-    trace: Option<TraceId>,
-}
-
-impl Requested {
-    fn begin(
-        &mut self,
-        connection: ConnectionId,
-        request: u64,
-        message: &ClientRequest,
-        at: std::time::Instant,
-    ) {
-        let operation = match message {
-            ClientRequest::Get(_) => Operation::Get,
-            ClientRequest::Write(write) if write.value.is_some() => Operation::Put,
-            ClientRequest::Write(_) => Operation::Delete,
-            ClientRequest::Scan(_) | ClientRequest::Export(_) => Operation::Scan,
-            ClientRequest::ChangeTables(_) => Operation::Table,
-            ClientRequest::AskStatus(_)
-            | ClientRequest::AcceptLoss(_)
-            | ClientRequest::AskRepair(_) => Operation::Status,
-            ClientRequest::Hello(_) | ClientRequest::AskRecord(_) => return,
-        };
-        let trace = message.trace();
-        self.since.insert((connection, request), Since { operation, at, trace });
-    }
-
-    fn end(
-        &mut self,
-        connection: ConnectionId,
-        request: u64,
-        message: &ClientResponse,
-        metrics: &Metrics,
-    ) {
-        if let ClientResponse::Traced(_) = message {
-            return; // The answer follows.
-        }
-        let Some(since) = self.since.remove(&(connection, request)) else { return };
-        let Since { operation, at, trace } = since;
-        let outcome = match message {
-            ClientResponse::Failure(failure) if failure.unknown => Outcome::Unknown,
-            ClientResponse::Failure(failure) => match failure.code {
-                FailureCode::Overloaded => Outcome::Overloaded,
-                FailureCode::Unavailable | FailureCode::NotServing => Outcome::Unavailable,
-                _ => Outcome::Refused,
-            },
-            ClientResponse::Got(got) => {
-                if got.repaired {
-                    metrics.read_repair();
-                }
-                Outcome::Done
-            }
-            _ => Outcome::Done,
-        };
-        let took = at.elapsed();
-        if let Some(trace) = trace {
-            tracing::info!(%trace, ?operation, ?outcome, took_us = took.as_micros(), "traced");
-        }
-        metrics.request(operation, outcome, took);
     }
 }
 
@@ -296,11 +223,14 @@ impl EventLoop {
                     Event::Peer { from, request, message }
                 }
                 Inbound::Client { connection, request, message } => {
+                    let transport = &self.transport;
+                    let rights = self.callers.rights(connection, || transport.client(connection));
+                    let Some(rights) = rights else { continue };
                     if message.trace().is_some() {
                         self.core.note_came(self.clock.instant_of(at));
                     }
-                    self.requests.begin(connection, request, &message, at);
-                    Event::Client { connection, request, message }
+                    self.callers.begin(connection, request, &message, at);
+                    Event::Client { connection, request, message, rights }
                 }
                 Inbound::PeerConnected { node } => {
                     tracing::info!(%node, "connected");
@@ -310,7 +240,10 @@ impl EventLoop {
                     tracing::warn!(%node, "connection lost");
                     Event::PeerDisconnected { node }
                 }
-                Inbound::ClientClosed { .. } => continue,
+                Inbound::ClientClosed { connection } => {
+                    self.callers.closed(connection);
+                    continue;
+                }
                 Inbound::Gossip { from, body } => {
                     // Gossip repeats itself: what finds no room is told again.
                     let _ = self.to_gossip.try_send((from, body));
@@ -356,7 +289,7 @@ impl EventLoop {
                 self.transport.send_peer(to, request, &message);
             }
             Effect::ToClient { connection, request, message } => {
-                self.requests.end(connection, request, &message, &self.metrics);
+                self.callers.end(connection, request, &message, &self.metrics);
                 self.transport.send_client(connection, request, &message);
             }
             Effect::ToStorage { tag, request: request @ StorageRequest::Read { .. }, .. }

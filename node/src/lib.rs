@@ -51,7 +51,11 @@
 //! contended, and nothing when it was not. Next: fewer packets for acknowledgements, and digests in
 //! place of the second replica's value.
 
+pub mod audit;
 pub mod authority;
+pub mod bearer;
+pub mod ca;
+mod callers;
 pub mod clock;
 pub mod config;
 pub mod decoding;

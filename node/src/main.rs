@@ -9,10 +9,10 @@
 //! | 2 | the command line, the configuration or the input is wrong; nothing was done |
 //! | 3 | it could not be done, or a node had to stop; it may succeed later |
 //! | 4 | it is not known whether it is done |
+//! | 5 | this client's role does not allow it; nothing was done |
 
 use std::error::Error;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,16 +20,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use quoit_cli::{ClientCommand, ConnectionOptions, node_rows, render_nodes_table};
 use quoit_client::{ClientBuilder, with_sources};
-use quoit_node::authority::{
-    AUTHORITY_DAYS, Authority, AuthorityError, LEAF_DAYS, MembersError, Subject, check_credentials,
-    prepare_members,
-};
+use quoit_node::authority::check_credentials;
+use quoit_node::ca::{self, CaCommand, CaError};
 use quoit_node::config::{Config, environment};
-use quoit_node::http::Doors;
-use quoit_node::serve::ServeOptions;
+use quoit_node::serve::{ServeOptions, check_files};
 use quoit_node::stop::StopSignals;
 use quoit_node::up::{Cluster, PreparedNode, READY_TIMEOUT, UpError, UpOptions, prepare};
-use quoit_ring::{NodeId, VnodeCount, VnodeCountError};
+use quoit_ring::{VnodeCount, VnodeCountError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,7 +48,7 @@ struct Arguments {
 enum Command {
     Up(UpArguments),
     Serve(ServeArguments),
-    /// Make a cluster's authority and its certificates.
+    /// Make a cluster's authority and its certificates; renew, show and revoke them.
     #[command(subcommand)]
     Ca(CaCommand),
     #[command(flatten)]
@@ -107,63 +104,6 @@ struct ServeArguments {
     stop_on_stdin_close: bool,
 }
 
-#[derive(Debug, Subcommand)]
-enum CaCommand {
-    /// Make an authority with a new cluster id.
-    Init {
-        /// Where authority.pem and authority.key are written.
-        #[arg(long, value_name = "DIR")]
-        dir: PathBuf,
-        /// How long it is valid.
-        #[arg(long, default_value_t = AUTHORITY_DAYS)]
-        days: u32,
-    },
-    Issue(IssueArguments),
-    Members(MembersArguments),
-}
-
-/// Make the certificates of all members that a configuration lists.
-///
-/// Makes DIR/authority (to be kept safe), DIR/n1 and so on for the nodes, and DIR/client. What is
-/// there is left as it is.
-#[derive(Debug, Args)]
-struct MembersArguments {
-    /// The configuration that lists the members.
-    #[arg(long, value_name = "FILE", default_value = "/etc/quoit/quoit.toml")]
-    config: PathBuf,
-    /// Where everything is written.
-    #[arg(long, value_name = "DIR", default_value = "/etc/quoit")]
-    dir: PathBuf,
-    /// Make an authority only if all members are on loopback.
-    #[arg(long)]
-    one_host: bool,
-}
-
-/// Make the certificate of a node or of a client.
-///
-/// Writes node.pem and node.key, or client.pem and client.key, and beside them authority.pem.
-#[derive(Debug, Args)]
-struct IssueArguments {
-    /// The authority's directory.
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-    /// The node's id, such as n1.
-    #[arg(long, value_name = "ID", required_unless_present = "for_client")]
-    node: Option<NodeId>,
-    /// Make a client's certificate.
-    #[arg(long, conflicts_with = "node")]
-    for_client: bool,
-    /// Where a client finds nodes (may be repeated); client.toml is written with them.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "node")]
-    contact_point: Vec<SocketAddr>,
-    /// Where the files are written.
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// How long it is valid.
-    #[arg(long, default_value_t = LEAF_DAYS)]
-    days: u32,
-}
-
 fn parse_vnodes(text: &str) -> Result<VnodeCount, String> {
     let count: u32 = text.parse().map_err(|error| format!("{error}"))?;
     VnodeCount::new(count).map_err(|error: VnodeCountError| error.to_string())
@@ -183,9 +123,7 @@ fn main() -> ExitCode {
         Command::Client(command) => return quoit_cli::run(&command, &arguments.connection),
         Command::Up(options) => up(options),
         Command::Serve(options) => serve(&options),
-        Command::Ca(CaCommand::Init { dir, days }) => init(&dir, days),
-        Command::Ca(CaCommand::Issue(options)) => issue(&options),
-        Command::Ca(CaCommand::Members(options)) => members(&options),
+        Command::Ca(command) => ca::run(&command, arguments.connection.json).map_err(ca_failure),
         Command::Manual { out } => {
             quoit_node::manual::write(Arguments::command(), &out).map_err(not_done)
         }
@@ -203,7 +141,7 @@ fn serve(options: &ServeArguments) -> Result<(), Failure> {
     let config = Config::load(&options.config, &environment()).map_err(bad_input)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(not_done)?;
     check_credentials(&config.tls, config.cluster.id, config.node.id, now).map_err(bad_input)?;
-    Doors::open(&config.http).map_err(bad_input)?;
+    check_files(&config).map_err(bad_input)?;
     if options.check {
         if !options.quiet {
             // Whoever reads it may have read enough.
@@ -233,50 +171,6 @@ fn plant() -> Result<(), Failure> {
         bug.ok_or_else(|| bad_input(format!("PLANTED_BUG is one of {:?}", PlantedBug::ALL)))?;
     tracing::warn!(?bug, "this node is faulty on purpose");
     plant_everywhere(bug);
-    Ok(())
-}
-
-fn init(directory: &std::path::Path, days: u32) -> Result<(), Failure> {
-    let authority =
-        Authority::create(directory, days, SystemTime::now()).map_err(authority_failure)?;
-    println!("cluster {}", authority.cluster());
-    eprintln!("authority.pem and authority.key are in {}: keep the key safe", directory.display());
-    Ok(())
-}
-
-fn issue(options: &IssueArguments) -> Result<(), Failure> {
-    let authority = Authority::open(&options.dir).map_err(authority_failure)?;
-    let (subject, stem) = match options.node {
-        Some(node) => (Subject::Node(node), "node"),
-        None => (Subject::Client, "client"),
-    };
-    let issued =
-        authority.issue(subject, options.days, SystemTime::now()).map_err(authority_failure)?;
-    issued.write(&options.out, stem).map_err(authority_failure)?;
-    authority.write_certificate(&options.out).map_err(authority_failure)?;
-    if !options.contact_point.is_empty() {
-        authority
-            .write_client_configuration(&options.out, &options.contact_point)
-            .map_err(authority_failure)?;
-    }
-    eprintln!("{stem}.pem, {stem}.key and authority.pem are in {}", options.out.display());
-    Ok(())
-}
-
-fn members(options: &MembersArguments) -> Result<(), Failure> {
-    let members = Config::load_members(&options.config).map_err(bad_input)?;
-    let now = SystemTime::now();
-    let prepared = prepare_members(&options.dir, &members, options.one_host, now).map_err(
-        |error| match error {
-            MembersError::Authority(error) => authority_failure(error),
-            MembersError::SeveralHosts { .. } => bad_input(error),
-            MembersError::Directory { .. } => not_done(error),
-        },
-    )?;
-    println!("cluster {}", prepared.cluster);
-    for place in &prepared.made {
-        println!("made {}", place.display());
-    }
     Ok(())
 }
 
@@ -381,16 +275,8 @@ fn not_done(error: impl Into<Box<dyn Error>>) -> Failure {
     Failure::NotDone(error.into())
 }
 
-fn authority_failure(error: AuthorityError) -> Failure {
-    match error {
-        AuthorityError::Exists(_)
-        | AuthorityError::Missing(_)
-        | AuthorityError::Unusable { .. }
-        | AuthorityError::Validity(_) => bad_input(error),
-        AuthorityError::File { .. } | AuthorityError::Clock | AuthorityError::Making(_) => {
-            not_done(error)
-        }
-    }
+fn ca_failure(error: CaError) -> Failure {
+    if error.is_bad_input() { bad_input(error) } else { not_done(error) }
 }
 
 fn up_failure(error: UpError) -> Failure {
@@ -400,7 +286,7 @@ fn up_failure(error: UpError) -> Failure {
         | UpError::NotOurs { .. }
         | UpError::Manifest { .. }
         | UpError::Config(_) => bad_input(error),
-        UpError::Authority(error) => authority_failure(error),
+        UpError::Authority(error) => ca_failure(error.into()),
         UpError::Busy(_)
         | UpError::PortInUse { .. }
         | UpError::Listen { .. }
@@ -426,6 +312,11 @@ mod tests {
         let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
         assert!(parse("quoit ca issue --dir a --out b --node n1").is_ok());
         assert!(parse("quoit ca issue --dir a --out b --for-client").is_ok());
+        assert!(parse("quoit ca issue --dir a --for-client shop --out b").is_ok());
+        assert!(parse("quoit ca issue --dir a --for-client --role admin --out b").is_ok());
+        assert!(parse("quoit ca issue --dir a --for-client --role root --out b").is_err());
+        assert!(parse("quoit ca issue --dir a --for-client --table t --out b").is_err());
+        assert!(parse("quoit ca issue --dir a --node n1 --role admin --out b").is_err());
         assert!(parse("quoit ca issue --dir a --out b").is_err());
         assert!(parse("quoit ca issue --dir a --out b --for-client --node n1").is_err());
         assert!(parse("quoit up --vnodes 1000").is_err());

@@ -4,12 +4,13 @@
 //! a label. A counter costs one atomic addition, a histogram one short lock. What only changes slowly
 //! is in `standing`.
 
+mod certificates;
 mod standing;
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -22,6 +23,7 @@ use prometheus_client::registry::Registry;
 use quoit_protocol::status::NodeStatus;
 
 use crate::transport::TransportStats;
+use certificates::Certificates;
 use standing::Standing;
 
 /// What a client asked for.
@@ -36,6 +38,13 @@ pub enum Operation {
     Table,
     /// The record or a node's status.
     Status,
+}
+
+impl Operation {
+    /// Its name, where it stands for what somebody asked for.
+    pub fn verb(self) -> &'static str {
+        self.name()
+    }
 }
 
 /// What became of a request.
@@ -163,6 +172,7 @@ pub struct Metrics {
     in_flight: Gauge,
     read_repairs: Counter,
     unreadable: Counter,
+    certificates: Certificates,
     standing: Standing,
 }
 
@@ -206,6 +216,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             read_repairs: Counter::default(),
             unreadable: Counter::default(),
+            certificates: Certificates::new(&mut registry),
             standing: Standing::new(&mut registry),
             registry,
         };
@@ -304,8 +315,14 @@ impl Metrics {
         self.standing.show_transport(stats);
     }
 
+    /// Says which certificates are in use, and when each expires.
+    pub fn set_certificates(&self, expiring: Vec<(&'static str, SystemTime)>) {
+        self.certificates.set(expiring);
+    }
+
     /// All series in the OpenMetrics text format, which Prometheus reads.
     pub fn text(&self) -> String {
+        self.certificates.show(SystemTime::now());
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             text.clear();

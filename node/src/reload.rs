@@ -1,29 +1,41 @@
 //! Reading the configuration and the certificates again while the node runs (SIGHUP).
 //!
 //! All or nothing: files that a start would refuse change nothing, and the node goes on with what
-//! it has. Certificates count for connections that are made from then on; those that are open stay.
+//! it has. Certificates count for connections that are made from then on; those that are open stay,
+//! unless the other side's certificate would be refused now. Roles and tokens count from the next request.
 //! Settings that only a start can take are named in the log, again at each reload.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, SystemTimeError, UNIX_EPOCH};
 
 use quoit_client::with_sources;
 use tokio::sync::watch;
 use toml::Table;
 
+use crate::audit::{AuditLog, AuditOutcome, Entry, Via};
 use crate::authority::{CheckError, check_credentials};
-use crate::config::{Config, ConfigError, LimitSettings, environment};
-use crate::http::GatewayIdentity;
+use crate::config::{AccessRules, Config, ConfigError, LimitSettings, environment};
+use crate::http::{DoorError, Doors, GatewayIdentity};
 use crate::log::LogLevel;
-use crate::serve::{ServeError, read_tls};
+use crate::metrics::Metrics;
+use crate::serve::{ServeError, expiring, read_tls};
 use crate::transport::{TlsError, Transport};
 
 /// The settings that a running node takes. `value_bytes_max` counts only up to the running
 /// `set_bytes_max`, which belongs to the store.
-const RELOADED: [&str; 13] = [
+const RELOADED: [&str; 20] = [
     "tls.authority",
     "tls.certificate",
     "tls.key",
+    "tls.revoked",
+    "access.default_role",
+    "access.clients",
+    "http.certificate",
+    "http.key",
+    "http.client_authority",
+    "http.token_file",
     "log.level",
     "limits.key_bytes_max",
     "limits.value_bytes_max",
@@ -51,6 +63,15 @@ pub(crate) enum ReloadError {
     /// Certificates that TLS does not take.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Files of HTTP that a start would refuse.
+    #[error(transparent)]
+    Doors(#[from] DoorError),
+    /// The node listens for HTTP on other hosts' behalf, and nothing would guard its data any more.
+    #[error(
+        "http.listen is {0} until the node is restarted, which other hosts reach: http.certificate and \
+         http.key, and http.token_file or http.client_authority, are needed until then"
+    )]
+    Unguarded(SocketAddr),
     /// The host's clock.
     #[error("the system's clock is set to an impossible time")]
     Clock(#[from] SystemTimeError),
@@ -67,16 +88,32 @@ pub(crate) struct Reloader {
     pub(crate) transport: Transport,
     /// Through which HTTP reaches the cluster, with the node's certificate.
     pub(crate) gateway: GatewayIdentity,
+    /// By what HTTP tells apart who asks.
+    pub(crate) doors: watch::Sender<Arc<Doors>>,
     /// The way to the event loop.
     pub(crate) limits: watch::Sender<LimitSettings>,
+    /// And there, too.
+    pub(crate) rules: watch::Sender<AccessRules>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: AuditLog,
 }
 
 impl Reloader {
     /// Reads everything again, and tells the log what came of it.
     pub(crate) fn reload(&mut self) {
-        match self.try_reload() {
+        let reloaded = self.try_reload();
+        self.audit.note(&Entry {
+            who: "the operator of this host".to_owned(),
+            address: None,
+            via: Via::Signal,
+            action: "reload",
+            target: None,
+            outcome: if reloaded.is_ok() { AuditOutcome::Done } else { AuditOutcome::NotDone },
+            reason: reloaded.as_ref().err().map(|error| with_sources(error)),
+        });
+        match reloaded {
             Ok(waiting) => {
-                tracing::info!("reloaded: certificates, log.level and [limits]");
+                tracing::info!("reloaded: certificates, roles, tokens, log.level and [limits]");
                 if !waiting.is_empty() {
                     let settings = waiting.join(", ");
                     tracing::warn!(settings, "these changed settings need a restart of the node");
@@ -98,8 +135,21 @@ impl Reloader {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         check_credentials(&new.tls, cluster, node, now)?;
         let material = read_tls(&new.tls)?;
+        // Whether only this host reaches the node is decided by where it listens, not by the new file.
+        let rules = new.access.rules(self.running.is_local());
+        let listen = self.running.http.listen;
+        if self.running.http.data && !listen.ip().is_loopback() && !new.http.is_guarded() {
+            return Err(ReloadError::Unguarded(listen));
+        }
+        let doors = Doors::open(&new.http, &rules, cluster, &material)?;
         self.transport.set_tls(&material)?;
         self.gateway.set(&self.running, &material);
+        self.doors.send_replace(Arc::new(doors));
+        self.rules.send_replace(rules);
+        self.metrics.set_certificates(expiring(&new, &material));
+        self.running.access = new.access;
+        self.running.http.tls = new.http.tls;
+        self.running.http.token_file = new.http.token_file;
         // The level was checked with the configuration.
         if let Some(log_level) = &self.log_level
             && let Err(error) = log_level.set(&new.log.level)
@@ -179,9 +229,19 @@ mod tests {
         let mut both = taken.to_vec();
         both.extend([("QUOIT_NODE_LISTEN", "127.0.0.1:7101"), ("QUOIT_STORAGE_SEGMENT_MIB", "9")]);
         assert_eq!(needing_restart(&running, &config(&both)), ["storage.segment_mib"]);
-        for name in RELOADED {
+        let all = config(&[
+            ("QUOIT_TLS_REVOKED", "r"),
+            ("QUOIT_ACCESS_DEFAULT_ROLE", "none"),
+            ("QUOIT_HTTP_DATA", "true"),
+            ("QUOIT_HTTP_CERTIFICATE", "c"),
+            ("QUOIT_HTTP_KEY", "k"),
+            ("QUOIT_HTTP_CLIENT_AUTHORITY", "a"),
+            ("QUOIT_HTTP_TOKEN_FILE", "t"),
+        ]);
+        // The environment does not reach lists.
+        for name in RELOADED.into_iter().filter(|name| *name != "access.clients") {
             let (section, key) = name.split_once('.').unwrap();
-            assert!(settings(&running)[section].get(key).is_some(), "{name} is no setting");
+            assert!(settings(&all)[section].get(key).is_some(), "{name} is no setting");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use quoit_core::continuity::{CONTINUITY_FILE, ContinuityState};
@@ -19,10 +19,13 @@ use quoit_storage_files::disk::FileDisk;
 use quoit_storage_files::tables::{OpenReport, Tables, TablesError, TablesOptions};
 use tokio::sync::{mpsc, watch};
 
+use crate::audit::{AuditError, AuditLog};
+use crate::authority::Parsed;
+use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::config::{Config, TlsSettings};
-use crate::event_loop::{EventLoop, ReadHere, Requested};
-use crate::http::{HttpError, HttpServer, NodeHealth};
+use crate::event_loop::{EventLoop, ReadHere};
+use crate::http::{Doors, HttpError, HttpServer, NodeHealth};
 use crate::identity::{Identity, IdentityError};
 use crate::log::LogLevel;
 use crate::metrics::Metrics;
@@ -31,7 +34,7 @@ use crate::service_manager::ServiceManager;
 use crate::stop::{StopReason, StopSignals, hangup_means_reload};
 use crate::storage_worker::{Parts, StorageWorker};
 use crate::transport::{
-    self, InboundQueue, TlsMaterial, Transport, TransportConfig, TransportError,
+    self, InboundQueue, TlsMaterial, Transport, TransportConfig, TransportError, check_material,
 };
 
 /// Gossip messages that may wait in either direction; more are dropped, as gossip repeats itself.
@@ -80,6 +83,9 @@ pub enum ServeError {
     /// The endpoint cannot be made.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// HTTP cannot be served.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -120,6 +126,18 @@ pub fn run(config: Config, options: ServeOptions) -> Result<(), ServeError> {
     served
 }
 
+/// Whether a node could start with the files that its configuration names; nothing is started.
+///
+/// # Errors
+/// What [`run`] would say.
+pub fn check_files(config: &Config) -> Result<(), ServeError> {
+    let tls = read_tls(&config.tls)?;
+    check_material(&tls, config.node.id, config.cluster.id).map_err(TransportError::Tls)?;
+    let rules = config.access.rules(config.is_local());
+    Doors::open(&config.http, &rules, config.cluster.id, &tls).map_err(HttpError::Door)?;
+    Ok(())
+}
+
 async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
     let mut signals =
         StopSignals::listen(options.stop_on_stdin_close).map_err(ServeError::System)?;
@@ -129,8 +147,10 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     let health = NodeHealth::new();
     let metrics = Metrics::new();
     let tls = read_tls(&config.tls)?;
-    let http = HttpServer::open(&config, &tls)?;
-    let gateway = http.identity();
+    let audit = AuditLog::open(&config.audit)?;
+    let http = HttpServer::open(&config, &tls, audit.clone())?;
+    let (gateway, doors) = (http.identity(), http.doors());
+    metrics.set_certificates(expiring(&config, &tls));
     let http = http.start(health.clone(), metrics.clone())?;
     let (stopper, stop) = watch::channel(false);
 
@@ -158,6 +178,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     })
     .map_err(ServeError::System)?;
     let (limits_changed, limits) = watch::channel(config.limits);
+    let (rules_changed, rules) = watch::channel(config.access.rules(config.is_local()));
     let event_loop = EventLoop {
         core,
         clock,
@@ -169,13 +190,13 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         gossip_events,
         to_gossip,
         health,
-        metrics,
+        metrics: metrics.clone(),
         service: service.clone(),
         limits,
         stop,
         advertise: config.node.advertise,
         initial_members: config.cluster.members.clone(),
-        requests: Requested::default(),
+        callers: Callers::new(rules, audit.clone()),
         ready: false,
         read_here: ReadHere::default(),
         observed: std::time::Instant::now(),
@@ -189,7 +210,11 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         log_level: options.log_level,
         transport,
         gateway,
+        doors,
         limits: limits_changed,
+        rules: rules_changed,
+        metrics,
+        audit,
     };
     let mut running = std::pin::pin!(event_loop.run());
     tokio::select! {
@@ -284,7 +309,24 @@ pub(crate) fn read_tls(settings: &TlsSettings) -> Result<TlsMaterial, ServeError
         authority_pem: read(&settings.authority)?,
         certificate_pem: read(&settings.certificate)?,
         key_pem: read(&settings.key)?,
+        revoked_pem: settings.revoked.as_deref().map(read).transpose()?.unwrap_or_default(),
     })
+}
+
+/// When what the node proves itself with, and trusts, expires: of several in a file, the first to do so.
+/// The files were read before, and found to be good.
+pub(crate) fn expiring(config: &Config, tls: &TlsMaterial) -> Vec<(&'static str, SystemTime)> {
+    let https = config.http.tls.as_ref().and_then(|tls| std::fs::read(&tls.certificate).ok());
+    let files = [
+        ("node", Some(&tls.certificate_pem)),
+        ("authority", Some(&tls.authority_pem)),
+        ("https", https.as_ref()),
+    ];
+    let expiring = files.into_iter().filter_map(|(name, pem)| {
+        let certificates = Parsed::read_pem(pem?).ok()?;
+        Some((name, certificates.iter().map(|one| one.not_after).min()?))
+    });
+    expiring.collect()
 }
 
 fn core_config(config: &Config, data: &Data) -> CoreConfig {

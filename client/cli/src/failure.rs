@@ -24,6 +24,9 @@ pub enum CommandError {
     /// Exit code 4: it is not known whether what was asked is done.
     #[error("{0}")]
     Unknown(String),
+    /// Exit code 5: this client's role does not allow it. What was asked is not done.
+    #[error("{0}")]
+    Forbidden(String),
     /// Exit code 0: whoever read the output wants no more of it (`quoit export | head`).
     #[error("standard output was closed")]
     OutputClosed,
@@ -38,6 +41,7 @@ impl CommandError {
             Self::BadInput(_) => 2,
             Self::NotDone(_) => 3,
             Self::Unknown(_) => 4,
+            Self::Forbidden(_) => 5,
         })
     }
 
@@ -57,6 +61,7 @@ impl CommandError {
             Self::BadInput(text) => Self::BadInput(change(text)),
             Self::NotDone(text) => Self::NotDone(change(text)),
             Self::Unknown(text) => Self::Unknown(change(text)),
+            Self::Forbidden(text) => Self::Forbidden(change(text)),
             Self::OutputClosed => Self::OutputClosed,
         }
     }
@@ -96,6 +101,7 @@ impl From<ReadError> for CommandError {
     fn from(error: ReadError) -> Self {
         let text = one_line(&error);
         match error {
+            ReadError::Forbidden { .. } => Self::Forbidden(text),
             ReadError::TooLarge { .. } | ReadError::Level(_) | ReadError::UnknownTable { .. } => {
                 Self::BadInput(text)
             }
@@ -109,6 +115,9 @@ impl From<WriteError> for CommandError {
     fn from(error: WriteError) -> Self {
         let text = one_line(&error);
         match error {
+            WriteError::Forbidden { .. } | WriteError::Read(ReadError::Forbidden { .. }) => {
+                Self::Forbidden(text)
+            }
             WriteError::TooLarge { .. }
             | WriteError::Level(_)
             | WriteError::UnknownTable { .. }
@@ -124,6 +133,7 @@ impl From<TableError> for CommandError {
     fn from(error: TableError) -> Self {
         let text = one_line(&error);
         match error {
+            TableError::Record(ReadError::Forbidden { .. }) => Self::Forbidden(text),
             TableError::Unknown { name, .. } => {
                 Self::BadInput(format!("{text}; make it with `quoit tables create {name}`"))
             }
@@ -136,6 +146,7 @@ impl From<TableChangeError> for CommandError {
     fn from(error: TableChangeError) -> Self {
         let text = one_line(&error);
         match error {
+            TableChangeError::Forbidden { .. } => Self::Forbidden(text),
             TableChangeError::Options(_) | TableChangeError::UnknownTable { .. } => {
                 Self::BadInput(text)
             }
@@ -152,7 +163,8 @@ pub(crate) fn is_permanent(code: FailureCode) -> bool {
         FailureCode::UnknownTable
         | FailureCode::Invalid
         | FailureCode::TooManySiblings
-        | FailureCode::Protocol => true,
+        | FailureCode::Protocol
+        | FailureCode::Forbidden => true,
         FailureCode::WrongConfiguration
         | FailureCode::Overloaded
         | FailureCode::NotServing
@@ -172,6 +184,7 @@ pub(crate) fn read_kind(error: &ReadError) -> &'static str {
         ReadError::Timeout { .. } => "timeout",
         ReadError::Unreachable { .. } => "unreachable",
         ReadError::Unavailable { .. } => "unavailable",
+        ReadError::Forbidden { .. } => refusal_kind(FailureCode::Forbidden),
         ReadError::Refused { code, .. } => refusal_kind(*code),
         ReadError::Damaged { .. } => "damaged",
         ReadError::Closed => "closed",
@@ -190,6 +203,7 @@ pub(crate) fn write_kind(error: &WriteError) -> &'static str {
         WriteError::Unreachable { .. } => "unreachable",
         WriteError::Unavailable { .. } => "unavailable",
         WriteError::TooManySiblings { .. } => "too many siblings",
+        WriteError::Forbidden { .. } => refusal_kind(FailureCode::Forbidden),
         WriteError::Refused { code, .. } => refusal_kind(*code),
         WriteError::Unknown { .. } => "unknown outcome",
         WriteError::Closed => "closed",
@@ -210,6 +224,7 @@ fn refusal_kind(code: FailureCode) -> &'static str {
         FailureCode::Protocol => "protocol",
         FailureCode::Conflict => "conflict",
         FailureCode::TimeAhead => "time ahead",
+        FailureCode::Forbidden => "forbidden",
     }
 }
 

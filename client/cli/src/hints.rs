@@ -22,7 +22,7 @@ pub(crate) async fn show(
     arguments: &HintsArguments,
     output: Output,
 ) -> Result<(), CommandError> {
-    let view = arguments.patience.view(client).await;
+    let view = arguments.patience.view(client).await?;
     if output.is_json() {
         return output.json(&shown_json(&view));
     }

@@ -11,6 +11,7 @@
 //! | 2 | the input is wrong and will be refused always; what was asked is not done |
 //! | 3 | certainly not done now; it may succeed later (nodes down, too few replicas, overload) |
 //! | 4 | it is not known whether it is done |
+//! | 5 | this client's role does not allow it; nothing was done |
 //!
 //! An import or an export that ends with an error has done a part; it says which.
 //!

@@ -102,6 +102,7 @@ fn failure(error: StatusError) -> CommandError {
     let text = error.to_string();
     match error {
         StatusError::UnknownNode(_) => CommandError::BadInput(text),
+        StatusError::Forbidden { .. } => CommandError::Forbidden(text),
         StatusError::Refused { .. } => CommandError::NotDone(text),
         _ => CommandError::Unknown(format!("{text}; `quoit status` tells whether it is done")),
     }

@@ -29,7 +29,7 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), CommandError> {
     let ScrubAction::Status(patience) = &arguments.action;
-    let view = patience.view(client).await;
+    let view = patience.view(client).await?;
     if output.is_json() {
         return output.json(&shown_json(&view));
     }

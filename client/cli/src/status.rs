@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
-use quoit_client::Client;
+use quoit_client::{Client, StatusError};
 use quoit_protocol::status::NodeStatus;
 use quoit_ring::{ClusterRecord, NodeId};
 use serde_json::{Value, json};
@@ -35,8 +35,16 @@ pub(crate) struct Patience {
 
 impl Patience {
     /// What the members say within that time.
-    pub(crate) async fn view(&self, client: &Client) -> ClusterView {
-        ClusterView::ask(client, Duration::from_millis(self.patience_ms)).await
+    ///
+    /// # Errors
+    /// Where none says anything, since this client's role does not allow it.
+    pub(crate) async fn view(&self, client: &Client) -> Result<ClusterView, CommandError> {
+        let patience = Duration::from_millis(self.patience_ms);
+        let (view, forbidden) = ClusterView::ask(client, patience).await;
+        match forbidden {
+            Some(why) if view.answers.is_empty() => Err(CommandError::Forbidden(why)),
+            _ => Ok(view),
+        }
     }
 }
 
@@ -45,7 +53,7 @@ pub(crate) async fn show(
     arguments: &StatusArguments,
     output: Output,
 ) -> Result<(), CommandError> {
-    let view = arguments.patience.view(client).await;
+    let view = arguments.patience.view(client).await?;
     if output.is_json() { output.json(&view.json()) } else { output.text(&view.render()) }
 }
 
@@ -65,26 +73,30 @@ struct Opinion {
 }
 
 impl ClusterView {
-    /// Asks every member at once.
-    pub(crate) async fn ask(client: &Client, patience: Duration) -> Self {
+    /// Asks every member at once; says also why one of them may not be asked, if so.
+    pub(crate) async fn ask(client: &Client, patience: Duration) -> (Self, Option<String>) {
         let record = client.record();
         let asked = record.members.iter().map(|member| async move {
             let answer = tokio::time::timeout(patience, client.status(member.id)).await;
             let answer = match answer {
-                Ok(Ok(status)) => Ok(status),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("no answer within {} ms", patience.as_millis())),
+                Ok(answer) => answer.map_err(|error| {
+                    (error.to_string(), matches!(error, StatusError::Forbidden { .. }))
+                }),
+                Err(_) => Err((format!("no answer within {} ms", patience.as_millis()), false)),
             };
             (member.id, answer)
         });
-        let (mut answers, mut silent) = (BTreeMap::new(), BTreeMap::new());
+        let (mut answers, mut silent, mut forbidden) = (BTreeMap::new(), BTreeMap::new(), None);
         for (id, answer) in join_all(asked).await {
             match answer {
                 Ok(status) => drop(answers.insert(id, status)),
-                Err(why) => drop(silent.insert(id, why)),
+                Err((why, is_forbidden)) => {
+                    forbidden = is_forbidden.then(|| why.clone()).or(forbidden);
+                    silent.insert(id, why);
+                }
             }
         }
-        Self { record, answers, silent }
+        (Self { record, answers, silent }, forbidden)
     }
 
     /// Which of the others that answered see a member up, and which see it down.

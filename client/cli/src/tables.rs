@@ -156,7 +156,7 @@ fn confirm_drop(name: &str) -> Result<(), CommandError> {
 }
 
 async fn list(client: &Client, output: Output) -> Result<(), CommandError> {
-    let view = ClusterView::ask(client, STATUS_PATIENCE).await;
+    let (view, _) = ClusterView::ask(client, STATUS_PATIENCE).await;
     if output.is_json() {
         return output.json(&list_json(&view));
     }

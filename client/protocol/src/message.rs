@@ -322,6 +322,8 @@ pub enum FailureCode {
     /// The asker's hybrid time is far ahead of this node's, as a node with a wrong clock has told it:
     /// forget it for this node's, and ask again.
     TimeAhead,
+    /// The asker's role does not allow it; the message says which would. Nothing was done.
+    Forbidden,
 }
 
 /// A request that failed, and what that means for the data.

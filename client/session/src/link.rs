@@ -42,7 +42,9 @@ impl Session {
                     Err(failure) => failure,
                 }
             }
-            ClientResponse::Failure(failure) if failure.code == FailureCode::Protocol => {
+            ClientResponse::Failure(failure)
+                if matches!(failure.code, FailureCode::Protocol | FailureCode::Forbidden) =>
+            {
                 LinkFailure::Refused(format!("the node refuses this client: {}", failure.message))
             }
             ClientResponse::Failure(failure) => LinkFailure::Unreachable(failure.message),

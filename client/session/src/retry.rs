@@ -343,6 +343,9 @@ fn is_passing(code: FailureCode, request: &Request) -> bool {
         FailureCode::UnknownTable => request.table().is_some(),
         // A write that may be done twice is one that somebody wants done: replicas come back.
         FailureCode::Unavailable => request.is_repeatable(),
-        FailureCode::Invalid | FailureCode::TooManySiblings | FailureCode::Protocol => false,
+        FailureCode::Invalid
+        | FailureCode::TooManySiblings
+        | FailureCode::Protocol
+        | FailureCode::Forbidden => false,
     }
 }

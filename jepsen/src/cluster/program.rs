@@ -79,6 +79,7 @@ impl Program {
         let (authority, out) = (authority.to_string_lossy(), out.to_string_lossy());
         let points: Vec<String> = contact_points.iter().map(SocketAddr::to_string).collect();
         let mut arguments = vec!["ca", "issue", "--dir", &authority, "--out", &out, "--for-client"];
+        arguments.extend(["--role", "admin"]);
         for point in &points {
             arguments.extend(["--contact-point", point]);
         }

@@ -1,9 +1,12 @@
 //! The one door in and the one door out: events and effects.
 
+use std::sync::Arc;
+
 use quoit_protocol::{AskRepair, ClientRequest, ClientResponse};
 use quoit_ring::{NodeId, VnodeIndex};
 use quoit_storage::layout::HintKind;
 
+use crate::access::Rights;
 use crate::peer::PeerMessage;
 pub use crate::storage::{HintChanges, ReadClass, StorageAnswer, StorageRequest, TreeLevel};
 use crate::time::Instant;
@@ -133,6 +136,8 @@ pub enum Event {
         request: u64,
         /// What it asks.
         message: ClientRequest,
+        /// What it may.
+        rights: Arc<Rights>,
     },
     /// A peer asks or answers.
     Peer {

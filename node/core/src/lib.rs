@@ -5,6 +5,7 @@
 //! disks; neither decides anything.
 //!
 //! What is where, along the way of a write:
+//! - [`access`]: may this client do that?
 //! - `client`: the request is checked (limits, table, configuration, context);
 //! - [`coordinator`]: a write operation draws a dot and asks the primaries; [`quorum`] counts;
 //! - [`replica`]: this node's and the peers' requests become questions to the storage worker;
@@ -18,6 +19,7 @@
 //! sockets, `async`, and gossip's machinery: liveness comes in as events, and nothing that must be
 //! safe rests on it.
 
+pub mod access;
 mod client;
 mod config;
 pub mod context;

@@ -1,6 +1,9 @@
 //! One core alone: events in, whole lists of effects compared.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use quoit_core::access::Rights;
 use quoit_core::context;
 use quoit_core::event::{Inner, StorageAnswer, StorageRequest, Tag};
 use quoit_core::handshake::Genesis;
@@ -144,7 +147,12 @@ impl Bench {
     }
 
     fn client(&mut self, message: impl Into<ClientRequest>) -> Effects {
-        self.handle(Event::Client { connection: CLIENT, request: 9, message: message.into() })
+        self.handle(Event::Client {
+            connection: CLIENT,
+            request: 9,
+            message: message.into(),
+            rights: Arc::new(Rights::all("test")),
+        })
     }
 
     fn storage(&mut self, tag: Tag, answer: StorageAnswer) -> Effects {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use quoit_ring::{ClusterId, NodeId};
 use rustls::crypto::aws_lc_rs;
@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-use super::{AuthorityError, Subject, read};
+use super::{AuthorityError, Parsed, Subject, read};
 use crate::config::TlsSettings;
 
 /// Credentials with which a node would be refused by its peers. Nothing was changed.
@@ -90,20 +90,10 @@ pub(super) fn prove(
     names: &[String],
     now: Duration,
 ) -> Result<(), String> {
-    let authority = first_certificate(authority_pem)?;
-    let anchor = anchor_from_trusted_cert(&authority).map_err(|error| error.to_string())?;
+    let authorities = certificates(authority_pem)?;
     let chain = certificates(certificate_pem)?;
+    verify(&authorities, &chain, now, KeyUsage::server_auth())?;
     let leaf = EndEntityCert::try_from(&chain[0]).map_err(|error| error.to_string())?;
-    leaf.verify_for_usage(
-        aws_lc_rs::default_provider().signature_verification_algorithms.all,
-        &[anchor],
-        &chain[1..],
-        UnixTime::since_unix_epoch(now),
-        KeyUsage::server_auth(),
-        None,
-        None,
-    )
-    .map_err(in_words)?;
     for name in names {
         let server = ServerName::try_from(name.as_str()).map_err(|error| error.to_string())?;
         leaf.verify_is_valid_for_subject_name(&server)
@@ -112,19 +102,84 @@ pub(super) fn prove(
     Ok(())
 }
 
+/// Whether one of the authorities issued a certificate, be it a node's or a client's.
+pub(super) fn is_issued(
+    authority_pem: &str,
+    certificate_pem: &str,
+    then: Duration,
+) -> Result<(), String> {
+    let (authorities, chain) = (certificates(authority_pem)?, certificates(certificate_pem)?);
+    verify(&authorities, &chain, then, KeyUsage::client_auth())
+}
+
+/// Which of the authorities issued a certificate, whenever that was.
+pub(super) fn signer_of(authority_pem: &str, leaf: &CertificateDer<'static>) -> Option<Parsed> {
+    let parsed = Parsed::read(leaf).ok()?;
+    let then = (parsed.not_before + Duration::from_secs(1)).duration_since(UNIX_EPOCH).ok()?;
+    let signed = |authority: &CertificateDer<'static>| {
+        let (authority, chain) = (std::slice::from_ref(authority), std::slice::from_ref(leaf));
+        verify(authority, chain, then, KeyUsage::client_auth()).is_ok()
+    };
+    let authority = certificates(authority_pem).ok()?.into_iter().find(signed)?;
+    Parsed::read(&authority).ok()
+}
+
+fn verify(
+    authorities: &[CertificateDer<'static>],
+    chain: &[CertificateDer<'static>],
+    now: Duration,
+    usage: KeyUsage,
+) -> Result<(), String> {
+    let anchors: Vec<_> = authorities
+        .iter()
+        .map(anchor_from_trusted_cert)
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
+    let leaf = EndEntityCert::try_from(&chain[0]).map_err(|error| error.to_string())?;
+    leaf.verify_for_usage(
+        aws_lc_rs::default_provider().signature_verification_algorithms.all,
+        &anchors,
+        &chain[1..],
+        UnixTime::since_unix_epoch(now),
+        usage,
+        None,
+        None,
+    )
+    .map(drop)
+    .map_err(in_words)
+}
+
+/// The cluster that any certificate of Quoit's names.
+pub(super) fn cluster_named(certificate: &CertificateDer<'_>) -> Option<ClusterId> {
+    let parsed = EndEntityCert::try_from(certificate).ok()?;
+    parsed.valid_dns_names().find_map(|name| {
+        let name = name.strip_suffix(".quoit")?;
+        name.rsplit_once('.')?.1.parse().ok()
+    })
+}
+
 /// The name that only the authority's certificate bears.
 pub(super) fn authority_name(cluster: ClusterId) -> String {
     format!("authority.{cluster}.quoit")
 }
 
-/// The cluster that an authority's certificate names.
+/// The cluster that the certificates of its authorities name, all of them the same.
 pub(super) fn cluster_of_authority(pem: &str) -> Result<ClusterId, String> {
-    let certificate = first_certificate(pem)?;
-    let parsed = EndEntityCert::try_from(&certificate).map_err(|error| error.to_string())?;
-    parsed
-        .valid_dns_names()
-        .find_map(|name| name.strip_prefix("authority.")?.strip_suffix(".quoit")?.parse().ok())
-        .ok_or_else(|| "it is not the certificate of a cluster's authority".to_owned())
+    let mut found = None;
+    for certificate in certificates(pem)? {
+        let parsed = EndEntityCert::try_from(&certificate).map_err(|error| error.to_string())?;
+        let cluster: ClusterId = parsed
+            .valid_dns_names()
+            .find_map(|name| name.strip_prefix("authority.")?.strip_suffix(".quoit")?.parse().ok())
+            .ok_or_else(|| "it is not the certificate of a cluster's authority".to_owned())?;
+        match found {
+            Some(other) if other != cluster => {
+                return Err(format!("it has authorities of two clusters, {other} and {cluster}"));
+            }
+            _ => found = Some(cluster),
+        }
+    }
+    Ok(found.expect("there is one certificate at least"))
 }
 
 /// Checks that a private key is the one of a certificate.
@@ -140,10 +195,6 @@ pub(super) fn keys_match(certificate_pem: &str, key_pem: &str) -> Result<(), Str
         }
         Err(error) => Err(error.to_string()),
     }
-}
-
-fn first_certificate(pem: &str) -> Result<CertificateDer<'static>, String> {
-    certificates(pem).map(|mut all| all.swap_remove(0))
 }
 
 /// At least one certificate.

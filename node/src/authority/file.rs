@@ -1,4 +1,5 @@
-//! The authority's files: read with a bound, written whole or not at all, never over another.
+//! The authority's files: read with a bound, written whole or not at all, and never over another but
+//! where that is what was asked for.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -40,6 +41,23 @@ pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Author
     let removed = fs::remove_file(temporary);
     written.map_err(failed)?;
     removed.map_err(failed)
+}
+
+/// Puts a file in the place of the one that is there, if any, in one step.
+pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), AuthorityError> {
+    let failed = |source: io::Error| AuthorityError::File {
+        action: "written",
+        path: path.to_owned(),
+        source,
+    };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.new", std::process::id()));
+    let temporary = Path::new(&temporary);
+    let written = write_synced(temporary, text, mode).and_then(|()| fs::rename(temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(temporary);
+    }
+    written.map_err(failed)
 }
 
 fn write_synced(path: &Path, text: &str, mode: u32) -> io::Result<()> {

@@ -3,7 +3,8 @@
 //! ```text
 //! DIR/authority/authority.{pem,key}   for its owner only: whoever has the key makes nodes
 //! DIR/n1/node.{pem,key}               and authority.pem; the key may be read by DIR's group
-//! DIR/client/client.toml              and client.{pem,key}, authority.pem; for its owner only
+//! DIR/client/client.toml              and client.{pem,key}, authority.pem; for its owner only; its
+//!                                     role is admin
 //! ```
 //!
 //! What is there is left as it is, so that a preparation that was cut short is continued. Files take
@@ -86,13 +87,13 @@ pub fn prepare_members(
         let place = directory.join(member.id.to_string());
         // The mode's upper bits come from the directory above.
         make_directory(&place, 0o750)?;
-        if issue(&authority, Subject::Node(member.id), &place, "node", GROUP_READS, now)? {
+        if issue(&authority, &Subject::Node(member.id), &place, "node", GROUP_READS, now)? {
             made.push(place);
         }
     }
     let place = directory.join(CLIENT_DIRECTORY);
     make_directory(&place, 0o700)?;
-    if issue(&authority, Subject::Client, &place, "client", OWNER_ONLY, now)? {
+    if issue(&authority, &Subject::admin(), &place, "client", OWNER_ONLY, now)? {
         let addresses: Vec<_> = members.iter().map(|member| member.address).collect();
         let text = client_configuration(authority.cluster(), &addresses);
         let path = place.join(CLIENT_CONFIGURATION);
@@ -126,7 +127,7 @@ fn open_authority(
 /// Whether anything was missing.
 fn issue(
     authority: &Authority,
-    subject: Subject,
+    subject: &Subject,
     place: &Path,
     stem: &str,
     key_mode: u32,

@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use quoit_ring::NodeId;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -24,12 +25,13 @@ fn authority() -> (tempfile::TempDir, Authority) {
 }
 
 /// Writes a node's files as `quoit ca issue` and a person would.
-fn credentials(directory: &Path, authority: &Authority, subject: Subject) -> TlsSettings {
+fn credentials(directory: &Path, authority: &Authority, subject: &Subject) -> TlsSettings {
     authority.issue(subject, LEAF_DAYS, now()).unwrap().write(directory, "leaf").unwrap();
     TlsSettings {
         authority: directory.join(AUTHORITY_CERTIFICATE),
         certificate: directory.join("leaf.pem"),
         key: directory.join("leaf.key"),
+        revoked: None,
     }
 }
 
@@ -37,7 +39,7 @@ fn credentials(directory: &Path, authority: &Authority, subject: Subject) -> Tls
 fn a_node_proves_its_own_name_and_that_it_is_a_node_and_no_more() {
     let (_directory, authority) = authority();
     let cluster = authority.cluster();
-    let issued = authority.issue(Subject::Node(NodeId(7)), LEAF_DAYS, now()).unwrap();
+    let issued = authority.issue(&Subject::Node(NodeId(7)), LEAF_DAYS, now()).unwrap();
     let prove = |name: String| {
         let (ca, leaf) = (authority.certificate_pem(), &issued.certificate_pem);
         check::prove(ca, leaf, &[name], since_1970(now()))
@@ -56,7 +58,7 @@ fn a_node_proves_its_own_name_and_that_it_is_a_node_and_no_more() {
 fn a_nodes_files_are_checked_before_it_starts() {
     let (directory, authority) = authority();
     let cluster = authority.cluster();
-    let tls = credentials(directory.path(), &authority, Subject::Node(NodeId(7)));
+    let tls = credentials(directory.path(), &authority, &Subject::Node(NodeId(7)));
     let at = since_1970(now());
     check_credentials(&tls, cluster, NodeId(7), at).unwrap();
 
@@ -78,12 +80,12 @@ fn a_nodes_files_are_checked_before_it_starts() {
 fn a_client_cannot_pose_as_a_node_nor_a_foreign_node_as_ours() {
     let (directory, authority) = authority();
     let at = since_1970(now());
-    let tls = credentials(directory.path(), &authority, Subject::Client);
+    let tls = credentials(directory.path(), &authority, &Subject::admin());
     let error = check_credentials(&tls, authority.cluster(), NodeId(1), at).unwrap_err();
     assert!(error.to_string().contains("a client's certificate"), "{error}");
 
     let (elsewhere, other) = self::authority();
-    let foreign = credentials(elsewhere.path(), &other, Subject::Node(NodeId(1)));
+    let foreign = credentials(elsewhere.path(), &other, &Subject::Node(NodeId(1)));
     let mixed = TlsSettings { authority: directory.path().join(AUTHORITY_CERTIFICATE), ..foreign };
     let error = check_credentials(&mixed, authority.cluster(), NodeId(1), at).unwrap_err();
     assert!(error.to_string().contains("another authority"), "{error}");
@@ -99,7 +101,7 @@ fn rustls_takes_both_sides_of_a_connection() {
     let real = SystemTime::now();
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::create(directory.path(), AUTHORITY_DAYS, real).unwrap();
-    let parts = |subject| {
+    let parts = |subject: &Subject| {
         let issued = authority.issue(subject, LEAF_DAYS, real).unwrap();
         let certificate =
             CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
@@ -115,14 +117,14 @@ fn rustls_takes_both_sides_of_a_connection() {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
         .build()
         .unwrap();
-    let (chain, key) = parts(Subject::Node(NodeId(1)));
+    let (chain, key) = parts(&Subject::Node(NodeId(1)));
     let server = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .unwrap();
-    let (chain, key) = parts(Subject::Client);
+    let (chain, key) = parts(&Subject::admin());
     let client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -154,12 +156,12 @@ fn an_authority_is_found_again_and_never_overwritten() {
     let again = Authority::open(directory.path()).unwrap();
     assert_eq!(again.cluster(), authority.cluster());
     // What the reopened one signs is as good.
-    let tls = credentials(directory.path(), &again, Subject::Node(NodeId(3)));
+    let tls = credentials(directory.path(), &again, &Subject::Node(NodeId(3)));
     check_credentials(&tls, authority.cluster(), NodeId(3), since_1970(now())).unwrap();
 
     let twice = Authority::create(directory.path(), AUTHORITY_DAYS, now());
     assert!(matches!(twice, Err(AuthorityError::Exists(_))));
-    let issued = authority.issue(Subject::Client, LEAF_DAYS, now()).unwrap();
+    let issued = authority.issue(&Subject::admin(), LEAF_DAYS, now()).unwrap();
     assert!(matches!(issued.write(directory.path(), "leaf"), Err(AuthorityError::Exists(_))));
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(Authority::open(empty.path()), Err(AuthorityError::Missing(_))));
@@ -168,7 +170,7 @@ fn an_authority_is_found_again_and_never_overwritten() {
 #[test]
 fn keys_are_for_their_owner_only() {
     let (directory, authority) = authority();
-    let tls = credentials(directory.path(), &authority, Subject::Client);
+    let tls = credentials(directory.path(), &authority, &Subject::admin());
     for path in [directory.path().join(AUTHORITY_KEY), tls.key] {
         let mode = std::fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -213,6 +215,7 @@ fn the_members_certificates_are_made_once_and_continued() {
             authority: place.join(AUTHORITY_CERTIFICATE),
             certificate: place.join("node.pem"),
             key: place.join("node.key"),
+            revoked: None,
         };
         check_credentials(&tls, first.cluster, NodeId(id), since_1970(now())).unwrap();
     }

@@ -342,6 +342,20 @@ impl<'a> Section<'a> {
         default
     }
 
+    /// A list of texts; `None` where it is absent or (as is then noted) none.
+    pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
+        let value = self.found_in_file(key)?;
+        let texts = value.get_ref().as_array().map(|items| {
+            let text = |item: &Spanned<DeValue<'_>>| item.get_ref().as_str().map(str::to_owned);
+            items.iter().map(text).collect::<Option<Vec<_>>>()
+        });
+        let texts = texts.flatten();
+        if texts.is_none() {
+            self.wrong(key, "write a list of texts, such as [\"carts\", \"orders\"]");
+        }
+        texts
+    }
+
     /// A list of tables, `[[section.key]]`.
     pub(super) fn list<T>(
         &mut self,

@@ -31,6 +31,15 @@ pub struct HttpSettings {
     pub in_flight_max: usize,
 }
 
+impl HttpSettings {
+    /// Whether data may be given beyond this host: encrypted, and to those who are known.
+    pub fn is_guarded(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_authority.is_some() || self.token_file.is_some())
+    }
+}
+
 /// The certificates of `[http]`: paths of PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpTlsSettings {
@@ -65,17 +74,6 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
             section.wrong(key, "protects only data, which is not served: set http.data = true too");
         }
     }
-    let is_guarded = certificate.is_some() && (client_authority.is_some() || token_file.is_some());
-    if data && !listen.ip().is_loopback() && !is_guarded {
-        section.wrong(
-            "listen",
-            format!(
-                "{listen} is reached from other hosts, and with http.data = true whoever reaches it has \
-                 the data: set http.certificate and http.key, and http.client_authority or \
-                 http.token_file, or listen on 127.0.0.1"
-            ),
-        );
-    }
     let tls = match (certificate, key) {
         (Some(certificate), Some(key)) => {
             Some(HttpTlsSettings { certificate, key, client_authority })
@@ -83,7 +81,7 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
         _ => None,
     };
     let usual = i64::try_from(HTTP_CONNECTIONS_MAX).unwrap_or(i64::MAX);
-    HttpSettings {
+    let settings = HttpSettings {
         listen,
         data,
         tls,
@@ -96,5 +94,16 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
             usual,
         ),
         in_flight_max: count(section, "in_flight_max", 1..=4_096, IN_FLIGHT_MAX),
+    };
+    if data && !listen.ip().is_loopback() && !settings.is_guarded() {
+        section.wrong(
+            "listen",
+            format!(
+                "{listen} is reached from other hosts, and with http.data = true whoever reaches it has \
+                 the data: set http.certificate and http.key, and http.client_authority or \
+                 http.token_file, or listen on 127.0.0.1"
+            ),
+        );
     }
+    settings
 }

@@ -47,6 +47,10 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "authority = {}", path(&tls.authority))?;
     writeln!(text, "certificate = {}", path(&tls.certificate))?;
     writeln!(text, "key = {}", path(&tls.key))?;
+    if let Some(revoked) = &tls.revoked {
+        writeln!(text, "revoked = {}", path(revoked))?;
+    }
+    write_access(config, text)?;
     writeln!(text, "\n[storage]")?;
     let durability = match storage.durability {
         Durability::Group => "group",
@@ -90,6 +94,34 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     };
     writeln!(text, "format = \"{format}\"\n")?;
     write_cluster(config, text)
+}
+
+fn write_access(config: &Config, text: &mut String) -> fmt::Result {
+    let Config { access, audit, .. } = config;
+    writeln!(text, "\n[access]")?;
+    match access.default_role {
+        Some(role) => writeln!(text, "default_role = \"{role}\"")?,
+        None if config.is_local() => {
+            writeln!(text, "# default_role = \"admin\"  # only this host reaches the cluster")?;
+        }
+        None => writeln!(text, "# default_role = \"none\"")?,
+    }
+    for (name, grants) in &access.clients {
+        for grant in grants {
+            writeln!(text, "\n[[access.clients]]")?;
+            writeln!(text, "name = {}", quoted(name))?;
+            writeln!(text, "role = \"{}\"", grant.role)?;
+            let tables: Vec<_> = grant.tables.iter().map(|table| quoted(table)).collect();
+            if !tables.is_empty() {
+                writeln!(text, "tables = [{}]", tables.join(", "))?;
+            }
+        }
+    }
+    writeln!(text, "\n[audit]")?;
+    writeln!(text, "enabled = {}", audit.enabled)?;
+    writeln!(text, "file = {}", path(&audit.file))?;
+    writeln!(text, "file_mib = {}", audit.file_bytes_max / MIB)?;
+    writeln!(text, "files = {}", audit.files)
 }
 
 fn write_cluster(config: &Config, text: &mut String) -> fmt::Result {

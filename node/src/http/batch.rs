@@ -16,12 +16,14 @@ use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
 use quoit_client::{ConflictPolicy, Context, Key, Table, Written};
+use quoit_core::access::Need;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::asker::Asker;
 use super::body::check_headers;
 use super::form::reading_json;
 use super::gateway::Gateway;
@@ -79,6 +81,7 @@ struct Batch {
     /// Held for the lines in memory.
     _room: OwnedSemaphorePermit,
     table: Arc<Table>,
+    asker: Arc<Asker>,
     under_way: VecDeque<UnderWay>,
     /// The lengths of the lines under way.
     held_bytes: usize,
@@ -99,6 +102,7 @@ struct UnderWay {
 pub(super) async fn serve(
     gateway: &Gateway,
     table: &str,
+    asker: Asker,
     request: Request<Incoming>,
 ) -> Result<Response, Problem> {
     let query = Query::parse(request.uri().query(), &["r", "w", "timeout"])?;
@@ -126,6 +130,7 @@ pub(super) async fn serve(
         _room: gateway.room.take(held)?,
         lines: Lines::new(body, line_bytes_max),
         table: Arc::new(table),
+        asker: Arc::new(asker),
         under_way: VecDeque::new(),
         held_bytes: 0,
         line: 0,
@@ -217,6 +222,7 @@ impl Batch {
 
     fn begin(&mut self, line: Line) {
         let (number, table) = (self.line, Arc::clone(&self.table));
+        let asker = Arc::clone(&self.asker);
         let line_bytes = match &line {
             Line::Whole(bytes) => bytes.len(),
             Line::TooLong => 0,
@@ -224,7 +230,7 @@ impl Batch {
         self.held_bytes += line_bytes;
         let answer = tokio::spawn(async move {
             let done = match line {
-                Line::Whole(bytes) => run(&table, &bytes).await,
+                Line::Whole(bytes) => run(&table, &asker, &bytes).await,
                 Line::TooLong => Err(Problem::new(Kind::TooLarge, "the line is too long")
                     .with_outcome(Outcome::NotDone)),
             };
@@ -257,9 +263,13 @@ fn answer_of(line: u64, problem: &Problem) -> String {
     format!("{}\n", json!({ "line": line, "status": status, "problem": problem.document() }))
 }
 
-async fn run(table: &Table, line: &[u8]) -> Result<Json, Problem> {
+async fn run(table: &Table, asker: &Asker, line: &[u8]) -> Result<Json, Problem> {
     let keeps_siblings = table.definition().options.policy == ConflictPolicy::Siblings;
-    match operation(line).map_err(|problem| problem.with_outcome(Outcome::NotDone))? {
+    let operation = operation(line).map_err(|problem| problem.with_outcome(Outcome::NotDone))?;
+    if !matches!(operation, Operation::Get(_)) {
+        asker.check(Need::Write(table.name()))?;
+    }
+    match operation {
         Operation::Get(key) => {
             let reading = table.get(key).await?;
             let mut document = reading_json(&reading);

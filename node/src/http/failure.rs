@@ -20,6 +20,7 @@ fn of_code(code: FailureCode) -> Kind {
         | FailureCode::Unavailable
         | FailureCode::TimeAhead
         | FailureCode::Conflict => Kind::Unavailable,
+        FailureCode::Forbidden => Kind::Forbidden,
         FailureCode::Protocol => Kind::Internal,
     }
 }
@@ -35,6 +36,7 @@ impl From<ReadError> for Problem {
             ReadError::Unreachable { .. } | ReadError::Unavailable { .. } | ReadError::Closed => {
                 Kind::Unavailable
             }
+            ReadError::Forbidden { .. } => Kind::Forbidden,
             ReadError::Refused { code, .. } => of_code(*code),
             ReadError::Damaged { .. } => Kind::Damaged,
             // The library may learn of more; what it means is in the words.
@@ -56,6 +58,7 @@ impl From<WriteError> for Problem {
             | WriteError::Unreachable { .. }
             | WriteError::Unavailable { .. } => Kind::Unavailable,
             WriteError::TooManySiblings { .. } => Kind::TooManySiblings,
+            WriteError::Forbidden { .. } => Kind::Forbidden,
             WriteError::Refused { code, .. } => of_code(*code),
             WriteError::Unknown { .. } | WriteError::Closed => Kind::UnknownOutcome,
             WriteError::Read(error) => Self::from(error.clone()).kind,
@@ -93,6 +96,7 @@ impl From<TableChangeError> for Problem {
             // The options were checked before they were sent: a table is in the way.
             TableChangeError::Refused { code: FailureCode::Invalid, .. } => Kind::TableDiffers,
             TableChangeError::Refused { code, .. } => of_code(*code),
+            TableChangeError::Forbidden { .. } => Kind::Forbidden,
             TableChangeError::UnknownTable { .. } => Kind::UnknownTable,
             TableChangeError::NotSent(_) => Kind::Unavailable,
             TableChangeError::Unknown { .. } | TableChangeError::Closed => Kind::UnknownOutcome,

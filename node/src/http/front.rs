@@ -6,14 +6,17 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
+use tokio::sync::watch;
 
-use super::access::{Access, Peer};
+use super::asker::{self, Asker};
 use super::gateway::Gateway;
 use super::health::{self, NodeHealth};
 use super::problem::{Kind, Outcome, Problem};
 use super::response::{self, JSON, Response};
 use super::route::{DataRoute, Route};
+use super::server::{Caller, Doors};
 use super::{batch, items, keys, tables};
+use crate::audit::AuditLog;
 use crate::metrics::Metrics;
 
 /// Whatever a request asks for, it is answered, or an answer is begun, within this.
@@ -31,12 +34,13 @@ pub(super) struct Front {
 #[derive(Debug)]
 pub(super) struct Data {
     pub(super) gateway: Gateway,
-    pub(super) access: Access,
+    pub(super) doors: watch::Receiver<Arc<Doors>>,
+    pub(super) audit: AuditLog,
 }
 
 impl Front {
     /// Answers a request.
-    pub(super) async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response {
+    pub(super) async fn answer(&self, peer: &Caller, request: Request<Incoming>) -> Response {
         let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
         let answering = self.route(peer, request);
         let mut response = match tokio::time::timeout(ANSWER_TIMEOUT, answering).await {
@@ -61,7 +65,7 @@ impl Front {
         response
     }
 
-    async fn route(&self, peer: Peer, request: Request<Incoming>) -> Result<Response, Problem> {
+    async fn route(&self, peer: &Caller, request: Request<Incoming>) -> Result<Response, Problem> {
         let route = Route::of(request.uri().path())?;
         if !route.methods().contains(request.method()) {
             return Err(method_not_allowed(&route));
@@ -85,15 +89,24 @@ impl Front {
 impl Data {
     async fn answer(
         &self,
-        peer: Peer,
+        peer: &Caller,
         route: DataRoute,
         request: Request<Incoming>,
     ) -> Result<Response, Problem> {
-        self.access.check(peer, request.headers(), request.uri())?;
+        let doors = Arc::clone(&self.doors.borrow());
+        let rights = doors.check(peer, request.headers(), request.uri())?;
+        let (rights, audit) = (Arc::new(rights), self.audit.clone());
+        let asker = Asker { rights, address: peer.peer.address, audit };
+        asker.check(asker::need(&route, request.method()))?;
         let gateway = &self.gateway;
         let turn = gateway.admit()?;
         let response = match route {
             DataRoute::Tables => tables::list(gateway, request).await?,
+            DataRoute::Table { table } if *request.method() == Method::PUT => {
+                let made = tables::serve(gateway, &table, request).await;
+                asker.note_change(&table, &made);
+                made?
+            }
             DataRoute::Table { table } => tables::serve(gateway, &table, request).await?,
             DataRoute::Key { table, partition } => {
                 keys::serve(gateway, &table, partition, request).await?
@@ -101,7 +114,7 @@ impl Data {
             DataRoute::Items { table, partition } => {
                 items::serve(gateway, &table, partition, request).await?
             }
-            DataRoute::Batch { table } => batch::serve(gateway, &table, request).await?,
+            DataRoute::Batch { table } => batch::serve(gateway, &table, asker, request).await?,
         };
         Ok(response::holding(response, turn))
     }

@@ -11,7 +11,7 @@
 //! POST   /v1/tables/{table}/batch                  many gets, puts and deletes, as JSON lines
 //! ```
 //!
-//! A request goes from `server` (connections and TLS) to `front` (path, leave, room), to `keys`,
+//! A request goes from `server` (connections and TLS) to `front` (path, leave by `access` and `asker`, room), to `keys`,
 //! `items`, `batch` or `tables`, and through `gateway` to the cluster as any client's. What is held in
 //! memory, and for how long, is bounded before it is taken in: connections (`connections`), requests
 //! (`gateway`), bodies (`body`), lines of a batch.
@@ -33,6 +33,7 @@
 
 mod accept;
 mod access;
+mod asker;
 mod batch;
 mod body;
 mod connections;

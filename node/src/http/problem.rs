@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Invalid,
     /// It shows no token and no certificate that is known.
     Unauthorized,
+    /// Who asks is known, and may not do it.
+    Forbidden,
     /// It came unencrypted.
     HttpsRequired,
     /// It means another host.
@@ -71,6 +73,7 @@ impl Kind {
         match self {
             Self::Invalid => (S::BAD_REQUEST, "invalid", "The request is wrong"),
             Self::Unauthorized => (S::UNAUTHORIZED, "unauthorized", "Who asks is not known"),
+            Self::Forbidden => (S::FORBIDDEN, "forbidden", "That role may not do it"),
             Self::HttpsRequired => (S::FORBIDDEN, "https-required", "Only by HTTPS"),
             Self::ForeignHost => (S::MISDIRECTED_REQUEST, "foreign-host", "Another host is meant"),
             Self::NoSuchPath => (S::NOT_FOUND, "no-such-path", "There is nothing here"),
@@ -168,6 +171,16 @@ impl Problem {
     pub(super) fn with_outcome(mut self, outcome: Outcome) -> Self {
         self.outcome = Some(outcome);
         self
+    }
+
+    /// Whether it is not known what became of it.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.outcome == Some(Outcome::Unknown)
+    }
+
+    /// What happened, for people.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// How many replicas answered, and how many were needed.

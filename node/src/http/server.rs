@@ -8,30 +8,36 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{HeaderMap, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use quoit_client::ClientBuilder;
+use quoit_core::access::Rights;
+use quoit_ring::ClusterId;
+use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio_io_timeout::TimeoutStream;
-use tokio_rustls::TlsAcceptor;
 
 use super::access::{Access, Peer, TokenError};
 use super::connections::{Connections, Place};
 use super::front::{Data, Front};
 use super::gateway::{self, Gateway};
 use super::health::NodeHealth;
+use super::problem::{Kind, Problem};
 use super::response;
-use super::tls::{self, HttpsError};
-use crate::config::{Config, HttpSettings};
+use super::tls::{self, Accepting, HttpsError};
+use crate::audit::AuditLog;
+use crate::config::{AccessRules, Config, HttpSettings};
 use crate::metrics::Metrics;
-use crate::transport::TlsMaterial;
 use crate::transport::admission::Source;
+use crate::transport::{TlsError, TlsMaterial, revocation_lists};
 
 /// A request's head is there within this, and so is a TLS handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,14 +83,27 @@ pub enum DoorError {
     /// The certificates.
     #[error(transparent)]
     Https(#[from] HttpsError),
+    /// The lists of revoked ones.
+    #[error(transparent)]
+    Revoked(#[from] TlsError),
 }
 
 /// By what those who ask are told apart: what the files of `[http]` say.
 #[derive(Default)]
 pub struct Doors {
     access: Access,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Accepting>,
+    number: u64,
 }
+
+/// Who is at the other end of a connection, as the doors found that it came in by.
+pub(super) struct Caller {
+    pub(super) peer: Peer,
+    door: u64,
+}
+
+/// Counts the doors of this process.
+static DOORS: AtomicU64 = AtomicU64::new(1);
 
 impl std::fmt::Debug for Doors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -97,12 +116,42 @@ impl Doors {
     ///
     /// # Errors
     /// See [`DoorError`], which names the file and the setting.
-    pub fn open(settings: &HttpSettings) -> Result<Self, DoorError> {
-        let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+    pub fn open(
+        settings: &HttpSettings,
+        rules: &AccessRules,
+        cluster: ClusterId,
+        own: &TlsMaterial,
+    ) -> Result<Self, DoorError> {
+        let revoked = revocation_lists(&own.revoked_pem, &own.authority_pem)?;
+        let tls = settings.tls.as_ref().map(|tls| tls::accepting(tls, &revoked)).transpose()?;
         let by_certificate =
             settings.tls.as_ref().is_some_and(|tls| tls.client_authority.is_some());
         let access = Access::new(settings.token_file.as_deref(), by_certificate, tls.is_some())?;
-        Ok(Self { access, tls })
+        let access = access.with_rules(rules.clone(), cluster);
+        Ok(Self { access, tls, number: DOORS.fetch_add(1, Ordering::Relaxed) })
+    }
+
+    /// Whether who asks is known, and what they may. A connection that came in by other doors shows its
+    /// certificate again.
+    pub(super) fn check(
+        &self,
+        caller: &Caller,
+        headers: &HeaderMap,
+        uri: &Uri,
+    ) -> Result<Rights, Problem> {
+        if caller.door != self.number
+            && let Some(certificate) = &caller.peer.certificate
+        {
+            let verifier = self.tls.as_ref().and_then(|tls| tls.verifier.as_ref());
+            let is_good = verifier.is_some_and(|verifier| {
+                verifier.verify_client_cert(certificate, &[], UnixTime::now()).is_ok()
+            });
+            if !is_good {
+                let detail = "the connection's certificate is not good any more";
+                return Err(Problem::new(Kind::Unauthorized, detail).closing());
+            }
+        }
+        self.access.check(&caller.peer, headers, uri)
     }
 }
 
@@ -113,7 +162,8 @@ pub struct HttpServer {
     address: SocketAddr,
     connections_max: usize,
     connections_per_source_max: usize,
-    doors: Doors,
+    doors: watch::Sender<Arc<Doors>>,
+    audit: AuditLog,
     data: Option<(watch::Receiver<ClientBuilder>, usize)>,
     identity: GatewayIdentity,
 }
@@ -156,7 +206,8 @@ impl HttpServer {
             address,
             connections_max: crate::config::HTTP_CONNECTIONS_MAX,
             connections_per_source_max: crate::config::HTTP_CONNECTIONS_MAX,
-            doors: Doors::default(),
+            doors: watch::Sender::new(Arc::default()),
+            audit: AuditLog::default(),
             data: None,
             identity: GatewayIdentity::default(),
         })
@@ -166,22 +217,30 @@ impl HttpServer {
     ///
     /// # Errors
     /// See [`HttpError`].
-    pub fn open(config: &Config, own: &TlsMaterial) -> Result<Self, HttpError> {
+    pub fn open(config: &Config, own: &TlsMaterial, audit: AuditLog) -> Result<Self, HttpError> {
         let HttpSettings { listen, data, connections_max, in_flight_max, .. } = config.http;
         let connections_per_source_max = config.http.connections_per_source_max;
-        let doors = Doors::open(&config.http)?;
+        let rules = config.access.rules(config.is_local());
+        let doors = Doors::open(&config.http, &rules, config.cluster.id, own)?;
+        let doors = watch::Sender::new(Arc::new(doors));
         let identity = GatewayIdentity(data.then(|| {
             let (builder, _) = watch::channel(gateway::builder(config, own));
             Arc::new(builder)
         }));
         let data = identity.0.as_ref().map(|builder| (builder.subscribe(), in_flight_max));
         let server = Self::bind(listen)?;
-        Ok(Self { connections_max, connections_per_source_max, doors, data, identity, ..server })
+        let bounded = Self { connections_max, connections_per_source_max, ..server };
+        Ok(Self { doors, audit, data, identity, ..bounded })
     }
 
     /// By what the gateway is known to its cluster, to be exchanged while it runs.
     pub fn identity(&self) -> GatewayIdentity {
         self.identity.clone()
+    }
+
+    /// By what those who ask are told apart, to be exchanged while it runs.
+    pub fn doors(&self) -> watch::Sender<Arc<Doors>> {
+        self.doors.clone()
     }
 
     /// Where it listens.
@@ -228,10 +287,11 @@ impl HttpServer {
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let Doors { access, tls } = self.doors;
+        let doors = self.doors.subscribe();
         let data = self.data.map(|(builder, in_flight_max)| Data {
             gateway: Gateway::start(builder, in_flight_max, stop.clone()),
-            access,
+            doors: self.doors.subscribe(),
+            audit: self.audit,
         });
         let front = Arc::new(Front { health, metrics, data });
         let connections = Connections::new(self.connections_max, self.connections_per_source_max);
@@ -245,11 +305,12 @@ impl HttpServer {
                 Ok((stream, address)) => {
                     // Where every other is being answered, this one is turned away.
                     let Some(place) = connections.admit(Source::of(address.ip())) else { continue };
-                    let (front, tls, watcher) = (front.clone(), tls.clone(), graceful.watcher());
+                    let (front, watcher) = (front.clone(), graceful.watcher());
+                    let doors = Arc::clone(&doors.borrow());
                     tokio::spawn(async move {
                         tokio::select! {
                             () = place.sent_away() => {}
-                            () = converse(stream, tls, front, &place, watcher) => {}
+                            () = converse((stream, address), doors, front, &place, watcher) => {}
                         }
                     });
                 }
@@ -277,15 +338,18 @@ impl HttpThread {
 
 /// One connection, until it ends.
 async fn converse(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    (stream, address): (TcpStream, SocketAddr),
+    doors: Arc<Doors>,
     front: Arc<Front>,
     place: &Arc<Place>,
     watcher: Watcher,
 ) {
     // Without it, answers wait for acknowledgements.
     let _ = stream.set_nodelay(true);
-    let is_tls = match &tls {
+    let door = doors.number;
+    let acceptor = doors.tls.as_ref().map(|tls| tls.acceptor.clone());
+    drop(doors);
+    let is_tls = match &acceptor {
         None => false,
         Some(_) => match tokio::time::timeout(HEAD_TIMEOUT, begins_tls(&stream)).await {
             Ok(Ok(is_tls)) => is_tls,
@@ -295,15 +359,19 @@ async fn converse(
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let stream = Box::pin(stream);
-    match tls {
+    match acceptor {
         Some(acceptor) if is_tls => {
             let handshake = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await;
             let Ok(Ok(stream)) = handshake else { return };
-            let certified = stream.get_ref().1.peer_certificates().is_some();
-            let peer = Peer { encrypted: true, certified };
-            exchange(stream, peer, front, place, watcher).await;
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate = shown.map(|certificate| Arc::new(certificate.clone()));
+            let peer = Peer { address: Some(address), encrypted: true, certificate };
+            exchange(stream, Caller { peer, door }, front, place, watcher).await;
         }
-        _ => exchange(stream, Peer::default(), front, place, watcher).await,
+        _ => {
+            let peer = Peer { address: Some(address), ..Peer::default() };
+            exchange(stream, Caller { peer, door }, front, place, watcher).await;
+        }
     }
 }
 
@@ -319,15 +387,16 @@ async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
 /// Requests and their answers, one after the other.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    peer: Peer,
+    caller: Caller,
     front: Arc<Front>,
     place: &Arc<Place>,
     watcher: Watcher,
 ) {
+    let caller = Arc::new(caller);
     let service = service_fn(|request| {
-        let (front, busy) = (Arc::clone(&front), place.begin());
+        let (front, caller, busy) = (Arc::clone(&front), Arc::clone(&caller), place.begin());
         async move {
-            let answer = front.answer(peer, request).await;
+            let answer = front.answer(&caller, request).await;
             Ok::<_, Infallible>(response::holding(answer, busy))
         }
     });

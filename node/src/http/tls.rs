@@ -9,8 +9,9 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::HttpTlsSettings;
@@ -43,8 +44,17 @@ pub enum HttpsError {
     },
 }
 
-/// What accepts encrypted connections.
-pub(super) fn acceptor(settings: &HttpTlsSettings) -> Result<TlsAcceptor, HttpsError> {
+/// What accepts encrypted connections, and what clients' certificates are verified with.
+pub(super) struct Accepting {
+    pub(super) acceptor: TlsAcceptor,
+    pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// Reads the files; `revoked` are the cluster's lists of revoked certificates.
+pub(super) fn accepting(
+    settings: &HttpTlsSettings,
+    revoked: &[CertificateRevocationListDer<'static>],
+) -> Result<Accepting, HttpsError> {
     let chain = certificates("certificate", &settings.certificate)?;
     let key_pem = read("key", &settings.key)?;
     let wrong_key = |error: String| unusable("key", &settings.key, error);
@@ -54,8 +64,8 @@ pub(super) fn acceptor(settings: &HttpTlsSettings) -> Result<TlsAcceptor, HttpsE
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| wrong_key(error.to_string()))?;
-    let builder = match &settings.client_authority {
-        None => builder.with_no_client_auth(),
+    let verifier = match &settings.client_authority {
+        None => None,
         Some(path) => {
             let wrong = |error: String| unusable("client_authority", path, error);
             let mut roots = RootCertStore::empty();
@@ -63,17 +73,25 @@ pub(super) fn acceptor(settings: &HttpTlsSettings) -> Result<TlsAcceptor, HttpsE
                 roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .with_crls(revoked.iter().cloned())
+                // It need not be the cluster's authority, and that need not have a list.
+                .allow_unknown_revocation_status()
+                .only_check_end_entity_revocation()
                 .allow_unauthenticated()
                 .build()
                 .map_err(|error| wrong(error.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
+            Some(verifier)
         }
+    };
+    let builder = match &verifier {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
     };
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|error| wrong_key(format!("{error}; is it the key of http.certificate?")))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Accepting { acceptor: TlsAcceptor::from(Arc::new(config)), verifier })
 }
 
 fn certificates(

@@ -16,7 +16,6 @@ use tokio::time::{sleep_until, timeout};
 
 use super::Inbound;
 use super::admission::{Pace, Turn, Waiting};
-use super::certificate::{Bearer, bearer_of_connection};
 use super::closing::{Close, Fault, explain};
 use super::connection::{BACKGROUND_PRIORITY, FOREGROUND_PRIORITY, Tasks, halves};
 use super::dialling::{own_hello, say};
@@ -27,6 +26,8 @@ use super::limits::{
 };
 use super::origin::Origin;
 use super::shared::{Link, Shared};
+use super::standing::check_new;
+use crate::bearer::{Bearer, bearer_of_connection};
 
 /// What those hear that made room.
 const SHED: &str = "others wait, and no hello came";
@@ -117,8 +118,8 @@ async fn greet(shared: Arc<Shared>, incoming: Incoming, turn: Turn) {
     let bearer = bearer_of_connection(connection.peer_identity(), shared.cluster);
     match (bearer, is_peer(&connection)) {
         (Ok(Bearer::Node(node)), true) => serve_peer(&shared, connection, node, turn).await,
-        (Ok(_), false) => serve_client(&shared, connection, turn).await,
-        (Ok(Bearer::Client), true) => {
+        (Ok(bearer), false) => serve_client(&shared, connection, bearer, turn).await,
+        (Ok(Bearer::Client(_)), true) => {
             let reason = "a client's certificate does not make a node: use the node's own";
             Close::Refused.close(&connection, reason);
             refuse(&shared, address, reason);
@@ -167,6 +168,7 @@ async fn serve_peer(shared: &Arc<Shared>, connection: Connection, node: NodeId, 
         Ok(Ok((tasks, link))) => {
             tracing::info!(%node, %address, "accepted a peer's connection");
             shared.add_accepted(node, &link);
+            check_new(shared, &link);
             let ending = tasks.run().await;
             shared.remove_accepted(node, &link);
             tracing::info!(%node, %address, reason = explain(&ending), "a peer's connection ended");
@@ -226,13 +228,14 @@ fn read_hello(frame: &Frame) -> Result<PeerHello, Fault> {
     }
 }
 
-async fn serve_client(shared: &Arc<Shared>, connection: Connection, turn: Turn) {
+async fn serve_client(shared: &Arc<Shared>, connection: Connection, bearer: Bearer, turn: Turn) {
     let address = connection.remote_address();
-    let link = shared.client_link(connection.clone());
+    let link = shared.client_link(connection.clone(), bearer);
     let Some(id) = shared.add_client(&link) else {
         add(&shared.counters.turned_away, 1);
         return Close::TooMany.close(&connection, "this node has as many clients as it takes");
     };
+    check_new(shared, &link);
     let from = Origin::Client { connection: id };
     let welcoming = hear_client(shared, &link, from);
     let welcomed = in_time(&turn, welcoming).await;

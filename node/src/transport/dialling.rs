@@ -5,11 +5,12 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use quinn::{Connection, SendStream};
+use quinn::{Connection, ConnectionError, SendStream};
 use quoit_core::handshake::judge;
 use quoit_core::peer::{PeerHello, PeerMessage};
 use quoit_protocol::frame::put_frame;
@@ -18,13 +19,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::Inbound;
-use super::certificate::node_name;
 use super::closing::{Close, Fault, explain};
 use super::connection::{BACKGROUND_PRIORITY, FOREGROUND_PRIORITY, Tasks, halves};
-use super::limits::HANDSHAKE_TIMEOUT;
+use super::limits::{HANDSHAKE_TIMEOUT, LINGER_TIMEOUT};
 use super::origin::{KIND_OPEN, Origin};
 use super::reading::FrameReader;
 use super::shared::{Link, Shared};
+use super::standing::check_new;
+use crate::bearer::node_name;
 
 /// So many characters of a peer's reason are kept.
 const THEIR_REASON_LENGTH_MAX: usize = 500;
@@ -43,6 +45,9 @@ struct Welcomed {
     background: (SendStream, FrameReader),
     foreground: (SendStream, FrameReader),
 }
+
+/// A connection's tasks, until it ends.
+type Running = Pin<Box<dyn Future<Output = ConnectionError> + Send>>;
 
 /// Dials a member for ever, until `over`.
 pub(super) struct Dialler {
@@ -93,30 +98,42 @@ impl Dialler {
     }
 
     /// Serves the connection until it ends (and is to be made again), or until it is not wanted any
-    /// more.
+    /// more. Where certificates change meanwhile, another takes its place.
     async fn serve(
         &mut self,
         welcomed: Welcomed,
         over: &mut oneshot::Receiver<()>,
     ) -> ControlFlow<()> {
-        let Welcomed { link, background, foreground } = welcomed;
         let (node, address) = (self.node, self.address);
         tracing::info!(%node, %address, "connected");
         self.said = None;
         let start = Instant::now();
-        let from = Origin::Peer { node, address: link.address, dialled: true };
-        let mut tasks = Tasks::new(Arc::clone(&self.shared), Arc::clone(&link), from);
-        tasks.background(background.0, background.1);
-        tasks.foreground(foreground.0, foreground.1);
-        self.shared.add_dialled(node, &link);
+        let mut renewals = self.shared.renewals.subscribe();
+        let (mut link, mut running) = self.begin(welcomed);
         self.shared.inbox.tell(Inbound::PeerConnected { node });
-        let running = tasks.run();
-        tokio::pin!(running);
-        let ending = tokio::select! {
-            ending = &mut running => ControlFlow::Continue(ending),
-            _ = over => {
-                Close::NotMember.close(&link.connection, "no longer a member at this address");
-                ControlFlow::Break(running.await)
+        let ending = loop {
+            tokio::select! {
+                ending = &mut running => break ControlFlow::Continue(ending),
+                _ = &mut *over => {
+                    Close::NotMember.close(&link.connection, "no longer a member at this address");
+                    break ControlFlow::Break(running.await);
+                }
+                Ok(()) = renewals.changed() => {}
+            }
+            let again = tokio::select! {
+                ending = &mut running => break ControlFlow::Continue(ending),
+                again = dial(&self.shared, node, address) => again,
+            };
+            match again {
+                Ok(welcomed) => {
+                    let (newer, newer_running) = self.begin(welcomed);
+                    let older = std::mem::replace(&mut link, newer);
+                    let older_running = std::mem::replace(&mut running, newer_running);
+                    tokio::spawn(linger(older, older_running));
+                }
+                Err(DialError::Unreachable(reason) | DialError::Refused(reason)) => {
+                    self.say(format!("the new certificates are not used yet: {reason}"));
+                }
             }
         };
         self.shared.remove_dialled(node, &link);
@@ -131,6 +148,18 @@ impl Dialler {
             self.failures = 0;
         }
         ControlFlow::Continue(())
+    }
+
+    /// Requests go out on a connection from now on.
+    fn begin(&self, welcomed: Welcomed) -> (Arc<Link>, Running) {
+        let Welcomed { link, background, foreground } = welcomed;
+        let from = Origin::Peer { node: self.node, address: link.address, dialled: true };
+        let mut tasks = Tasks::new(Arc::clone(&self.shared), Arc::clone(&link), from);
+        tasks.background(background.0, background.1);
+        tasks.foreground(foreground.0, foreground.1);
+        self.shared.add_dialled(self.node, &link);
+        check_new(&self.shared, &link);
+        (link, Box::pin(tasks.run()))
     }
 
     /// Says once why there is no connection.
@@ -156,6 +185,13 @@ impl Dialler {
             () = self.nudge.notified(), if !refused => {}
             _ = hello.changed() => {}
         }
+    }
+}
+
+/// A connection that another has taken the place of: what was asked on it is still answered.
+async fn linger(link: Arc<Link>, running: Running) {
+    if timeout(LINGER_TIMEOUT, running).await.is_err() {
+        Close::Replaced.close(&link.connection, "another connection took its place");
     }
 }
 

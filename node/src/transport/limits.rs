@@ -40,6 +40,9 @@ pub(super) const CLIENT_SPARED: Duration = Duration::from_secs(1);
 pub(super) const CLIENT_INBOUND_BYTES_MAX: usize = 1 << 20;
 /// How long the other side may take to read why it is refused.
 pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection whose place was taken by a newer one of the same two nodes ends after this: until then
+/// what was asked on it is answered.
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A client's connection holds at most so many unread bytes in QUIC.
 pub(super) const CLIENT_RECEIVE_WINDOW_BYTES: u32 = 1 << 20;

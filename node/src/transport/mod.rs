@@ -25,15 +25,15 @@
 //! | 100 B | 16k; 42 | 162k; 4.3 | 337k; 2.0 | 420k; 1.6 |
 //! | 1 KiB | 17k; 39 | 112k; 6.0 | 201k; 3.4 | 174k; 3.7 |
 //!
-//! Code map: `tls` and `certificate` (who is who), `dialling`, `accepting` and `admission` (handshakes),
+//! Code map: `tls` (who is who; what the names in certificates say is in [`bearer`](crate::bearer)),
+//! `dialling`, `accepting` and `admission` (handshakes),
 //! `connection` (the tasks of a connection), `origin` (what may be said by whom), `reading` and
 //! `inbox` (the way in), `outbox` (the way out), `shared` (who is connected), `closing` (why
-//! connections end), `limits`, `figures`. What is *not* here: any decision about requests, time or
+//! connections end), `standing` (certificates that are good no more), `limits`, `figures`. What is *not* here: any decision about requests, time or
 //! membership.
 
 mod accepting;
 pub(crate) mod admission;
-mod certificate;
 mod closing;
 mod connection;
 mod dialling;
@@ -44,6 +44,7 @@ mod origin;
 mod outbox;
 mod reading;
 mod shared;
+mod standing;
 pub mod tls;
 
 #[cfg(test)]
@@ -66,12 +67,14 @@ use quoit_ring::{ClusterId, NodeId};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::timeout;
 
-pub use certificate::BearerError;
+pub use crate::bearer::BearerError;
 pub use figures::{Refusal, TransportStats};
 pub use inbox::{Arrived, InboundQueue};
 pub use limits::{AcceptLimits, Limits};
-pub use tls::{TlsError, TlsMaterial};
+pub(crate) use tls::revocation_lists;
+pub use tls::{TlsError, TlsMaterial, check_material};
 
+use crate::bearer::Bearer;
 use closing::Close;
 use dialling::Dialler;
 use figures::add;
@@ -240,17 +243,30 @@ impl Transport {
         });
     }
 
-    /// Takes other certificates for handshakes from now on. On an error, the old ones stay.
+    /// Takes other certificates for handshakes from now on. Members are dialled anew with them, without
+    /// a gap; other connections whose certificates would be refused now (they are revoked, or their
+    /// authority is trusted no more) are closed. On an error, the old ones stay. Call within the runtime.
     pub fn set_tls(&self, material: &TlsMaterial) -> Result<(), TlsError> {
         let shared = self.shared();
         let tls = TlsConfigs::new(material, shared.node, shared.cluster, &shared.limits)?;
-        *shared.tls.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(tls);
+        let has_changed = tls.material != shared.tls().material;
+        *shared.tls.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(tls.replacing());
+        if has_changed {
+            shared.renewals.send_replace(());
+        }
+        tokio::spawn(standing::check_all(Arc::clone(shared)));
         Ok(())
     }
 
     /// Takes other bounds of connections, for those that come from now on.
     pub fn set_accept_limits(&self, limits: AcceptLimits) {
         *self.shared().accept_limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Whose a client's connection is, and from where; `None` where it is gone.
+    pub fn client(&self, connection: ConnectionId) -> Option<(Arc<Bearer>, SocketAddr)> {
+        let link = self.shared().client(connection)?;
+        Some((Arc::clone(link.bearer.as_ref()?), link.address))
     }
 
     /// Sends to a peer after the next [`Transport::flush`]: an answer on the connection that the

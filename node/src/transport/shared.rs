@@ -12,14 +12,16 @@ use quoit_core::event::ConnectionId;
 use quoit_core::peer::{Class, PeerHello};
 use quoit_ring::{ClusterId, NodeId};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::timeout;
 
 use super::admission::{Source, UnderWay};
 use super::closing::Close;
 use super::figures::{Counters, Refusals, TransportStats, add};
 use super::inbox::Inbox;
-use super::limits::{AcceptLimits, CLIENT_SPARED, Limits};
+use super::limits::{AcceptLimits, CLIENT_SPARED, LINGER_TIMEOUT, Limits};
 use super::outbox::{Outbox, Put};
 use super::tls::TlsConfigs;
+use crate::bearer::Bearer;
 
 /// A connection, and what waits to be sent on it.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     /// Where the other side can be reached: for a peer, where it listens.
     pub(super) address: SocketAddr,
+    /// Who a client is.
+    pub(super) bearer: Option<Arc<Bearer>>,
     pub(super) foreground: Arc<Outbox>,
     pub(super) background: Arc<Outbox>,
     since: Instant,
@@ -38,14 +42,15 @@ pub(super) struct Link {
 
 impl Link {
     fn new(
-        connection: Connection,
-        address: SocketAddr,
+        (connection, address): (Connection, SocketAddr),
+        bearer: Option<Arc<Bearer>>,
         foreground: Arc<Outbox>,
         background: Arc<Outbox>,
     ) -> Arc<Self> {
         Arc::new(Self {
             connection,
             address,
+            bearer,
             foreground,
             background,
             since: Instant::now(),
@@ -136,6 +141,8 @@ pub(super) struct Shared {
     pub(super) tls: Mutex<Arc<TlsConfigs>>,
     pub(super) inbox: Inbox,
     pub(super) hello: watch::Sender<Option<PeerHello>>,
+    /// Told when certificates have changed: peers are dialled anew.
+    pub(super) renewals: watch::Sender<()>,
     pub(super) counters: Arc<Counters>,
     pub(super) handshakes: Arc<UnderWay>,
     pub(super) large_room: Semaphore,
@@ -163,6 +170,7 @@ impl Shared {
             tls: Mutex::new(Arc::new(tls)),
             inbox,
             hello: watch::Sender::new(None),
+            renewals: watch::Sender::new(()),
             counters: Arc::default(),
             handshakes: Arc::default(),
             accept_limits: Mutex::new(limits.accept),
@@ -177,14 +185,14 @@ impl Shared {
     /// A link over a new connection of a peer.
     pub(super) fn peer_link(&self, connection: Connection, address: SocketAddr) -> Arc<Link> {
         let (foreground, background) = (self.outbox(), self.outbox());
-        Link::new(connection, address, foreground, background)
+        Link::new((connection, address), None, foreground, background)
     }
 
     /// A link over a new connection of a client, which has but one stream.
-    pub(super) fn client_link(&self, connection: Connection) -> Arc<Link> {
+    pub(super) fn client_link(&self, connection: Connection, bearer: Bearer) -> Arc<Link> {
         let address = connection.remote_address();
-        let outbox = self.outbox();
-        Link::new(connection, address, Arc::clone(&outbox), outbox)
+        let (outbox, bearer) = (self.outbox(), Some(Arc::new(bearer)));
+        Link::new((connection, address), bearer, Arc::clone(&outbox), outbox)
     }
 
     fn outbox(&self) -> Arc<Outbox> {
@@ -244,6 +252,11 @@ impl Shared {
         self.state().dialled.insert(node, Arc::clone(link));
     }
 
+    /// Whether this node opened the connection, and still asks on it.
+    pub(super) fn is_dialled(&self, link: &Arc<Link>) -> bool {
+        self.state().dialled.values().any(|there| Arc::ptr_eq(there, link))
+    }
+
     pub(super) fn remove_dialled(&self, node: NodeId, link: &Arc<Link>) {
         remove(&mut self.state().dialled, node, link);
     }
@@ -255,7 +268,12 @@ impl Shared {
         let nudge = state.members.get(&node).map(|member| Arc::clone(&member.nudge));
         drop(state);
         if let Some(older) = older {
-            Close::Replaced.close(&older.connection, "a newer connection took its place");
+            tokio::spawn(async move {
+                // The peer ends it, once what it has asked on it is answered, or is gone already.
+                if timeout(LINGER_TIMEOUT, older.connection.closed()).await.is_err() {
+                    Close::Replaced.close(&older.connection, "a newer connection took its place");
+                }
+            });
         }
         // Whoever can reach us can be reached: no need to wait before dialling again.
         if let Some(nudge) = nudge {
@@ -339,8 +357,13 @@ impl Shared {
 
     /// Dials nobody any more, and gives all links.
     pub(super) fn start_closing(&self) -> Vec<Arc<Link>> {
-        let mut state = self.state();
-        state.closing = true;
+        self.state().closing = true;
+        self.links()
+    }
+
+    /// All links.
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        let state = self.state();
         let links = state.dialled.values().chain(state.accepted.values());
         links.chain(state.clients.values()).cloned().collect()
     }

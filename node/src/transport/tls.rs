@@ -9,19 +9,20 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quoit_core::peer::ALPN_PEER;
 use quoit_protocol::ALPN_CLIENT;
 use quoit_ring::{ClusterId, NodeId};
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, CipherSuite, RootCertStore};
 
-use super::certificate::{self, Bearer, BearerError};
 use super::limits::Limits;
+use crate::authority::{Parsed, ParsedList};
+use crate::bearer::{Bearer, BearerError, bearer};
 
 /// What a node proves itself with, as PEM text.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TlsMaterial {
     /// The certificate of the cluster's authority (several while it is being replaced).
     pub authority_pem: Vec<u8>,
@@ -29,6 +30,8 @@ pub struct TlsMaterial {
     pub certificate_pem: Vec<u8>,
     /// The private key of the node's certificate.
     pub key_pem: Vec<u8>,
+    /// The authorities' lists of revoked certificates; empty where there are none.
+    pub revoked_pem: Vec<u8>,
 }
 
 impl std::fmt::Debug for TlsMaterial {
@@ -73,6 +76,18 @@ pub enum TlsError {
         /// How soon, for people.
         String,
     ),
+    /// A list of revoked certificates is not one of these authorities'.
+    #[error(
+        "the list of revoked certificates of {0:?} counts for nothing, for no authority of that name is \
+         trusted: take it out, or trust that authority"
+    )]
+    ForeignList(
+        /// The name of the authority that the list names.
+        String,
+    ),
+    /// It is on the list.
+    #[error("the node's certificate is revoked: have the authority issue a new one")]
+    Revoked,
     /// It is valid, but not for what it is used for.
     #[error("the node's certificate cannot be used: {0}")]
     Unusable(
@@ -92,6 +107,18 @@ pub enum TlsError {
     },
 }
 
+/// Whether a node can start with these: what its peers would refuse is refused here.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn check_material(
+    material: &TlsMaterial,
+    node: NodeId,
+    cluster: ClusterId,
+) -> Result<(), TlsError> {
+    Identity::new(material)?.check(node, cluster)
+}
+
 /// What QUIC needs for both directions; each for loopback and for elsewhere, which differ in the
 /// size of packets.
 pub(super) struct TlsConfigs {
@@ -99,6 +126,12 @@ pub(super) struct TlsConfigs {
     accept_elsewhere: Arc<quinn::ServerConfig>,
     dial_loopback: quinn::ClientConfig,
     dial_elsewhere: quinn::ClientConfig,
+    /// What they were made from.
+    pub(super) material: TlsMaterial,
+    /// What others' certificates are verified with.
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    /// Others were used before them.
+    pub(super) has_replaced: bool,
     /// Drawn from the private key, so that it survives a restart and nobody else knows it.
     pub(super) secret: [u8; 32],
 }
@@ -133,8 +166,16 @@ impl TlsConfigs {
             accept_elsewhere: accept(ELSEWHERE),
             dial_loopback: dial(LOOPBACK),
             dial_elsewhere: dial(ELSEWHERE),
+            material: material.clone(),
+            verifier: identity.verifier()?,
+            has_replaced: false,
             secret: identity.secret(),
         })
+    }
+
+    /// The same, in the place of others.
+    pub(super) fn replacing(self) -> Self {
+        Self { has_replaced: true, ..self }
     }
 
     pub(super) fn accept(&self, remote: SocketAddr) -> Arc<quinn::ServerConfig> {
@@ -156,6 +197,7 @@ struct Identity {
     authority: Arc<RootCertStore>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
 }
 
 impl Identity {
@@ -170,7 +212,9 @@ impl Identity {
         let chain = certificates(&material.certificate_pem, "the node's certificate")?;
         let key = PrivateKeyDer::from_pem_slice(&material.key_pem)
             .map_err(|error| TlsError::Pem { what: "the node's key", why: error.to_string() })?;
-        Ok(Self { provider: Arc::new(provider()), authority: Arc::new(authority), chain, key })
+        let revoked = revocation_lists(&material.revoked_pem, &material.authority_pem)?;
+        let (provider, authority) = (Arc::new(provider()), Arc::new(authority));
+        Ok(Self { provider, authority, chain, key, revoked })
     }
 
     /// What others would refuse is refused here, in words for the operator of this node.
@@ -179,18 +223,35 @@ impl Identity {
         self.verifier()?
             .verify_client_cert(first, rest, UnixTime::now())
             .map_err(|error| in_words(&error))?;
-        match certificate::bearer(first, cluster).map_err(TlsError::Bearer)? {
+        match bearer(first, cluster).map_err(TlsError::Bearer)? {
             Bearer::Node(found) if found == node => Ok(()),
             Bearer::Node(found) => {
                 Err(TlsError::WrongNode { found: format!("node {found}"), wanted: node })
             }
-            Bearer::Client => Err(TlsError::WrongNode { found: "a client".into(), wanted: node }),
+            Bearer::Client(client) => {
+                let found = format!("the client {}", client.name);
+                Err(TlsError::WrongNode { found, wanted: node })
+            }
         }
     }
 
     fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let provider = Arc::clone(&self.provider);
         WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.authority), provider)
+            .with_crls(self.revoked.iter().cloned())
+            // An authority need not have a list.
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
+            .build()
+            .map_err(|error| TlsError::Unusable(error.to_string()))
+    }
+
+    fn server_verifier(&self) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+        let provider = Arc::clone(&self.provider);
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.authority), provider)
+            .with_crls(self.revoked.iter().cloned())
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
             .build()
             .map_err(|error| TlsError::Unusable(error.to_string()))
     }
@@ -211,7 +272,7 @@ impl Identity {
         let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| in_words(&error))?
-            .with_root_certificates(Arc::clone(&self.authority))
+            .with_webpki_verifier(self.server_verifier()?)
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|error| in_words(&error))?;
         config.alpn_protocols = vec![ALPN_PEER.to_vec()];
@@ -237,6 +298,30 @@ fn certificates(pem: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'st
     Ok(found)
 }
 
+/// The lists, each of which must be one of the authorities'.
+pub(crate) fn revocation_lists(
+    pem: &[u8],
+    authority_pem: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    const LIST: &str = "the list of revoked certificates";
+    let wrong = |why: String| TlsError::Pem { what: LIST, why };
+    if pem.is_empty() {
+        return Ok(Vec::new());
+    }
+    let parsed = ParsedList::read_pem(pem).map_err(wrong)?;
+    if parsed.is_empty() {
+        return Err(wrong("the PEM text holds none".into()));
+    }
+    let authorities = Parsed::read_pem(authority_pem).map_err(wrong)?;
+    let foreign = |list: &&ParsedList| !authorities.iter().any(|one| one.subject == list.issuer);
+    if let Some(list) = parsed.iter().find(foreign) {
+        return Err(TlsError::ForeignList(list.issuer.clone()));
+    }
+    CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(error.to_string()))
+}
+
 fn in_words(error: &rustls::Error) -> TlsError {
     let seconds = |from: UnixTime, to: UnixTime| to.as_secs().saturating_sub(from.as_secs());
     match error {
@@ -251,6 +336,7 @@ fn in_words(error: &rustls::Error) -> TlsError {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 TlsError::ForeignAuthority
             }
+            CertificateError::Revoked => TlsError::Revoked,
             other => TlsError::Unusable(other.to_string()),
         },
         other => TlsError::Unusable(other.to_string()),

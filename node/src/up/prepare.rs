@@ -215,7 +215,7 @@ fn prepare_client(
     manifest: Manifest,
     now: SystemTime,
 ) -> Result<(), UpError> {
-    prepare_credentials(directory, authority, Subject::Client, "client", now)?;
+    prepare_credentials(directory, authority, &Subject::admin(), "client", now)?;
     let addresses: Vec<_> = (1..=manifest.nodes).map(|number| manifest.address(number)).collect();
     let text = client_configuration(authority.cluster(), &addresses);
     write_if_missing(&directory.join(CLIENT_CONFIGURATION), &text)
@@ -230,7 +230,7 @@ fn prepare_node(
 ) -> Result<PreparedNode, UpError> {
     let id = NodeId(number.into());
     let directory = directory.join(id.to_string());
-    prepare_credentials(&directory, authority, Subject::Node(id), "node", now)?;
+    prepare_credentials(&directory, authority, &Subject::Node(id), "node", now)?;
     let config_path = directory.join("quoit.toml");
     write_if_missing(&config_path, &config_text(authority.cluster(), manifest, number))?;
     let mut environment = environment();
@@ -244,7 +244,7 @@ fn prepare_node(
 fn prepare_credentials(
     directory: &Path,
     authority: &Authority,
-    subject: Subject,
+    subject: &Subject,
     stem: &str,
     now: SystemTime,
 ) -> Result<(), UpError> {

@@ -1,6 +1,7 @@
 //! Clients: real sessions over virtual connections, which open, carry and break.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use quoit_core::{ConnectionId, Event as CoreEvent};
@@ -148,7 +149,8 @@ impl World {
         self.trace.line(time_us, || {
             format!("client {client} -> n{} #{} {message:?}", node + 1, frame.request)
         });
-        self.handle(node, CoreEvent::Client { connection, request: frame.request, message });
+        let (request, rights) = (frame.request, Arc::clone(&self.rights));
+        self.handle(node, CoreEvent::Client { connection, request, message, rights });
     }
 
     pub(super) fn send_response(

@@ -22,8 +22,10 @@ mod trace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::BytesMut;
+use quoit_core::access::Rights;
 use quoit_core::event::{StorageRequest, Tag};
 use quoit_core::handshake::Genesis;
 use quoit_core::random::Random;
@@ -133,6 +135,8 @@ pub(crate) struct World {
     lives: u64,
     next_connection: u64,
     connections: BTreeMap<ConnectionId, (usize, LinkId)>,
+    /// What every client may: everything.
+    rights: Arc<Rights>,
     cut_clients: Vec<u32>,
     /// Faults that have begun and not ended.
     lasting: BTreeSet<usize>,
@@ -209,6 +213,7 @@ impl World {
             lives: 0,
             next_connection: 0,
             connections: BTreeMap::new(),
+            rights: Arc::new(Rights::all("simulated")),
             cut_clients: vec![0; count],
             lasting: BTreeSet::new(),
             due: VecDeque::new(),

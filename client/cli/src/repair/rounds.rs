@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
-use quoit_client::Client;
+use quoit_client::{Client, StatusError};
 use quoit_protocol::AskRepair;
 use quoit_protocol::status::{ExchangeStatus, NodeStatus, RepairStatus, VnodeRepair};
 use quoit_ring::{HybridTime, NodeId};
@@ -75,21 +75,32 @@ struct Answers {
 }
 
 impl Answers {
-    async fn ask(client: &Client, what: AskRepair) -> Self {
+    /// # Errors
+    /// Where none answers, since this client's role does not allow it.
+    async fn ask(client: &Client, what: AskRepair) -> Result<Self, CommandError> {
         let record = client.record();
         let asked = record.members.iter().map(|member| async move {
             let answer = tokio::time::timeout(PATIENCE, client.repair(member.id, what)).await;
-            (member.id, answer.ok().and_then(Result::ok))
+            (member.id, answer.ok())
         });
         let mut answers = Self { nodes: BTreeMap::new(), silent: Vec::new() };
+        let mut forbidden = None;
         for (id, answer) in join_all(asked).await {
-            let told = answer.and_then(|mut status| Some((status.repair.take()?, status)));
+            if let Some(Err(error @ StatusError::Forbidden { .. })) = &answer {
+                forbidden = Some(CommandError::Forbidden(error.to_string()));
+            }
+            let told = answer
+                .and_then(Result::ok)
+                .and_then(|mut status| Some((status.repair.take()?, status)));
             match told {
                 Some((repair, status)) => drop(answers.nodes.insert(id, (status, repair))),
                 None => answers.silent.push(id),
             }
         }
-        answers
+        match forbidden {
+            Some(error) if answers.nodes.is_empty() => Err(error),
+            _ => Ok(answers),
+        }
     }
 
     fn note_silent(&self) {
@@ -124,7 +135,7 @@ pub(super) async fn show(
     arguments: &StatusArguments,
     output: Output,
 ) -> Result<(), CommandError> {
-    let answers = Answers::ask(client, arguments.which.ask(client)?).await;
+    let answers = Answers::ask(client, arguments.which.ask(client)?).await?;
     if output.is_json() {
         return output.json(&shown_json(&answers));
     }
@@ -275,7 +286,7 @@ pub(super) async fn run(
     output: Output,
 ) -> Result<(), CommandError> {
     let what = arguments.which.ask(client)?;
-    let begun = Answers::ask(client, AskRepair { run: true, ..what }).await;
+    let begun = Answers::ask(client, AskRepair { run: true, ..what }).await?;
     begun.note_silent();
     if begun.nodes.is_empty() {
         return Err(CommandError::NotDone("no node answers: nothing was begun".to_owned()));
@@ -288,7 +299,7 @@ pub(super) async fn run(
         while done < all {
             steps.set(done);
             tokio::time::sleep(LOOK_EVERY).await;
-            let answers = Answers::ask(client, what).await;
+            let answers = Answers::ask(client, what).await?;
             if let Some(gone) = round.since.keys().find(|node| !answers.nodes.contains_key(node)) {
                 return Err(CommandError::NotDone(format!(
                     "{gone} does not answer any more, after {done} of {all} comparisons; the others \

@@ -14,7 +14,7 @@ mod ticks;
 use std::collections::BTreeSet;
 
 use quoit_protocol::status::ExchangeStatus;
-use quoit_protocol::{AskRepair, Limits};
+use quoit_protocol::{AskRepair, FailureCode, Limits};
 use quoit_ring::{ClusterRecord, Epoch, HybridTime, NodeId, VnodeIndex};
 
 use crate::config::CoreConfig;
@@ -26,7 +26,7 @@ use crate::coordinator::write::Progress;
 use crate::counters::Counters;
 use crate::event::{ConnectionId, Effects, Event, Tag};
 use crate::handshake::PeerHello;
-use crate::operation::OperationId;
+use crate::operation::{OperationId, Origin, not_done};
 use crate::random::Random;
 use crate::record::{Keeper, RecordState};
 use crate::repair::anti_entropy::{AntiEntropy, Wanted};
@@ -149,8 +149,15 @@ impl NodeCore {
     /// Handles one event; what is to be done about it is appended to `effects`.
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Effects) {
         match event {
-            Event::Client { connection, request, message } => {
-                self.on_client(connection, request, message, now, effects);
+            Event::Client { connection, request, message, rights } => {
+                let origin = Origin::Client { connection, request };
+                match rights.forbid(&message, self.record()) {
+                    None => self.on_client(connection, request, message, now, effects),
+                    Some(reason) => {
+                        let failure = not_done(FailureCode::Forbidden, reason);
+                        Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
+                    }
+                }
             }
             Event::Peer { from, request, message } => {
                 self.on_peer(from, request, message, now, effects);

@@ -1,12 +1,11 @@
 //! Writes that reach a node which is no primary of their key.
 
-use quoit_core::Event;
+use quoit_core::Effect;
 use quoit_core::peer::{Forward, PeerMessage};
-use quoit_core::{ConnectionId, Effect};
 use quoit_protocol::{FailureCode, WriteId};
 use quoit_ring::{ConflictPolicy, NodeId, TableId};
 
-use crate::world::{Put, World, options, put};
+use crate::world::{Put, World, client_asks, options, put};
 
 /// A world of five and a node that is no primary of "k".
 fn world(seed: u64, policy: ConflictPolicy) -> (World, TableId, NodeId, Vec<NodeId>) {
@@ -101,7 +100,7 @@ fn an_answer_from_a_node_that_was_not_asked_is_nothing() {
     world.seen = Some(Vec::new());
     let write = world.write(outside, table, put("k", "v"));
     let message = quoit_protocol::ClientRequest::Write(write);
-    world.tell(outside, Event::Client { connection: ConnectionId(1), request: 77, message });
+    world.tell(outside, client_asks(77, message));
     world.run_ms(1);
     let seen = world.seen.take().expect("asked for");
     let (to, request) = seen

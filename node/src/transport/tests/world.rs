@@ -45,6 +45,7 @@ impl Authority {
             authority_pem: self.issuer.pem().into_bytes(),
             certificate_pem: certificate.pem().into_bytes(),
             key_pem: key.serialize_pem().into_bytes(),
+            revoked_pem: Vec::new(),
         }
     }
 

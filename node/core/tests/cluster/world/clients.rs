@@ -1,6 +1,9 @@
 //! What a session would do: heads, contexts, waiting for answers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use quoit_core::access::Rights;
 use quoit_core::{ConnectionId, Event};
 use quoit_protocol::{
     ChangeTables, ClientRequest, ClientResponse, Export, Failure, Get, Got, Head, Key, Page, Scan,
@@ -24,6 +27,12 @@ pub struct Put {
     pub level: Option<Level>,
     pub write_id: Option<WriteId>,
     pub deadline_ms: Option<u32>,
+}
+
+/// What a client that may do everything asks.
+pub fn client_asks(request: u64, message: ClientRequest) -> Event {
+    let rights = Arc::new(Rights::all("test"));
+    Event::Client { connection: ConnectionId(1), request, message, rights }
 }
 
 /// A blind write.
@@ -76,7 +85,7 @@ impl World {
         self.next_request += 1;
         let request = self.next_request;
         let message = message.into();
-        self.tell(id, Event::Client { connection: ConnectionId(1), request, message });
+        self.tell(id, client_asks(request, message));
         request
     }
 
