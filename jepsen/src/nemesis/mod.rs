@@ -352,13 +352,13 @@ async fn begin(
         Fault::SlowSync => power::slow_syncs(cluster, random),
         Fault::FailSync => power::fail_syncs(cluster, random),
         Fault::FailDisk => power::fail_calls(cluster, one, random),
-        Fault::CutOne => power::cut(cluster, &[one], recorder, random).await,
+        Fault::CutOne => power::cut(cluster, &[one], recorder, random).await?,
         Fault::CutSome => {
             let some = some_of(count, random);
-            power::cut(cluster, &some, recorder, random).await
+            power::cut(cluster, &some, recorder, random).await?
         }
         Fault::CutAll => {
-            power::cut(cluster, &(0..count).collect::<Vec<_>>(), recorder, random).await
+            power::cut(cluster, &(0..count).collect::<Vec<_>>(), recorder, random).await?
         }
         Fault::LastCopyWiped => {
             witness::last_copy(cluster, one, Loss::Wiped, recorder, random).await?

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use tokio::time::sleep;
 
 use super::{names, some_of};
-use crate::cluster::{Cluster, DiskFaults, Keep};
+use crate::cluster::{Cluster, ClusterError, DiskFaults, Keep};
 use crate::recorder::Recorder;
 
 /// The longest that a sync takes is one of these.
@@ -59,7 +59,7 @@ pub(super) async fn cut(
     some: &[usize],
     recorder: &Recorder,
     random: &mut Rng,
-) -> String {
+) -> Result<String, ClusterError> {
     if random.bool() {
         let (delay, before) = SLOW_BEFORE_CUT_MS;
         let sync_delay_max = Some(Duration::from_millis(delay));
@@ -67,7 +67,14 @@ pub(super) async fn cut(
         recorder.nemesis("slow", &names(some), "slow syncs, then a power cut");
         sleep(Duration::from_millis(random.u64(..before))).await;
     }
-    cut_now(cluster, some, random).await
+    let told = cut_now(cluster, some, random).await;
+    if random.bool() {
+        return Ok(told);
+    }
+    for at in some {
+        cluster.start(*at)?;
+    }
+    Ok(format!("{told}, and is back at once"))
 }
 
 async fn cut_now(cluster: &mut Cluster, some: &[usize], random: &mut Rng) -> String {

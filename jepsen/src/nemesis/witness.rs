@@ -21,8 +21,8 @@ pub(super) enum Loss {
     Damaged,
 }
 
-/// One node is away and misses writes. When it is back, one of those that have them stands still, and a
-/// third, `loses`, has lost its disk: of some writes the last copy is on the one that nobody can ask.
+/// One node is away and misses writes. When it is back, one of those that have them stands still or is
+/// down, and a third, `loses`, has lost its disk: of some writes the last copy is where nobody can ask.
 pub(super) async fn last_copy(
     cluster: &mut Cluster,
     loses: usize,
@@ -36,7 +36,12 @@ pub(super) async fn last_copy(
     recorder.nemesis("kill", &names(&[misses]), "one misses writes");
     cluster.nodes[misses].kill().await;
     sleep(Duration::from_millis(random.u64(AWAY_MS))).await;
-    cluster.nodes[holds].pause();
+    let is_paused = random.bool();
+    if is_paused {
+        cluster.nodes[holds].pause();
+    } else {
+        cluster.nodes[holds].kill().await;
+    }
     cluster.nodes[loses].kill().await;
     let what = match loss {
         Loss::Wiped => {
@@ -48,7 +53,8 @@ pub(super) async fn last_copy(
     cluster.start(loses)?;
     cluster.start(misses)?;
     let (misses, holds, loses) = (names(&[misses]), names(&[holds]), names(&[loses]));
-    Ok(format!("{misses} has missed writes, {holds} stands still, {loses}: {what}"))
+    let is = if is_paused { "stands still" } else { "is down" };
+    Ok(format!("{misses} has missed writes, {holds} {is}, {loses}: {what}"))
 }
 
 /// Two halves do not hear each other; and when they do again, one that has hints (and, in sloppy tables,
