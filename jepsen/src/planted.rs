@@ -40,7 +40,7 @@ const CASES: [Case; 19] = [
     case("SkipOlder", Workload::Latest, Nemesis::Clock, 5),
     case("SkipSync", Workload::Register, Nemesis::PowerCut, 5),
     case("IgnoreFailedSync", Workload::Insert, Nemesis::FailFsync, 3),
-    case("KeepActor", Workload::Blind, Nemesis::PowerCut, 3),
+    case("KeepActor", Workload::Blind, Nemesis::PowerBlink, 3),
     case("CountAtOnce", Workload::Register, Nemesis::LastCopy, 3),
     case("RefillFromOne", Workload::Register, Nemesis::LastCopy, 3),
     case("CorruptIsAbsent", Workload::Insert, Nemesis::LastCopyRot, 3),

@@ -9,8 +9,8 @@ use quoit_client::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use super::program::run_with_input;
 use super::disk::{DISK_BYTES, Disk, DiskKind};
+use super::program::run_with_input;
 use super::{ClusterError, Network, Program, file};
 
 /// How much of a log's end is shown, in bytes and in lines.

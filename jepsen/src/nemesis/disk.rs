@@ -105,7 +105,9 @@ pub(super) fn damage(data: &Path, random: &mut Rng) -> Result<String, ClusterErr
 /// Flips a bit in every page of the first half of each table: there its blocks lie, and behind them what
 /// leads to them.
 pub(super) fn damage_everywhere(data: &Path, random: &mut Rng) -> Result<String, ClusterError> {
-    let is_table = |path: &PathBuf| path.parent().is_some_and(|parent| parent.ends_with("tables"));
+    // Beside them lie the files that say which of them count.
+    let is_table =
+        |path: &PathBuf| path.parent().is_some_and(|parent| parent.ends_with("tables/tables"));
     let mut found = files(data).map_err(file("read", data))?;
     found.retain(is_table);
     let mut pages = 0;

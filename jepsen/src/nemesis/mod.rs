@@ -22,6 +22,8 @@ use self::witness::Loss;
 const GAP_MS: std::ops::Range<u64> = 2_000..4_000;
 /// How long a fault lasts.
 const HOLD_MS: std::ops::Range<u64> = 4_000..9_000;
+/// How long one lasts whose point comes when nodes that were started have listened to the others.
+const HOLD_LONG_MS: std::ops::Range<u64> = 11_000..15_000;
 /// A copy of a disk is put back when it is at least so old: what a node did in the last ten seconds
 /// before it was copied may not have been written down by the others, as the README says.
 const COPY_AGE_MIN: Duration = Duration::from_secs(20);
@@ -53,6 +55,7 @@ enum Fault {
     CutOne,
     CutSome,
     CutAll,
+    Blink,
     LastCopyWiped,
     LastCopyDamaged,
     FrozenHints,
@@ -98,6 +101,8 @@ pub(crate) enum Nemesis {
     DiskErrors,
     /// The power of one, some or all nodes goes, and what they had not synced with it.
     PowerCut,
+    /// The power of one node goes while its syncs are slow, and is back at once.
+    PowerBlink,
     /// What one node has missed is left on one that stands still: a third has lost its disk.
     LastCopy,
     /// The same, but every block of the third one's tables is damaged.
@@ -150,6 +155,7 @@ impl Nemesis {
             | Self::FailFsync
             | Self::DiskErrors
             | Self::PowerCut
+            | Self::PowerBlink
             | Self::LastCopy
             | Self::LastCopyRot
             | Self::Age => false,
@@ -160,9 +166,11 @@ impl Nemesis {
     pub(crate) fn disks(self) -> DiskKind {
         match self {
             Self::DiskFull => DiskKind::Small,
-            Self::SlowFsync | Self::FailFsync | Self::DiskErrors | Self::PowerCut => {
-                DiskKind::Volatile
-            }
+            Self::SlowFsync
+            | Self::FailFsync
+            | Self::DiskErrors
+            | Self::PowerCut
+            | Self::PowerBlink => DiskKind::Volatile,
             _ => DiskKind::Plain,
         }
     }
@@ -199,6 +207,7 @@ impl Nemesis {
             Self::FailFsync => one(&[Fault::FailSync]),
             Self::DiskErrors => one(&[Fault::FailDisk]),
             Self::PowerCut => one(&[Fault::CutOne, Fault::CutSome, Fault::CutAll]),
+            Self::PowerBlink => one(&[Fault::Blink]),
             Self::LastCopy => one(&[Fault::LastCopyWiped]),
             Self::LastCopyRot => one(&[Fault::LastCopyDamaged]),
             Self::Hints => one(&[Fault::FrozenHints]),
@@ -253,7 +262,9 @@ pub(crate) async fn run(
             continue;
         }
         recorder.nemesis("start", &told.join(" and "), &told.join(" and "));
-        sleep(Duration::from_millis(random.u64(HOLD_MS))).await;
+        let is_long = faults.iter().any(|fault| fault.is_held_long());
+        let hold = if is_long { HOLD_LONG_MS } else { HOLD_MS };
+        sleep(Duration::from_millis(random.u64(hold))).await;
         recorder.nemesis("stop", &told.join(" and "), "healed, recovering");
         if let Some(told) = power::end_failures(cluster, random).await {
             recorder.nemesis("cut", &told, "healed, recovering");
@@ -267,6 +278,10 @@ pub(crate) async fn run(
 }
 
 impl Fault {
+    fn is_held_long(self) -> bool {
+        matches!(self, Self::LastCopyWiped | Self::LastCopyDamaged)
+    }
+
     /// Whether the next one waits until all is whole: a second loss before would be one too many.
     fn must_be_recovered(self) -> bool {
         matches!(
@@ -360,6 +375,7 @@ async fn begin(
         Fault::CutAll => {
             power::cut(cluster, &(0..count).collect::<Vec<_>>(), recorder, random).await?
         }
+        Fault::Blink => power::blink(cluster, one, recorder, random).await?,
         Fault::LastCopyWiped => {
             witness::last_copy(cluster, one, Loss::Wiped, recorder, random).await?
         }
@@ -484,12 +500,9 @@ mod tests {
     fn only_who_disturbs_the_network_needs_one() {
         let mut random = Rng::with_seed(1);
         for nemesis in Nemesis::value_variants() {
-            let disturbs = (0..50)
-                .flat_map(|_| nemesis.draw(&mut random))
-                .any(|fault| {
-                    PARTITIONS.contains(&fault)
-                        || matches!(fault, Fault::Loss | Fault::FrozenHints)
-                });
+            let disturbs = (0..50).flat_map(|_| nemesis.draw(&mut random)).any(|fault| {
+                PARTITIONS.contains(&fault) || matches!(fault, Fault::Loss | Fault::FrozenHints)
+            });
             assert_eq!(disturbs, nemesis.needs_network(), "{nemesis:?}");
         }
     }

@@ -61,13 +61,10 @@ pub(super) async fn cut(
     random: &mut Rng,
 ) -> Result<String, ClusterError> {
     if random.bool() {
-        let (delay, before) = SLOW_BEFORE_CUT_MS;
-        let sync_delay_max = Some(Duration::from_millis(delay));
-        set_faults(cluster, some, &DiskFaults { sync_delay_max, ..DiskFaults::default() });
-        recorder.nemesis("slow", &names(some), "slow syncs, then a power cut");
-        sleep(Duration::from_millis(random.u64(..before))).await;
+        slow_down(cluster, some, recorder, random).await;
     }
-    let told = cut_now(cluster, some, random).await;
+    let keep = Keep::any(random);
+    let told = cut_now(cluster, some, keep, random).await;
     if random.bool() {
         return Ok(told);
     }
@@ -77,8 +74,29 @@ pub(super) async fn cut(
     Ok(format!("{told}, and is back at once"))
 }
 
-async fn cut_now(cluster: &mut Cluster, some: &[usize], random: &mut Rng) -> String {
-    let keep = Keep::any(random);
+/// The power of one goes while it writes, and is back before the others have written much.
+pub(super) async fn blink(
+    cluster: &mut Cluster,
+    one: usize,
+    recorder: &Recorder,
+    random: &mut Rng,
+) -> Result<String, ClusterError> {
+    slow_down(cluster, &[one], recorder, random).await;
+    let keep = if random.bool() { Keep::Some } else { Keep::Nothing };
+    let told = cut_now(cluster, &[one], keep, random).await;
+    cluster.start(one)?;
+    Ok(told)
+}
+
+async fn slow_down(cluster: &Cluster, some: &[usize], recorder: &Recorder, random: &mut Rng) {
+    let (delay, before) = SLOW_BEFORE_CUT_MS;
+    let sync_delay_max = Some(Duration::from_millis(delay));
+    set_faults(cluster, some, &DiskFaults { sync_delay_max, ..DiskFaults::default() });
+    recorder.nemesis("slow", &names(some), "slow syncs, then a power cut");
+    sleep(Duration::from_millis(random.u64(delay..before))).await;
+}
+
+async fn cut_now(cluster: &mut Cluster, some: &[usize], keep: Keep, random: &mut Rng) -> String {
     let report = cluster.cut_power(some, keep, random).await;
     let kept = match keep {
         Keep::All => "all",
@@ -94,14 +112,12 @@ async fn cut_now(cluster: &mut Cluster, some: &[usize], random: &mut Rng) -> Str
 
 /// What looked written on a disk that failed may not be there: the power of those nodes goes, so that it
 /// shows.
-pub(super) async fn end_failures(
-    cluster: &mut Cluster,
-    random: &mut Rng,
-) -> Option<String> {
+pub(super) async fn end_failures(cluster: &mut Cluster, random: &mut Rng) -> Option<String> {
     let failed = |at: &usize| cluster.nodes[*at].disk().is_some_and(|disk| disk.take_failed());
     let failed: Vec<usize> = (0..cluster.nodes.len()).filter(failed).collect();
     if failed.is_empty() {
         return None;
     }
-    Some(cut_now(cluster, &failed, random).await)
+    let keep = Keep::any(random);
+    Some(cut_now(cluster, &failed, keep, random).await)
 }

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
 use super::contents::Contents;
@@ -212,15 +212,7 @@ impl Filesystem for FileSystem {
         answer_attributes(set.and_then(|()| state.attributes(ino.0)), reply);
     }
 
-    fn mkdir(
-        &self,
-        _: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        _: u32,
-        _: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
         answer_entry(self.shared.lock().make(parent, name, Inode::Directory), reply);
     }
 
@@ -249,9 +241,7 @@ impl Filesystem for FileSystem {
             flags if flags == only_new && state.tree.look_up(newparent.0, newname).is_ok() => {
                 Err(Errno::EEXIST)
             }
-            _ => state
-                .tree
-                .rename((parent.0, name.to_owned()), (newparent.0, newname.to_owned())),
+            _ => state.tree.rename((parent.0, name.to_owned()), (newparent.0, newname.to_owned())),
         };
         answer(result, reply);
     }

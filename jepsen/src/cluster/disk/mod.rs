@@ -152,8 +152,7 @@ impl Disk {
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let mut config = Config::default();
-        config.mount_options =
-            vec![MountOption::FSName("jepsen".to_owned()), MountOption::NoAtime];
+        config.mount_options = vec![MountOption::FSName("jepsen".to_owned()), MountOption::NoAtime];
         let served = FileSystem::new(Arc::clone(&shared));
         let session = Session::new(served, at, &config).and_then(Session::spawn);
         // To unmount it would fail as long as a node runs.

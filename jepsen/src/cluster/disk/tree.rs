@@ -298,7 +298,8 @@ impl Tree {
     fn drop_nameless(&mut self) {
         let pending = self.pending.iter().filter_map(|change| change.to.as_ref());
         let named = self.names.values().chain(self.durable.values());
-        let mut live: BTreeSet<u64> = named.chain(pending.map(|(_, inode)| inode)).copied().collect();
+        let mut live: BTreeSet<u64> =
+            named.chain(pending.map(|(_, inode)| inode)).copied().collect();
         live.insert(ROOT);
         self.inodes.retain(|number, inode| {
             live.contains(number) || matches!(inode, Inode::File { opens: 1.., .. })

@@ -22,11 +22,8 @@ fn make(tree: &mut Tree, directory: u64, text: &str) -> u64 {
 
 /// The names below a directory, and what the files hold.
 fn listing(tree: &mut Tree, directory: u64) -> Vec<String> {
-    let entries: Vec<(OsString, u64)> = tree
-        .entries(directory)
-        .into_iter()
-        .map(|(name, inode)| (name.to_owned(), inode))
-        .collect();
+    let entries: Vec<(OsString, u64)> =
+        tree.entries(directory).into_iter().map(|(name, inode)| (name.to_owned(), inode)).collect();
     let mut listed = Vec::new();
     for (name, inode) in entries {
         let name = name.to_string_lossy().into_owned();
