@@ -42,7 +42,8 @@ pub struct GossipConfig {
     pub cluster: ClusterId,
     /// This node.
     pub node: NodeId,
-    /// The node's boot count. It must be greater at each start: two starts with one count look like
+    /// The node's boot count. It should be greater at each start (one that is not, as after an older disk
+    /// was put back, is believed late), and it must be another one: two starts with one count look like
     /// one node that contradicts itself, and peers keep the older's facts.
     pub generation: u64,
     /// Where peers reach this node's gossip; what the link calls it.

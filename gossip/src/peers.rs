@@ -18,6 +18,9 @@ use crate::incarnation::Incarnation;
 /// Two addresses may both look alive for this many rounds before it is a conflict: longer than a
 /// dead incarnation takes to be given up, which by default is 17.5 rounds at the most.
 pub(crate) const CONFLICT_ROUNDS: u32 = 24;
+/// A life that has been silent for this many rounds gives way to an earlier one that is alive: a node
+/// that was given back an older disk counts its starts from there.
+pub(crate) const YIELD_ROUNDS: u32 = CONFLICT_ROUNDS;
 /// When we ourselves did not run for so many rounds, the silence was ours...
 const STALL_ROUNDS: u32 = 3;
 /// ... and for so many after it nobody is declared dead.
@@ -127,8 +130,11 @@ impl Peers {
         claims: &[&Sighting],
         facts_of: &mut impl FnMut(&Incarnation) -> Facts,
     ) {
-        let current = self.peers.get(&node).map(|peer| peer.incarnation);
-        let Some(best) = choose(claims, current) else {
+        let believed = self.peers.get(&node);
+        let current = believed.map(|peer| peer.incarnation);
+        let heard_lately = |peer: &&Peer| now - peer.heard < self.interval * YIELD_ROUNDS;
+        let floor = believed.filter(heard_lately).map_or(0, |peer| peer.incarnation.generation);
+        let Some(best) = choose(claims, current, floor) else {
             if let Some(peer) = self.peers.get_mut(&node) {
                 peer.alive &= hold;
             }
@@ -253,9 +259,12 @@ impl Peers {
 }
 
 /// Which of the claims to a node id to believe: a live one before a dead one, the greatest
-/// generation, never one below what was believed, and the present one where all else is equal.
-fn choose<'a>(claims: &[&'a Sighting], current: Option<Incarnation>) -> Option<&'a Sighting> {
-    let floor = current.map_or(0, |current| current.generation);
+/// generation, none below `floor`, and the present one where all else is equal.
+fn choose<'a>(
+    claims: &[&'a Sighting],
+    current: Option<Incarnation>,
+    floor: u64,
+) -> Option<&'a Sighting> {
     let candidates = claims.iter().filter(|claim| claim.incarnation.generation >= floor);
     let rank = |claim: &&&Sighting| {
         let one = claim.incarnation;

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::checker::{self, Model};
-use crate::cluster::{ClusterError, NODES_MAX, NetworkKind, Program, world};
+use crate::cluster::{ClusterError, Disk, DiskKind, NODES_MAX, NetworkKind, Program, world};
 use crate::history::{edn, json, number};
 use crate::nemesis::Nemesis;
 use crate::runner::{self, TestOptions, TestRun};
@@ -88,6 +88,9 @@ struct TestArguments {
     /// Decides what is done and what goes wrong [default: drawn, and printed].
     #[arg(long)]
     seed: Option<u64>,
+    /// End as soon as an anomaly is found.
+    #[arg(long)]
+    until_found: bool,
     #[command(flatten)]
     common: CommonArguments,
 }
@@ -110,8 +113,8 @@ struct AllArguments {
 /// Plant bugs in a faulty build of the node, one at a time, and see that each is found.
 #[derive(Debug, Args)]
 struct PlantedArguments {
-    /// For how many seconds each is tested.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=TIME_MAX))]
+    /// For how many seconds each is looked for at most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=TIME_MAX))]
     time: u64,
     /// Only this one (may be repeated).
     #[arg(long, value_name = "BUG")]
@@ -226,8 +229,11 @@ fn test(arguments: TestArguments) -> Result<bool, Box<dyn Error>> {
         .into());
     }
     let is_outside = !world::is_inside();
-    if is_outside && (common.network == NetworkKind::Namespaces || arguments.nemesis.fills_disks())
-    {
+    let disks = arguments.nemesis.disks();
+    if disks == DiskKind::Volatile {
+        Disk::check()?;
+    }
+    if is_outside && (common.network == NetworkKind::Namespaces || disks != DiskKind::Plain) {
         world::enter()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -263,6 +269,7 @@ async fn test_inside(arguments: TestArguments) -> Result<bool, Box<dyn Error>> {
         program,
         directory: directory.clone(),
         plant: common.plant,
+        until_found: arguments.until_found,
     };
     println!("{name}, seed {seed}, results in {}", directory.display());
     let run = runner::run(&options, interrupt).await?;

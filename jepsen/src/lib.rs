@@ -19,7 +19,22 @@
 //! **Clients** run inside too, and reach every node, also those that do not reach each other. A process
 //! whose operation ended as unknown does nothing more; another takes its place. At the end all is healed,
 //! every node must be whole, replicas are compared (`quoit repair run --wait`), and everything is read:
-//! by quorum, and from each replica alone, while all other nodes are stopped (SIGSTOP).
+//! from each replica alone, while all other nodes are stopped (SIGSTOP), and then by quorum.
+//!
+//! **Disks.** SIGKILL leaves what a node has written in the page cache, and so tells nothing of its fsyncs.
+//! For `power-cut`, `fail-fsync`, `slow-fsync` and `disk-errors` each node keeps its data on a file system of
+//! the suite's own (FUSE: `/dev/fuse` and root), in this process' memory, which knows what was synced:
+//! sectors by a sync of their file, names by a sync of their directory. When the power goes the node is
+//! killed, and of all the rest everything, nothing, or whatever the seed draws is left, torn between
+//! sectors. A sync that fails loses parts for good, though they look written until the power goes. (The
+//! model is that of the simulator's disk; here lsm-tree's own files are under it too.)
+//!
+//! **Faults in one order.** Some bugs need two rare things one after the other. `last-copy`: one node is
+//! away and misses writes; when it is back, one that has them stands still, and a third has lost its disk
+//! (`last-copy-rot`: every page of its tables is damaged). `hints`: a node that holds hints stands still
+//! when those for whom they are come back, and replicas are never compared. `age`: some miss writes, the
+//! clocks of all leap by twenty minutes, those that missed are alone for a while, what was deleted is
+//! collected (it goes by steps of 17.5 minutes), and an old copy of a disk comes back.
 //!
 //! # What is checked
 //!
@@ -39,10 +54,9 @@
 //!
 //! # What is not here
 //!
-//! Delay and reordering of packets (netem is missing where this is tested, and there is no relay), slow,
-//! failing or lost fsyncs (SIGKILL keeps the page cache: the simulator has them), clocks that jump while a
-//! node runs (they are set at a start), a clock plot in the report, histories in which each process
-//! keeps to one node, changes of membership.
+//! Delay and reordering of packets (netem is missing where this is tested, and there is no relay), clocks
+//! that jump while a node runs (they are set at a start), a clock plot in the report, histories in which
+//! each process keeps to one node, changes of membership.
 //!
 //! # A run
 //!

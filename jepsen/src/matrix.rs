@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::cli::CommonArguments;
-use crate::cluster::NetworkKind;
+use crate::cluster::{DiskKind, NetworkKind};
 use crate::nemesis::Nemesis;
 use crate::workload::Workload;
 
@@ -55,7 +55,7 @@ pub(crate) fn run(
     let tests: Vec<_> = MATRIX
         .into_iter()
         .filter(|(_, nemesis)| has_network || !nemesis.needs_network())
-        .filter(|(_, nemesis)| has_network || !nemesis.fills_disks())
+        .filter(|(_, nemesis)| has_network || nemesis.disks() == DiskKind::Plain)
         .take(first.unwrap_or(MATRIX.len()))
         .collect();
     let mut overhead = OVERHEAD;
@@ -78,7 +78,7 @@ pub(crate) fn run(
         );
         let started = Instant::now();
         let seed = seed.wrapping_add(at as u64);
-        let code = child(*workload, *nemesis, own, seed, common)?;
+        let code = child(*workload, *nemesis, own, seed, common, &[])?;
         let took = started.elapsed();
         overhead = (overhead + took.saturating_sub(own)) / 2;
         let word = match code {
@@ -99,19 +99,21 @@ pub(crate) fn run(
     }
 }
 
-/// Runs one test in a process of its own, and gives its exit code.
+/// Runs one test in a process of its own, with further arguments, and gives its exit code.
 pub(crate) fn child(
     workload: Workload,
     nemesis: Nemesis,
     time: Duration,
     seed: u64,
     common: &CommonArguments,
+    more: &[String],
 ) -> Result<Option<i32>, Box<dyn Error>> {
     let mut command = Command::new(std::env::current_exe()?);
     let network = clap::ValueEnum::to_possible_value(&common.network);
     command
         .args(["test", "--workload", workload.name(), "--nemesis", &nemesis.name()])
         .args(["--time", &time.as_secs().to_string(), "--seed", &seed.to_string()])
+        .args(more)
         .args(["--network", network.as_ref().map_or("namespaces", |network| network.get_name())]);
     if let Some(quoit) = &common.quoit {
         command.arg("--quoit").arg(quoit);

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use crate::checker::{FINAL, REPLICA_READ};
+use crate::checker::{self, FINAL, REPLICA_READ};
 use crate::cluster::{Cluster, ClusterError, ClusterOptions, NetworkKind, Program};
 use crate::history::{Kind, Operation, Process, Value};
 use crate::nemesis::{self, Nemesis};
@@ -23,6 +23,8 @@ use crate::workload::{End, Memory, Plan, Request, Workload, name};
 const CLIENTS: usize = 4;
 /// The final reads in flight.
 const FINAL_READS: usize = 16;
+/// Where a test ends with what it finds, it looks so often.
+const FOUND_PAUSE: Duration = Duration::from_secs(2);
 /// A final read is tried so often.
 const FINAL_TRIES: usize = 20;
 const FINAL_PAUSE: Duration = Duration::from_millis(250);
@@ -32,8 +34,6 @@ const FINAL_TIMEOUT: Duration = Duration::from_secs(90);
 const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Processes of the end have numbers from here on.
 const FINAL_PROCESS: i64 = 1_000_000_000;
-/// The disk of each node where disks are to become full, in bytes.
-const SMALL_DISK: u64 = 256 << 20;
 
 /// What is tested.
 #[derive(Debug, Clone)]
@@ -50,6 +50,8 @@ pub(crate) struct TestOptions {
     pub(crate) program: Program,
     pub(crate) directory: PathBuf,
     pub(crate) plant: Option<String>,
+    /// It ends as soon as something is found.
+    pub(crate) until_found: bool,
 }
 
 /// What a test has come to.
@@ -75,7 +77,9 @@ pub(crate) async fn run(
         network: options.network,
         program: options.program.clone(),
         directory: options.directory.clone(),
-        disk_bytes: options.nemesis.fills_disks().then_some(SMALL_DISK),
+        disks: options.nemesis.disks(),
+        repair_interval_seconds: options.nemesis.repair_interval_seconds(),
+        seed: options.seed,
         plant: options.plant.clone(),
     })
     .await?;
@@ -92,20 +96,38 @@ pub(crate) async fn run(
 
     let mut random = Rng::with_seed(options.seed ^ 0x6e65_6d65);
     let until = Instant::now() + options.time;
-    let mut interrupted = false;
+    let (mut interrupted, mut has_found) = (false, false);
     let disturbed = tokio::select! {
         end = nemesis::run(options.nemesis, &mut cluster, &client, until, &recorder, &mut random) => end,
         _ = interrupt.wait_for(|stop| *stop) => { interrupted = true; Ok(()) }
+        () = found(options, &recorder) => { has_found = true; Ok(()) }
     };
     stop.send_replace(true);
     workers.join_all().await;
     let ended = match disturbed {
+        Ok(()) if has_found => Ok(()),
         Ok(()) => end(options, &mut cluster, &client, &plan, &recorder).await,
         Err(error) => Err(error),
     };
     shown.abort();
     println!();
     Ok(TestRun { history: recorder.history(), interrupted, trouble: ended.err() })
+}
+
+/// Waits until something is wrong in the history so far, where that is to end the test.
+async fn found(options: &TestOptions, recorder: &Recorder) {
+    if !options.until_found {
+        return std::future::pending().await;
+    }
+    let model = options.workload.model();
+    loop {
+        sleep(FOUND_PAUSE).await;
+        let history = recorder.history();
+        let checked = tokio::task::spawn_blocking(move || checker::check(model, &history)).await;
+        if matches!(checked, Ok(Ok(verdict)) if !verdict.is_valid()) {
+            return;
+        }
+    }
 }
 
 async fn make_table(client: &Client, options: &TestOptions) -> Result<(), ClusterError> {
@@ -211,7 +233,8 @@ async fn perform(
     }
 }
 
-/// Heals, waits until all is whole, and reads everything: by quorum, and from each replica alone.
+/// Heals, waits until all is whole, and reads everything: from each replica alone, and by quorum. (In this
+/// order: a quorum read mends what it meets.)
 async fn end(
     options: &TestOptions,
     cluster: &mut Cluster,
@@ -222,7 +245,14 @@ async fn end(
     recorder.nemesis("heal", "all", "waiting until all is whole");
     nemesis::heal_all(cluster).await?;
     cluster.wait_until_whole(client).await?;
-    cluster.repair().await?;
+    if options.nemesis.repair_interval_seconds() > 0 {
+        cluster.repair().await?;
+    }
+    recorder.nemesis("replicas", "each is read alone", "replicas are read");
+    for at in 0..cluster.nodes.len() {
+        read_alone(options, cluster, at, plan, recorder).await?;
+    }
+    cluster.wait_until_whole(client).await?;
     recorder.nemesis(FINAL, "everything is read", "final reads");
     let table = table_of(client, options).await?;
     let deadline = Instant::now() + FINAL_TIMEOUT;
@@ -246,9 +276,6 @@ async fn end(
         });
     }
     reads.join_all().await;
-    for at in 0..cluster.nodes.len() {
-        read_alone(options, cluster, at, plan, recorder).await?;
-    }
     Ok(())
 }
 

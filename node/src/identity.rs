@@ -15,6 +15,8 @@ pub const IDENTITY_FILE: &str = "identity";
 
 /// The format that this program writes.
 const FORMAT: u16 = 1;
+/// So many bits of a start's time tell it from another one of the same number.
+const START_BITS: u32 = 20;
 /// What may lie in a new directory: the disk's lock, and a save that was cut short.
 const NEW_FILES: [&str; 2] = ["LOCK", "identity.new"];
 /// Where a node's data lies besides the root.
@@ -33,6 +35,8 @@ pub struct Identity {
     pub boot_count: u64,
     /// Which of the node's lives this is: greater in a directory that was made later.
     pub incarnation: u64,
+    /// When this start was, by this node's clock.
+    pub started: WallTime,
     /// That one copy was damaged and has been written anew: worth a line in the program's log.
     pub repaired: Option<String>,
 }
@@ -143,7 +147,15 @@ impl Identity {
             None => {
                 check_new(&*disk)?;
                 let incarnation = now.0.max(1);
-                Self { cluster, node, created: now, boot_count: 0, incarnation, repaired: None }
+                Self {
+                    cluster,
+                    node,
+                    created: now,
+                    boot_count: 0,
+                    incarnation,
+                    started: now,
+                    repaired: None,
+                }
             }
         };
         if identity.cluster != cluster {
@@ -154,15 +166,17 @@ impl Identity {
             return Err(IdentityError::OtherNode { expected: node, found: identity.node });
         }
         identity.boot_count += 1;
+        identity.started = now;
         file.save(&encode(&identity))?;
         Ok(identity)
     }
 
-    /// Names this start to gossip: greater at each start, and in a directory that was made later. The
-    /// others keep to the greatest one that they have heard of, so that a node that lost its disk and
-    /// began to count anew would seem dead to them for as long as they remember.
+    /// Names this start to gossip: greater at each start, and in a directory that was made later, since
+    /// the others believe the greatest one that they have heard of lately. After an older disk was put
+    /// back a start has a number that was there before; the clock's last bits tell the two apart.
     pub fn generation(&self) -> u64 {
-        self.incarnation.saturating_add(self.boot_count)
+        let start = self.incarnation.saturating_add(self.boot_count) & (u64::MAX >> START_BITS);
+        start << START_BITS | (self.started.0 & ((1 << START_BITS) - 1))
     }
 }
 
@@ -211,6 +225,7 @@ fn decode(bytes: &[u8]) -> Result<Identity, IdentityError> {
         created: WallTime(document.created_ms),
         boot_count: document.boot_count,
         incarnation: document.incarnation,
+        started: WallTime(0),
         repaired: None,
     })
 }

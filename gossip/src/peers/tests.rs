@@ -83,7 +83,7 @@ fn a_node_lives_speaks_dies_and_is_forgotten() {
 }
 
 #[test]
-fn the_greatest_generation_is_believed_and_never_a_lower_one_again() {
+fn the_greatest_generation_is_believed_and_no_lower_one_soon_after_it() {
     let mut scene = Scene::new();
     let (old, new) = (one(2, 1, 2), one(2, 2, 2));
     scene.hold(old, true);
@@ -95,6 +95,25 @@ fn the_greatest_generation_is_believed_and_never_a_lower_one_again() {
     scene.hold(new, false);
     assert_eq!(scene.step(), [dead(2)]);
     assert_eq!(scene.step(), []);
+}
+
+#[test]
+fn an_earlier_life_that_lives_is_believed_when_the_greater_one_has_long_been_silent() {
+    let mut scene = Scene::new();
+    let (restored, before) = (one(2, 3, 2), one(2, 7, 2));
+    scene.hold(before, true);
+    scene.step();
+    scene.hold(before, false);
+    assert_eq!(scene.step(), [dead(2)]);
+    let mut told = Vec::new();
+    for _ in 0..3 * YIELD_ROUNDS {
+        scene.hold(restored, true);
+        told.extend(scene.step());
+    }
+    assert_eq!(told, [alive(restored, &[])]);
+    // Should the greater one come back, it is the one again.
+    scene.hold(before, true);
+    assert_eq!(scene.step(), [alive(before, &[])]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A cluster of real `quoit serve` processes, each with its own address, data directory, certificate
 //! and clock.
 
+mod disk;
 mod network;
 mod node;
 mod program;
@@ -12,9 +13,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fastrand::Rng;
 use quoit_client::{Client, ClientBuilder, NodeId, NodeStatus};
 use tokio::time::{Instant, sleep};
 
+pub(crate) use disk::{CutReport, Disk, DiskFaults, DiskKind, Keep};
 pub(crate) use network::{LOSS_PERCENT_MAX, Network, NetworkKind};
 pub(crate) use node::Node;
 pub(crate) use program::Program;
@@ -38,8 +41,11 @@ pub(crate) struct ClusterOptions {
     pub(crate) program: Program,
     /// Where everything of this cluster lies. It must be empty.
     pub(crate) directory: PathBuf,
-    /// Each data directory is a disk of its own of so many bytes.
-    pub(crate) disk_bytes: Option<u64>,
+    /// What the nodes keep their data on.
+    pub(crate) disks: DiskKind,
+    /// Replicas are compared so often; 0: never.
+    pub(crate) repair_interval_seconds: u8,
+    pub(crate) seed: u64,
     /// A bug of a faulty build of the node.
     pub(crate) plant: Option<String>,
 }
@@ -104,10 +110,9 @@ impl Cluster {
         for number in 1..=options.nodes {
             let mut node = Node::new(number, directory, options.plant.clone());
             program.ca_issue_node(&authority, number, &node.directory).await?;
-            if let Some(bytes) = options.disk_bytes {
-                node.mount_disk(bytes).await?;
-            }
-            let text = configuration(&cluster_id, &network, number);
+            node.mount_disk(options.disks, options.seed).await?;
+            let text =
+                configuration(&cluster_id, &network, number, options.repair_interval_seconds);
             let path = node.configuration();
             fs::write(&path, text).map_err(file("written", &path))?;
             nodes.push(node);
@@ -145,6 +150,24 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Cuts the power of some nodes at once, and tells what was not synced.
+    pub(crate) async fn cut_power(
+        &mut self,
+        some: &[usize],
+        keep: Keep,
+        random: &mut Rng,
+    ) -> CutReport {
+        for at in some {
+            self.nodes[*at].strike();
+        }
+        let disks = some.iter().filter_map(|at| self.nodes[*at].disk());
+        let report = disks.map(|disk| disk.cut(keep, random)).sum();
+        for at in some {
+            self.nodes[*at].kill().await;
+        }
+        report
     }
 
     /// A client of the whole cluster.
@@ -253,14 +276,14 @@ fn cluster_id(path: &Path) -> Result<String, ClusterError> {
 }
 
 /// Short intervals: a test does not wait for a minute until replicas are compared.
-fn configuration(cluster: &str, network: &Network, number: u16) -> String {
+fn configuration(cluster: &str, network: &Network, number: u16, repair_seconds: u8) -> String {
     let at = usize::from(number) - 1;
     let mut text = format!(
         "[node]\nid = \"n{number}\"\ndata_directory = \"data\"\nlisten = \"{}\"\n\n\
          [http]\nlisten = \"{}\"\n\n\
          [tls]\nauthority = \"authority.pem\"\ncertificate = \"node.pem\"\nkey = \"node.key\"\n\n\
          [storage]\nmemtable_mib = 1\nblock_cache_mib = 8\nsegment_mib = 2\n\n\
-         [repair]\ninterval_seconds = 5\n\n\
+         [repair]\ninterval_seconds = {repair_seconds}\n\n\
          [cluster]\nid = \"{cluster}\"\nvnodes = 64\nreplication = {}\n",
         network.address(at),
         network.http_address(at),

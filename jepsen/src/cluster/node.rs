@@ -1,7 +1,7 @@
 //! One node: its directory, its process, and what can be done to both.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -9,6 +9,7 @@ use quoit_client::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+use super::disk::{DISK_BYTES, Disk, DiskKind};
 use super::program::run_with_input;
 use super::{ClusterError, Network, Program, file};
 
@@ -23,6 +24,9 @@ pub(crate) struct Node {
     pub(crate) directory: PathBuf,
     /// What is added to its wall clock from its next start on.
     pub(crate) clock_offset_ms: i64,
+    /// And so much more: time that has leapt ahead for all nodes, and never goes back.
+    pub(crate) age_ms: i64,
+    disk: Option<Disk>,
     plant: Option<String>,
     process: Option<Child>,
     is_paused: bool,
@@ -31,7 +35,16 @@ pub(crate) struct Node {
 impl Node {
     pub(super) fn new(number: u16, directory: &Path, plant: Option<String>) -> Self {
         let directory = directory.join(format!("n{number}"));
-        Self { number, directory, clock_offset_ms: 0, plant, process: None, is_paused: false }
+        Self {
+            number,
+            directory,
+            clock_offset_ms: 0,
+            age_ms: 0,
+            disk: None,
+            plant,
+            process: None,
+            is_paused: false,
+        }
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -51,11 +64,41 @@ impl Node {
     }
 
     /// Makes the data directory a disk of its own, in memory. It goes with the world.
-    pub(super) async fn mount_disk(&mut self, bytes: u64) -> Result<(), ClusterError> {
+    pub(super) async fn mount_disk(
+        &mut self,
+        kind: DiskKind,
+        seed: u64,
+    ) -> Result<(), ClusterError> {
+        if kind == DiskKind::Plain {
+            return Ok(());
+        }
         let data = self.data();
         fs::create_dir_all(&data).map_err(file("made", &data))?;
-        let (size, data) = (format!("size={bytes}"), data.to_string_lossy().into_owned());
+        if kind == DiskKind::Volatile {
+            let seed = seed ^ u64::from(self.number);
+            self.disk = Some(Disk::mount(&data, DISK_BYTES, seed)?);
+            return Ok(());
+        }
+        let (size, data) = (format!("size={DISK_BYTES}"), data.to_string_lossy().into_owned());
         run_with_input("mount", &["-t", "tmpfs", "-o", &size, "jepsen", &data], "").await
+    }
+
+    /// Takes away all that it holds; it does not run.
+    pub(crate) fn wipe(&mut self) -> Result<(), ClusterError> {
+        if let Some(disk) = &self.disk {
+            disk.replace();
+            return Ok(());
+        }
+        let data = self.data();
+        match fs::remove_dir_all(&data) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(file("removed", &data)(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Its disk, where that is one whose power can be cut.
+    pub(crate) fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
     }
 
     pub(super) fn start(
@@ -85,7 +128,7 @@ impl Node {
                 command.env_remove(name);
             }
         }
-        command.env("QUOIT_CLOCK_OFFSET_MS", self.clock_offset_ms.to_string());
+        command.env("QUOIT_CLOCK_OFFSET_MS", (self.age_ms + self.clock_offset_ms).to_string());
         if let Some(bug) = &self.plant {
             command.env("PLANTED_BUG", bug);
         }
@@ -130,6 +173,13 @@ impl Node {
     pub(crate) fn resume(&mut self) {
         if std::mem::take(&mut self.is_paused) {
             self.signal(Signal::CONT);
+        }
+    }
+
+    /// Sends SIGKILL, and does not wait.
+    pub(super) fn strike(&mut self) {
+        if let Some(child) = &mut self.process {
+            let _ = child.start_kill();
         }
     }
 

@@ -102,6 +102,31 @@ pub(super) fn damage(data: &Path, random: &mut Rng) -> Result<String, ClusterErr
     Ok(told.join(", "))
 }
 
+/// Flips a bit in every page of the first half of each table: there its blocks lie, and behind them what
+/// leads to them.
+pub(super) fn damage_everywhere(data: &Path, random: &mut Rng) -> Result<String, ClusterError> {
+    // Beside them lie the files that say which of them count.
+    let is_table =
+        |path: &PathBuf| path.parent().is_some_and(|parent| parent.ends_with("tables/tables"));
+    let mut found = files(data).map_err(file("read", data))?;
+    found.retain(is_table);
+    let mut pages = 0;
+    for path in &found {
+        let work = |random: &mut Rng| -> io::Result<usize> {
+            let mut bytes = fs::read(path)?;
+            let half = bytes.len() / 2;
+            for page in bytes[..half].chunks_mut(PAGE) {
+                let at = random.usize(..page.len());
+                page[at] ^= 1 << random.u8(..8);
+            }
+            fs::write(path, &bytes)?;
+            Ok(half.div_ceil(PAGE))
+        };
+        pages += work(random).map_err(file("damaged", path))?;
+    }
+    Ok(format!("a bit flipped in each of {pages} pages of {} tables", found.len()))
+}
+
 fn damage_file(path: &Path, random: &mut Rng) -> io::Result<String> {
     let mut opened = OpenOptions::new().read(true).write(true).open(path)?;
     let length = used(&mut opened)?.max(1);

@@ -1,7 +1,10 @@
 //! The nemesis: draws faults from a seed, makes them, and heals them again, until its time is over.
 
+mod age;
 mod disk;
 mod partition;
+mod power;
+mod witness;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,13 +13,17 @@ use fastrand::Rng;
 use quoit_client::Client;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::cluster::{Cluster, ClusterError, LOSS_PERCENT_MAX};
+use crate::cluster::{Cluster, ClusterError, DiskFaults, DiskKind, LOSS_PERCENT_MAX};
 use crate::recorder::Recorder;
+
+use self::witness::Loss;
 
 /// How long nothing is wrong between two faults.
 const GAP_MS: std::ops::Range<u64> = 2_000..4_000;
 /// How long a fault lasts.
 const HOLD_MS: std::ops::Range<u64> = 4_000..9_000;
+/// How long one lasts whose point comes when nodes that were started have listened to the others.
+const HOLD_LONG_MS: std::ops::Range<u64> = 11_000..15_000;
 /// A copy of a disk is put back when it is at least so old: what a node did in the last ten seconds
 /// before it was copied may not have been written down by the others, as the README says.
 const COPY_AGE_MIN: Duration = Duration::from_secs(20);
@@ -42,6 +49,17 @@ enum Fault {
     Wipe,
     Restore,
     Corrupt,
+    SlowSync,
+    FailSync,
+    FailDisk,
+    CutOne,
+    CutSome,
+    CutAll,
+    Blink,
+    LastCopyWiped,
+    LastCopyDamaged,
+    FrozenHints,
+    Leap,
 }
 
 /// What goes wrong.
@@ -75,6 +93,25 @@ pub(crate) enum Nemesis {
     Restore,
     /// Bits are flipped and pages zeroed in files of one node.
     Corrupt,
+    /// Syncs (fsync) of some or all nodes take up to seconds.
+    SlowFsync,
+    /// Syncs of some or all nodes fail, one each or all; then the power of those goes.
+    FailFsync,
+    /// Reads and writes of one node's disk fail now and then.
+    DiskErrors,
+    /// The power of one, some or all nodes goes, and what they had not synced with it.
+    PowerCut,
+    /// The power of one node goes while its syncs are slow, and is back at once.
+    PowerBlink,
+    /// What one node has missed is left on one that stands still: a third has lost its disk.
+    LastCopy,
+    /// The same, but every block of the third one's tables is damaged.
+    LastCopyRot,
+    /// A node stands still while it holds hints, and those for whom they are are back. Replicas are not
+    /// compared: hints alone make them equal.
+    Hints,
+    /// Time leaps ahead for all, what was deleted is collected, and an old copy of a disk comes back.
+    Age,
     /// Partitions, losses, kills, pauses, clocks and wiped disks, often two at a time.
     Mix,
 }
@@ -102,6 +139,7 @@ impl Nemesis {
             | Self::PartitionOne
             | Self::PartitionOneWay
             | Self::Loss
+            | Self::Hints
             | Self::Mix => true,
             Self::None
             | Self::Kill
@@ -112,13 +150,38 @@ impl Nemesis {
             | Self::DiskFull
             | Self::Wipe
             | Self::Restore
-            | Self::Corrupt => false,
+            | Self::Corrupt
+            | Self::SlowFsync
+            | Self::FailFsync
+            | Self::DiskErrors
+            | Self::PowerCut
+            | Self::PowerBlink
+            | Self::LastCopy
+            | Self::LastCopyRot
+            | Self::Age => false,
         }
     }
 
-    /// Whether each node needs a small disk of its own (a mount: root).
-    pub(crate) fn fills_disks(self) -> bool {
-        self == Self::DiskFull
+    /// What the nodes must keep their data on.
+    pub(crate) fn disks(self) -> DiskKind {
+        match self {
+            Self::DiskFull => DiskKind::Small,
+            Self::SlowFsync
+            | Self::FailFsync
+            | Self::DiskErrors
+            | Self::PowerCut
+            | Self::PowerBlink => DiskKind::Volatile,
+            _ => DiskKind::Plain,
+        }
+    }
+
+    /// How often replicas are compared; 0: never.
+    pub(crate) fn repair_interval_seconds(self) -> u8 {
+        match self {
+            Self::Hints => 0,
+            Self::Age => 1,
+            _ => 5,
+        }
     }
 
     /// What happens at once.
@@ -140,6 +203,15 @@ impl Nemesis {
             Self::Wipe => one(&[Fault::Wipe]),
             Self::Restore => one(&[Fault::Restore]),
             Self::Corrupt => one(&[Fault::Corrupt]),
+            Self::SlowFsync => one(&[Fault::SlowSync]),
+            Self::FailFsync => one(&[Fault::FailSync]),
+            Self::DiskErrors => one(&[Fault::FailDisk]),
+            Self::PowerCut => one(&[Fault::CutOne, Fault::CutSome, Fault::CutAll]),
+            Self::PowerBlink => one(&[Fault::Blink]),
+            Self::LastCopy => one(&[Fault::LastCopyWiped]),
+            Self::LastCopyRot => one(&[Fault::LastCopyDamaged]),
+            Self::Hints => one(&[Fault::FrozenHints]),
+            Self::Age => one(&[Fault::Leap]),
             Self::Mix if luck == 0 => vec![Fault::Wipe],
             Self::Mix => {
                 let network = one(&[&PARTITIONS[..], &[Fault::Loss]].concat());
@@ -190,8 +262,13 @@ pub(crate) async fn run(
             continue;
         }
         recorder.nemesis("start", &told.join(" and "), &told.join(" and "));
-        sleep(Duration::from_millis(random.u64(HOLD_MS))).await;
+        let is_long = faults.iter().any(|fault| fault.is_held_long());
+        let hold = if is_long { HOLD_LONG_MS } else { HOLD_MS };
+        sleep(Duration::from_millis(random.u64(hold))).await;
         recorder.nemesis("stop", &told.join(" and "), "healed, recovering");
+        if let Some(told) = power::end_failures(cluster, random).await {
+            recorder.nemesis("cut", &told, "healed, recovering");
+        }
         heal_all(cluster).await?;
         if faults.iter().any(|fault| fault.must_be_recovered()) {
             cluster.wait_until_whole(client).await?;
@@ -201,9 +278,25 @@ pub(crate) async fn run(
 }
 
 impl Fault {
+    fn is_held_long(self) -> bool {
+        matches!(self, Self::LastCopyWiped | Self::LastCopyDamaged)
+    }
+
     /// Whether the next one waits until all is whole: a second loss before would be one too many.
     fn must_be_recovered(self) -> bool {
-        matches!(self, Self::Wipe | Self::Restore | Self::Corrupt | Self::Clock | Self::DiskFull)
+        matches!(
+            self,
+            Self::Wipe
+                | Self::Restore
+                | Self::Corrupt
+                | Self::Clock
+                | Self::DiskFull
+                | Self::FailSync
+                | Self::FailDisk
+                | Self::LastCopyWiped
+                | Self::LastCopyDamaged
+                | Self::Leap
+        )
     }
 }
 
@@ -260,7 +353,7 @@ async fn begin(
         }
         Fault::Wipe => {
             cluster.nodes[one].kill().await;
-            disk::wipe(&cluster.nodes[one].data())?;
+            cluster.nodes[one].wipe()?;
             cluster.start(one)?;
             format!("{} has lost its disk", names(&[one]))
         }
@@ -271,6 +364,26 @@ async fn begin(
             cluster.start(state.victim)?;
             format!("{}: {what}", names(&[state.victim]))
         }
+        Fault::SlowSync => power::slow_syncs(cluster, random),
+        Fault::FailSync => power::fail_syncs(cluster, random),
+        Fault::FailDisk => power::fail_calls(cluster, one, random),
+        Fault::CutOne => power::cut(cluster, &[one], recorder, random).await?,
+        Fault::CutSome => {
+            let some = some_of(count, random);
+            power::cut(cluster, &some, recorder, random).await?
+        }
+        Fault::CutAll => {
+            power::cut(cluster, &(0..count).collect::<Vec<_>>(), recorder, random).await?
+        }
+        Fault::Blink => power::blink(cluster, one, recorder, random).await?,
+        Fault::LastCopyWiped => {
+            witness::last_copy(cluster, one, Loss::Wiped, recorder, random).await?
+        }
+        Fault::LastCopyDamaged => {
+            witness::last_copy(cluster, state.victim, Loss::Damaged, recorder, random).await?
+        }
+        Fault::FrozenHints => witness::frozen_hints(cluster, recorder, random).await?,
+        Fault::Leap => age::leap(cluster, client, state.victim, recorder, random).await?,
     })
 }
 
@@ -323,9 +436,13 @@ pub(crate) async fn heal_all(cluster: &mut Cluster) -> Result<(), ClusterError> 
     for at in 0..cluster.nodes.len() {
         let was_full = disk::free(&cluster.nodes[at].data())?;
         let node = &mut cluster.nodes[at];
+        let has_failed = node.disk().is_some_and(|disk| {
+            disk.set_faults(DiskFaults::default());
+            disk.take_failed()
+        });
         // A clock is set at a start; and a node whose log could not be written says itself that it wants
         // to be started again.
-        if std::mem::take(&mut node.clock_offset_ms) != 0 || was_full {
+        if std::mem::take(&mut node.clock_offset_ms) != 0 || was_full || has_failed {
             node.kill().await;
         }
     }
@@ -383,9 +500,9 @@ mod tests {
     fn only_who_disturbs_the_network_needs_one() {
         let mut random = Rng::with_seed(1);
         for nemesis in Nemesis::value_variants() {
-            let disturbs = (0..50)
-                .flat_map(|_| nemesis.draw(&mut random))
-                .any(|fault| PARTITIONS.contains(&fault) || fault == Fault::Loss);
+            let disturbs = (0..50).flat_map(|_| nemesis.draw(&mut random)).any(|fault| {
+                PARTITIONS.contains(&fault) || matches!(fault, Fault::Loss | Fault::FrozenHints)
+            });
             assert_eq!(disturbs, nemesis.needs_network(), "{nemesis:?}");
         }
     }

@@ -1,5 +1,5 @@
-//! Sets of unique elements, stored in three ways: one value that is read, changed and written; a key
-//! for each element; a sort key for each element under one partition.
+//! Sets of unique elements, stored in four ways: one value that is read, changed and written; a key
+//! for each element; a sort key for each element under one partition; siblings of one key.
 
 use std::collections::BTreeSet;
 
@@ -58,6 +58,18 @@ pub(super) async fn perform_set(request: &Request, table: &Table) -> End {
 pub(super) async fn perform_insert(request: &Request, table: &Table) -> End {
     if let Some(element) = request.value.as_int() {
         let put = table.put(name(request.key), padded(element), &Context::none()).await;
+        return put.map_or_else(End::from, |_| End::Ok(request.value.clone(), None));
+    }
+    match table.get(name(request.key)).await {
+        Ok(reading) => End::Ok(Value::ints(reading.siblings.iter().flat_map(decode)), None),
+        Err(error) => error.into(),
+    }
+}
+
+/// Each element is a sibling of its own.
+pub(super) async fn perform_blind(request: &Request, table: &Table) -> End {
+    if let Some(element) = request.value.as_int() {
+        let put = table.put(name(request.key), encode(&[element]), &Context::none()).await;
         return put.map_or_else(End::from, |_| End::Ok(request.value.clone(), None));
     }
     match table.get(name(request.key)).await {

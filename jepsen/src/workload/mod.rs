@@ -18,7 +18,7 @@ use quoit_client::{
 use crate::checker::Model;
 use crate::history::Value;
 
-/// So many keys are in use at a time.
+/// So many keys are in use at a time, of most workloads.
 const KEYS_ACTIVE: i64 = 5;
 
 /// What is done.
@@ -30,6 +30,8 @@ pub(crate) enum Workload {
     Insert,
     /// Unique blind inserts under sort keys, and scans of their partitions.
     Scan,
+    /// Unique blind writes to keys of a siblings table: all of them stay, side by side.
+    Blind,
     /// Registers in a siblings table: writes with contexts and without, and reads of all siblings.
     Register,
     /// The same with many deletes: what was deleted does not come back, what was created again stays.
@@ -48,6 +50,7 @@ impl Workload {
             Self::Set => "set",
             Self::Insert => "insert",
             Self::Scan => "scan",
+            Self::Blind => "blind",
             Self::Register => "register",
             Self::Delete => "delete",
             Self::Latest => "latest",
@@ -58,7 +61,7 @@ impl Workload {
 
     pub(crate) fn model(self) -> Model {
         match self {
-            Self::Set | Self::Insert | Self::Scan => Model::Set,
+            Self::Set | Self::Insert | Self::Scan | Self::Blind => Model::Set,
             Self::Register | Self::Delete => Model::Siblings,
             Self::Latest => Model::Latest,
             Self::Counter => Model::Counter,
@@ -69,11 +72,23 @@ impl Workload {
     pub(crate) fn table(self) -> TableOptions {
         let policy = match self {
             Self::Insert | Self::Scan | Self::Latest => ConflictPolicy::Latest,
-            Self::Set | Self::Register | Self::Delete | Self::Counter | Self::Sloppy => {
-                ConflictPolicy::Siblings
-            }
+            Self::Set
+            | Self::Blind
+            | Self::Register
+            | Self::Delete
+            | Self::Counter
+            | Self::Sloppy => ConflictPolicy::Siblings,
         };
         TableOptions { policy, sloppy: self == Self::Sloppy, ..TableOptions::default() }
+    }
+
+    /// So many keys are in use at a time.
+    fn keys_active(self) -> i64 {
+        match self {
+            // They are used up soon.
+            Self::Blind => 40,
+            _ => KEYS_ACTIVE,
+        }
     }
 
     /// Operations on a key until another takes its place: histories of single keys stay short.
@@ -82,6 +97,8 @@ impl Workload {
             // Each add is a key of its own.
             Self::Insert => i64::MAX,
             Self::Latest | Self::Set | Self::Register | Self::Sloppy => 150,
+            // A key may have 32 siblings.
+            Self::Blind => 30,
             Self::Delete | Self::Counter => 300,
             Self::Scan => 400,
         }
@@ -172,8 +189,8 @@ struct Seen {
 
 impl Plan {
     pub(crate) fn new(workload: Workload) -> Self {
-        let keys =
-            Keys { active: (0..KEYS_ACTIVE).map(|key| (key, 0)).collect(), next: KEYS_ACTIVE };
+        let count = workload.keys_active();
+        let keys = Keys { active: (0..count).map(|key| (key, 0)).collect(), next: count };
         Self { workload, value_next: AtomicI64::new(1), keys: Mutex::new(keys) }
     }
 
@@ -209,7 +226,7 @@ impl Plan {
     /// What a process does next.
     pub(crate) fn next(&self, memory: &Memory, random: &mut Rng) -> Request {
         match self.workload {
-            Workload::Set | Workload::Scan => elements::next(self, random),
+            Workload::Set | Workload::Scan | Workload::Blind => elements::next(self, random),
             Workload::Insert => elements::next_insert(self, random),
             Workload::Register | Workload::Sloppy => register::next(self, memory, 10, random),
             Workload::Delete => register::next(self, memory, 35, random),
@@ -229,6 +246,7 @@ impl Plan {
             Workload::Set => elements::perform_set(request, table).await,
             Workload::Insert => elements::perform_insert(request, table).await,
             Workload::Scan => elements::perform_scan(request, table).await,
+            Workload::Blind => elements::perform_blind(request, table).await,
             Workload::Register | Workload::Delete | Workload::Sloppy => {
                 register::perform(request, table, memory).await
             }

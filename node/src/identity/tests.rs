@@ -22,7 +22,7 @@ fn a_new_directory_is_marked_and_every_start_is_counted() {
     assert_eq!((first.boot_count, first.created, first.incarnation), (1, WallTime(1_000), 1_000));
     disk.crash();
     let later = Identity::open(Arc::new(disk.clone()), CLUSTER, NODE, WallTime(9_000)).unwrap();
-    assert_eq!(later, Identity { boot_count: 2, ..first });
+    assert_eq!(later, Identity { boot_count: 2, started: WallTime(9_000), ..first });
 }
 
 #[test]
@@ -33,6 +33,22 @@ fn a_later_life_is_greater_to_gossip_whether_or_not_the_disk_was_kept() {
     let wiped: Arc<dyn Disk> = Arc::new(TwinDisk::new(2));
     let wiped = Identity::open(wiped, CLUSTER, NODE, WallTime(2_000)).unwrap();
     assert!(wiped.generation() > generations[2]);
+    let today: Arc<dyn Disk> = Arc::new(TwinDisk::new(3));
+    let today = Identity::open(today, CLUSTER, NODE, WallTime(1_795_000_000_000)).unwrap();
+    assert!(today.generation() > wiped.generation());
+}
+
+#[test]
+fn a_start_on_an_older_disk_is_not_taken_for_the_one_that_had_its_number() {
+    let disk = TwinDisk::new(1);
+    open(&disk).unwrap();
+    let copy = disk.copy();
+    let at = |disk: &TwinDisk, now| {
+        Identity::open(Arc::new(disk.clone()), CLUSTER, NODE, WallTime(now)).unwrap()
+    };
+    let (one, other) = (at(&disk, 20_000), at(&copy, 30_000));
+    assert_eq!(one.boot_count, other.boot_count);
+    assert_ne!(one.generation(), other.generation());
 }
 
 #[test]
@@ -136,6 +152,7 @@ fn the_document_stays_readable_for_ever() {
         created: WallTime(3),
         boot_count: 4,
         incarnation: 5,
+        started: WallTime(0),
         repaired: None,
     };
     let bytes = encode(&identity);
