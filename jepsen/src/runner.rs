@@ -77,6 +77,8 @@ pub(crate) async fn run(
         directory: options.directory.clone(),
         disk_bytes: options.nemesis.fills_disks().then_some(SMALL_DISK),
         plant: options.plant.clone(),
+        is_network_disturbed: options.nemesis.disturbs_packets(),
+        seed: options.seed,
     })
     .await?;
     cluster.start_all()?;

@@ -113,7 +113,7 @@ impl StorageWorker {
         for number in 0..parts.reader_count.max(1) {
             let (sender, requests) = channel();
             let (reader, answers) = (parts.reader.clone(), answers.clone());
-            let clock = parts.clock;
+            let clock = parts.clock.clone();
             let work = move || read_loop(&reader, &clock, &requests, &answers);
             threads.push(spawn(&format!("quoit-read-{number}"), Box::new(work))?);
             reads.push(sender);

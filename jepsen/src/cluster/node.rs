@@ -23,6 +23,8 @@ pub(crate) struct Node {
     pub(crate) directory: PathBuf,
     /// What is added to its wall clock from its next start on.
     pub(crate) clock_offset_ms: i64,
+    /// What is added to that while it runs.
+    clock_moved_ms: i64,
     plant: Option<String>,
     process: Option<Child>,
     is_paused: bool,
@@ -31,7 +33,15 @@ pub(crate) struct Node {
 impl Node {
     pub(super) fn new(number: u16, directory: &Path, plant: Option<String>) -> Self {
         let directory = directory.join(format!("n{number}"));
-        Self { number, directory, clock_offset_ms: 0, plant, process: None, is_paused: false }
+        Self {
+            number,
+            directory,
+            clock_offset_ms: 0,
+            clock_moved_ms: 0,
+            plant,
+            process: None,
+            is_paused: false,
+        }
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -48,6 +58,26 @@ impl Node {
 
     pub(super) fn log(&self) -> PathBuf {
         self.directory.join("log.txt")
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.directory.join("clock-offset")
+    }
+
+    /// Sets its wall clock to so much beside the host's while it runs, and at its next starts.
+    pub(crate) fn move_clock(&mut self, offset_ms: i64) -> Result<(), ClusterError> {
+        let path = self.clock_file();
+        let next = path.with_extension("next");
+        // The node never reads a half of it.
+        fs::write(&next, offset_ms.to_string()).map_err(file("written", &next))?;
+        fs::rename(&next, &path).map_err(file("written", &path))?;
+        self.clock_moved_ms = offset_ms;
+        Ok(())
+    }
+
+    /// How far its wall clock is off, in milliseconds.
+    pub(super) fn clock_offset(&self) -> i64 {
+        self.clock_offset_ms + self.clock_moved_ms
     }
 
     /// Makes the data directory a disk of its own, in memory. It goes with the world.
@@ -86,6 +116,7 @@ impl Node {
             }
         }
         command.env("QUOIT_CLOCK_OFFSET_MS", self.clock_offset_ms.to_string());
+        command.env("QUOIT_CLOCK_OFFSET_FILE", self.clock_file());
         if let Some(bug) = &self.plant {
             command.env("PLANTED_BUG", bug);
         }

@@ -1,6 +1,8 @@
 //! The nemesis: draws faults from a seed, makes them, and heals them again, until its time is over.
 
+mod clock;
 mod disk;
+mod packets;
 mod partition;
 
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::{Cluster, ClusterError, LOSS_PERCENT_MAX};
 use crate::recorder::Recorder;
+use crate::relay::Counts;
 
 /// How long nothing is wrong between two faults.
 const GAP_MS: std::ops::Range<u64> = 2_000..4_000;
@@ -20,8 +23,6 @@ const HOLD_MS: std::ops::Range<u64> = 4_000..9_000;
 /// A copy of a disk is put back when it is at least so old: what a node did in the last ten seconds
 /// before it was copied may not have been written down by the others, as the README says.
 const COPY_AGE_MIN: Duration = Duration::from_secs(20);
-/// A wall clock is off by so much at most.
-const CLOCK_OFFSET_MS_MAX: u64 = 2 * 60 * 60 * 1_000;
 
 /// One kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +33,18 @@ enum Fault {
     PartitionBridge,
     PartitionOneWay,
     Loss,
+    Delay,
+    Reorder,
+    Duplicate,
+    DamagePackets,
     KillOne,
     KillSome,
     KillAll,
     Pause,
     Rolling,
     Clock,
+    ClockJump,
+    ClockStrobe,
     DiskFull,
     Wipe,
     Restore,
@@ -57,6 +64,14 @@ pub(crate) enum Nemesis {
     PartitionOneWay,
     /// Nodes lose a part of all packets that come to them.
     Loss,
+    /// Packets between some nodes, or one way, take 5 to 600 ms, and keep their order.
+    Delay,
+    /// Up to 60 % of the packets between some nodes are late, so that others pass them.
+    Reorder,
+    /// Up to 80 % of the packets between some nodes come twice.
+    Duplicate,
+    /// Bits are flipped in up to 30 % of the packets between some nodes.
+    CorruptPackets,
     /// SIGKILL of one, some or all nodes, and restart.
     Kill,
     /// SIGKILL of all nodes at once.
@@ -67,6 +82,10 @@ pub(crate) enum Nemesis {
     Rolling,
     /// Restarts with wall clocks that are off by up to two hours.
     Clock,
+    /// Wall clocks of some nodes jump while they run, by up to two hours, and back.
+    ClockJump,
+    /// Wall clocks of some nodes are set forward and back ten times a second, for seconds.
+    ClockStrobe,
     /// The disk of one node is full, and is not any more.
     DiskFull,
     /// One node loses its data directory; the next only when it is whole again.
@@ -75,7 +94,7 @@ pub(crate) enum Nemesis {
     Restore,
     /// Bits are flipped and pages zeroed in files of one node.
     Corrupt,
-    /// Partitions, losses, kills, pauses, clocks and wiped disks, often two at a time.
+    /// Partitions, losses, delays, kills, pauses, clocks and wiped disks, often two at a time.
     Mix,
 }
 
@@ -86,8 +105,17 @@ const PARTITIONS: [Fault; 5] = [
     Fault::PartitionBridge,
     Fault::PartitionOneWay,
 ];
-const PROCESSES: [Fault; 6] =
-    [Fault::KillOne, Fault::KillSome, Fault::KillAll, Fault::Pause, Fault::Rolling, Fault::Clock];
+const PACKETS: [Fault; 4] = [Fault::Delay, Fault::Reorder, Fault::Duplicate, Fault::DamagePackets];
+const PROCESSES: [Fault; 8] = [
+    Fault::KillOne,
+    Fault::KillSome,
+    Fault::KillAll,
+    Fault::Pause,
+    Fault::Rolling,
+    Fault::Clock,
+    Fault::ClockJump,
+    Fault::ClockStrobe,
+];
 
 impl Nemesis {
     pub(crate) fn name(self) -> String {
@@ -95,20 +123,24 @@ impl Nemesis {
         value.map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Whether it needs a network that can be disturbed.
-    pub(crate) fn needs_network(self) -> bool {
+    /// Whether it needs a relay between the nodes.
+    pub(crate) fn disturbs_packets(self) -> bool {
         match self {
-            Self::Partition
+            Self::Delay | Self::Reorder | Self::Duplicate | Self::CorruptPackets | Self::Mix => {
+                true
+            }
+            Self::None
+            | Self::Partition
             | Self::PartitionOne
             | Self::PartitionOneWay
             | Self::Loss
-            | Self::Mix => true,
-            Self::None
             | Self::Kill
             | Self::KillAll
             | Self::Pause
             | Self::Rolling
             | Self::Clock
+            | Self::ClockJump
+            | Self::ClockStrobe
             | Self::DiskFull
             | Self::Wipe
             | Self::Restore
@@ -131,18 +163,24 @@ impl Nemesis {
             Self::PartitionOne => one(&[Fault::PartitionOne]),
             Self::PartitionOneWay => one(&[Fault::PartitionOneWay]),
             Self::Loss => one(&[Fault::Loss]),
+            Self::Delay => one(&[Fault::Delay]),
+            Self::Reorder => one(&[Fault::Reorder]),
+            Self::Duplicate => one(&[Fault::Duplicate]),
+            Self::CorruptPackets => one(&[Fault::DamagePackets]),
             Self::Kill => one(&[Fault::KillOne, Fault::KillSome, Fault::KillAll]),
             Self::KillAll => one(&[Fault::KillAll]),
             Self::Pause => one(&[Fault::Pause]),
             Self::Rolling => one(&[Fault::Rolling]),
             Self::Clock => one(&[Fault::Clock]),
+            Self::ClockJump => one(&[Fault::ClockJump]),
+            Self::ClockStrobe => one(&[Fault::ClockStrobe]),
             Self::DiskFull => one(&[Fault::DiskFull]),
             Self::Wipe => one(&[Fault::Wipe]),
             Self::Restore => one(&[Fault::Restore]),
             Self::Corrupt => one(&[Fault::Corrupt]),
             Self::Mix if luck == 0 => vec![Fault::Wipe],
             Self::Mix => {
-                let network = one(&[&PARTITIONS[..], &[Fault::Loss]].concat());
+                let network = one(&[&PARTITIONS[..], &[Fault::Loss], &PACKETS[..]].concat());
                 let process = one(&PROCESSES);
                 match luck {
                     1 | 2 => network,
@@ -160,6 +198,8 @@ struct State {
     /// The node whose disk is damaged or set back: always the same one, at most N - W in all.
     victim: usize,
     copy: Option<(PathBuf, Instant)>,
+    /// The clocks that strobe while the fault is held.
+    strobes: Vec<clock::Strobe>,
 }
 
 /// Disturbs until `until`, and is healed when it returns.
@@ -174,7 +214,9 @@ pub(crate) async fn run(
     recorder: &Recorder,
     random: &mut Rng,
 ) -> Result<(), ClusterError> {
-    let mut state = State { victim: random.usize(..cluster.nodes.len()), copy: None };
+    let mut relayed = Counts::default();
+    let mut state =
+        State { victim: random.usize(..cluster.nodes.len()), copy: None, strobes: Vec::new() };
     loop {
         let gap = Duration::from_millis(random.u64(GAP_MS));
         sleep_until((Instant::now() + gap).min(until)).await;
@@ -190,9 +232,11 @@ pub(crate) async fn run(
             continue;
         }
         recorder.nemesis("start", &told.join(" and "), &told.join(" and "));
-        sleep(Duration::from_millis(random.u64(HOLD_MS))).await;
+        recorder.clocks(&cluster.clock_offsets());
+        hold(cluster, &mut state, recorder, random).await?;
         recorder.nemesis("stop", &told.join(" and "), "healed, recovering");
         heal_all(cluster).await?;
+        tell_changes(cluster, &mut relayed, recorder);
         if faults.iter().any(|fault| fault.must_be_recovered()) {
             cluster.wait_until_whole(client).await?;
         }
@@ -200,10 +244,44 @@ pub(crate) async fn run(
     }
 }
 
+/// Lets a fault last.
+async fn hold(
+    cluster: &mut Cluster,
+    state: &mut State,
+    recorder: &Recorder,
+    random: &mut Rng,
+) -> Result<(), ClusterError> {
+    let time = Duration::from_millis(random.u64(HOLD_MS));
+    match std::mem::take(&mut state.strobes).as_slice() {
+        [] => sleep(time).await,
+        strobes => clock::strobe(strobes, time, cluster, recorder, random).await?,
+    }
+    Ok(())
+}
+
+/// Tells how far clocks are off, and what the relay has done to packets, where that has changed.
+fn tell_changes(cluster: &Cluster, known: &mut Counts, recorder: &Recorder) {
+    recorder.clocks(&cluster.clock_offsets());
+    let relayed = cluster.network.relayed().unwrap_or_default();
+    if known.disturbed() != relayed.disturbed() {
+        recorder.nemesis("packets", &relayed.to_string(), "recovering");
+    }
+    *known = relayed;
+}
+
 impl Fault {
     /// Whether the next one waits until all is whole: a second loss before would be one too many.
     fn must_be_recovered(self) -> bool {
-        matches!(self, Self::Wipe | Self::Restore | Self::Corrupt | Self::Clock | Self::DiskFull)
+        matches!(
+            self,
+            Self::Wipe
+                | Self::Restore
+                | Self::Corrupt
+                | Self::Clock
+                | Self::ClockJump
+                | Self::ClockStrobe
+                | Self::DiskFull
+        )
     }
 }
 
@@ -234,6 +312,10 @@ async fn begin(
             }
             format!("{} lose {percent} %", names(&some))
         }
+        Fault::Delay => disturb(cluster, packets::slow(count, random)),
+        Fault::Reorder => disturb(cluster, packets::out_of_order(count, random)),
+        Fault::Duplicate => disturb(cluster, packets::doubled(count, random)),
+        Fault::DamagePackets => disturb(cluster, packets::damaged(count, random)),
         Fault::KillOne => kill(cluster, &[one]).await,
         Fault::KillSome => {
             let some = some_of(count, random);
@@ -253,7 +335,13 @@ async fn begin(
             }
             "all were restarted, one after another".to_owned()
         }
-        Fault::Clock => set_clocks(cluster, random).await?,
+        Fault::Clock => clock::set(cluster, random).await?,
+        Fault::ClockJump => clock::jump(cluster, random)?,
+        Fault::ClockStrobe => {
+            let (strobes, told) = clock::strobes(count, random);
+            state.strobes = strobes;
+            told
+        }
         Fault::DiskFull => {
             let bytes = disk::fill(&cluster.nodes[one].data())?;
             format!("the disk of {} is full ({bytes} bytes)", names(&[one]))
@@ -272,22 +360,6 @@ async fn begin(
             format!("{}: {what}", names(&[state.victim]))
         }
     })
-}
-
-/// Starts some nodes again with clocks that are off.
-async fn set_clocks(cluster: &mut Cluster, random: &mut Rng) -> Result<String, ClusterError> {
-    let mut told = Vec::new();
-    for at in some_of(cluster.nodes.len(), random) {
-        // As many small ones as large ones.
-        let bound = CLOCK_OFFSET_MS_MAX >> random.u32(..16);
-        let offset = i64::try_from(random.u64(1..=bound)).unwrap_or(0);
-        let offset = if random.bool() { offset } else { -offset };
-        cluster.nodes[at].kill().await;
-        cluster.nodes[at].clock_offset_ms = offset;
-        cluster.start(at)?;
-        told.push(format!("{} {offset:+} ms", names(&[at])));
-    }
-    Ok(format!("clocks are off: {}", told.join(", ")))
 }
 
 /// The first time a copy is made, the next time it is put back.
@@ -323,6 +395,7 @@ pub(crate) async fn heal_all(cluster: &mut Cluster) -> Result<(), ClusterError> 
     for at in 0..cluster.nodes.len() {
         let was_full = disk::free(&cluster.nodes[at].data())?;
         let node = &mut cluster.nodes[at];
+        node.move_clock(0)?;
         // A clock is set at a start; and a node whose log could not be written says itself that it wants
         // to be started again.
         if std::mem::take(&mut node.clock_offset_ms) != 0 || was_full {
@@ -337,6 +410,13 @@ async fn kill(cluster: &mut Cluster, some: &[usize]) -> String {
         cluster.nodes[*at].kill().await;
     }
     format!("{} killed", names(some))
+}
+
+fn disturb(cluster: &Cluster, weather: packets::Weather) -> String {
+    for (from, to) in weather.directions {
+        cluster.network.disturb(from, to, &weather.conditions);
+    }
+    weather.told
 }
 
 async fn cut(cluster: &Cluster, cuts: partition::Cuts) -> Result<String, ClusterError> {
@@ -380,13 +460,13 @@ mod tests {
     }
 
     #[test]
-    fn only_who_disturbs_the_network_needs_one() {
+    fn only_who_disturbs_packets_needs_a_relay() {
         let mut random = Rng::with_seed(1);
         for nemesis in Nemesis::value_variants() {
             let disturbs = (0..50)
                 .flat_map(|_| nemesis.draw(&mut random))
-                .any(|fault| PARTITIONS.contains(&fault) || fault == Fault::Loss);
-            assert_eq!(disturbs, nemesis.needs_network(), "{nemesis:?}");
+                .any(|fault| PACKETS.contains(&fault));
+            assert_eq!(disturbs, nemesis.disturbs_packets(), "{nemesis:?}");
         }
     }
 
