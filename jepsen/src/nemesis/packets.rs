@@ -96,8 +96,8 @@ mod tests {
             assert!(weather.directions.iter().all(|(from, to)| from != to && *from < 5 && *to < 5));
         }
         let is_one_way = |weather: &&Weather| {
-            let has = |direction| weather.directions.contains(direction);
-            weather.directions.iter().any(|(from, to)| !has(&(*to, *from)))
+            let back = |(from, to): &(usize, usize)| (*to, *from);
+            weather.directions.iter().any(|there| !weather.directions.contains(&back(there)))
         };
         let one_way = drawn.iter().filter(is_one_way).count();
         assert!((20..80).contains(&one_way), "{one_way}");
