@@ -128,7 +128,7 @@ struct PlantedArguments {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CommonArguments {
-    /// Each node a host of its own, or all on loopback.
+    /// Each node a host of its own (root), or all on loopback with a relay between them.
     #[arg(long, value_enum, default_value_t = NetworkKind::Namespaces)]
     pub(crate) network: NetworkKind,
     /// The quoit program [default: the one beside this program].
@@ -220,14 +220,6 @@ fn check(path: &Path, model: Model) -> Result<bool, Box<dyn Error>> {
 
 fn test(arguments: TestArguments) -> Result<bool, Box<dyn Error>> {
     let common = &arguments.common;
-    if common.network == NetworkKind::Loopback && arguments.nemesis.needs_network() {
-        let name = arguments.nemesis.name();
-        return Err(format!(
-            "the nemesis {name} disturbs the network, and on loopback there is none: choose another \
-             one, or --network namespaces (as root)"
-        )
-        .into());
-    }
     let is_outside = !world::is_inside();
     let disks = arguments.nemesis.disks();
     if disks == DiskKind::Volatile {

@@ -14,7 +14,18 @@
 //! dropped by nftables at the receiver. However the test ends, by a signal, a panic or SIGKILL, the kernel
 //! ends its processes, and networks and mounts go with them: nothing has a name outside. (While a
 //! test runs, SIGINT and SIGTERM are for the inner process; `unshare`, which waits for it, ignores
-//! them. Ctrl-C reaches both.) Without root, `--network loopback` has the faults of processes only.
+//! them. Ctrl-C reaches both.) Without root, `--network loopback` has all nodes on 127.0.0.1, and all faults
+//! but those of disks that are mounted.
+//!
+//! **Packets** that are to be slow, out of order, doubled or damaged pass a relay in this process (`relay`; there
+//! is no netem where this is tested): a node advertises the relay's address in place of its own, as behind a
+//! NAT, and the relay tells by the sender's address whose link a packet is on. Each direction of each link
+//! has a queue of its own, of at most 4,096 packets and 8 MiB. On loopback the relay cuts and loses packets too.
+//! What it did to packets is a line of the history (`packets`).
+//!
+//! **Clocks** of hosts stay right: a node adds what it is told at its start and what a file says
+//! (`QUOIT_CLOCK_OFFSET_FILE`, read every 5 ms), so that its wall clock jumps while it runs. Each change is a
+//! line of the history (`clocks`), and drawn in the report.
 //!
 //! **Clients** run inside too, and reach every node, also those that do not reach each other. A process
 //! whose operation ended as unknown does nothing more; another takes its place. At the end all is healed,
@@ -46,6 +57,7 @@
 //! | `latest` | `latest` | regular and monotonic by dots; linearizability is looked for, and its absence allowed |
 //! | `counter` | `siblings`, read-modify-write | bounds, and never back |
 //! | `sloppy` | `siblings`, sloppy | as `register`, but only in the final reads: before, staleness is counted and allowed |
+//! | `session` | `siblings`, all at level one | each process is a [`Session`](quoit_client::Session): it reads its own writes, and never less than before, judged by counts that the processes keep in the values; and no write is lost |
 //!
 //! In all of them what failed ("certainly not done") is never read, nor what nobody wrote; and at the
 //! end every replica of every key holds the same. An anomaly is shown by the fewest lines that prove it.
@@ -54,9 +66,7 @@
 //!
 //! # What is not here
 //!
-//! Delay and reordering of packets (netem is missing where this is tested, and there is no relay), clocks
-//! that jump while a node runs (they are set at a start), a clock plot in the report, histories in which
-//! each process keeps to one node, changes of membership.
+//! Histories in which each process keeps to one node, changes of membership.
 //!
 //! # A run
 //!
@@ -136,6 +146,7 @@ mod matrix;
 mod nemesis;
 mod planted;
 mod recorder;
+mod relay;
 mod report;
 mod runner;
 mod workload;

@@ -11,7 +11,7 @@ use crate::nemesis::Nemesis;
 use crate::workload::Workload;
 
 /// The most telling first.
-const MATRIX: [(Workload, Nemesis); 20] = [
+const MATRIX: [(Workload, Nemesis); 28] = [
     (Workload::Register, Nemesis::Partition),
     (Workload::Scan, Nemesis::Kill),
     (Workload::Set, Nemesis::Mix),
@@ -20,6 +20,10 @@ const MATRIX: [(Workload, Nemesis); 20] = [
     (Workload::Counter, Nemesis::Pause),
     (Workload::Insert, Nemesis::Corrupt),
     (Workload::Sloppy, Nemesis::Partition),
+    (Workload::Session, Nemesis::Partition),
+    (Workload::Register, Nemesis::ClockJump),
+    (Workload::Delete, Nemesis::Delay),
+    (Workload::Latest, Nemesis::ClockStrobe),
     (Workload::Delete, Nemesis::Partition),
     (Workload::Register, Nemesis::Clock),
     (Workload::Insert, Nemesis::Restore),
@@ -32,6 +36,10 @@ const MATRIX: [(Workload, Nemesis); 20] = [
     (Workload::Insert, Nemesis::KillAll),
     (Workload::Delete, Nemesis::Mix),
     (Workload::Latest, Nemesis::Rolling),
+    (Workload::Set, Nemesis::Reorder),
+    (Workload::Session, Nemesis::Pause),
+    (Workload::Counter, Nemesis::Duplicate),
+    (Workload::Scan, Nemesis::CorruptPackets),
 ];
 /// What a test takes beside its own time, until one has been measured.
 const OVERHEAD: Duration = Duration::from_secs(20);
@@ -51,11 +59,10 @@ pub(crate) fn run(
     common: &CommonArguments,
 ) -> Result<bool, Box<dyn Error>> {
     let began = Instant::now();
-    let has_network = common.network == NetworkKind::Namespaces;
+    let has_root = common.network == NetworkKind::Namespaces;
     let tests: Vec<_> = MATRIX
         .into_iter()
-        .filter(|(_, nemesis)| has_network || !nemesis.needs_network())
-        .filter(|(_, nemesis)| has_network || nemesis.disks() == DiskKind::Plain)
+        .filter(|(_, nemesis)| has_root || nemesis.disks() == DiskKind::Plain)
         .take(first.unwrap_or(MATRIX.len()))
         .collect();
     let mut overhead = OVERHEAD;

@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use crate::history::{Kind, OPERATIONS_MAX, Operation, Process, Value};
 
+/// The nemesis' line that says how far the nodes' clocks are off from now on, in milliseconds.
+pub(crate) const CLOCKS: &str = "clocks";
+
 /// The history that is being made. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
@@ -18,6 +21,7 @@ struct Inner {
     history: Vec<Operation>,
     counts: BTreeMap<&'static str, u64>,
     fault: String,
+    clocks: Vec<i64>,
 }
 
 /// What a line says beside who, what and when.
@@ -74,6 +78,20 @@ impl Recorder {
     pub(crate) fn nemesis(&self, f: &str, what: &str, fault: &str) {
         self.record(Process::Nemesis, Kind::Info, f, Value::from(what), Details::default());
         fault.clone_into(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).fault);
+    }
+
+    /// How far the nodes' clocks are off from now on, in milliseconds, where that has changed.
+    pub(crate) fn clocks(&self, offsets_ms: &[i64]) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.clocks.resize(offsets_ms.len(), 0);
+        if inner.clocks == offsets_ms {
+            return;
+        }
+        inner.clocks.copy_from_slice(offsets_ms);
+        drop(inner);
+        let of = |(at, offset): (usize, &i64)| (format!("n{}", at + 1), Value::Int(*offset));
+        let offsets = Value::Map(offsets_ms.iter().enumerate().map(of).collect());
+        self.record(Process::Nemesis, Kind::Info, CLOCKS, offsets, Details::default());
     }
 
     /// How many lines there are of each kind, and the fault that is active.

@@ -81,6 +81,8 @@ pub(crate) async fn run(
         repair_interval_seconds: options.nemesis.repair_interval_seconds(),
         seed: options.seed,
         plant: options.plant.clone(),
+        is_network_disturbed: options.nemesis.disturbs_packets(),
+        seed: options.seed,
     })
     .await?;
     cluster.start_all()?;

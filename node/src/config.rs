@@ -35,6 +35,7 @@ pub use document::{Place, Problem};
 pub use http::{HTTP_CONNECTIONS_MAX, HttpSettings, HttpTlsSettings};
 pub use memory::MemoryBounds;
 
+use crate::clock::OFFSET_MS_LIMIT;
 use document::{Document, Section};
 use members::{http_listen, read_cluster, read_members, read_node};
 
@@ -54,8 +55,6 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 const SET_BYTES_LIMIT: i64 = 16 << 20;
 /// The longest key that can be laid out.
 const KEY_BYTES_LIMIT: i64 = KEY_BYTES_MAX as i64;
-/// A year: no clock is meant to be further off.
-const CLOCK_OFFSET_MS_LIMIT: i64 = 365 * 24 * 3_600 * 1_000;
 
 /// Everything that `quoit serve` is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +208,9 @@ pub struct ClockSettings {
     pub offset_bound_ms: u64,
     /// `offset_ms`: added to the system's clock; for tests.
     pub offset_ms: i64,
+    /// `offset_file`: a file with a number of milliseconds that is added as well, and may change while
+    /// the node runs; for tests.
+    pub offset_file: Option<PathBuf>,
 }
 
 /// `[log]`
@@ -309,11 +311,11 @@ impl Config {
         });
         let clock = document.section("clock", |section| ClockSettings {
             offset_bound_ms: positive(section, "offset_bound_ms", 1..=86_400_000, 300_000),
-            offset_ms: section.number(
-                "offset_ms",
-                -CLOCK_OFFSET_MS_LIMIT..=CLOCK_OFFSET_MS_LIMIT,
-                0,
-            ),
+            offset_ms: section.number("offset_ms", -OFFSET_MS_LIMIT..=OFFSET_MS_LIMIT, 0),
+            offset_file: {
+                let file = section.text("offset_file");
+                non_empty(section, "offset_file", file).map(|file| directory.join(file))
+            },
         });
         let log = document.section("log", read_log);
         document.finish();

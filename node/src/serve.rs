@@ -80,6 +80,14 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
+    /// The file that says how wrong the clock is, for tests, cannot be followed.
+    #[error("cannot follow clock.offset_file, {}: leave it out, it is for tests", path.display())]
+    ClockFile {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The endpoint cannot be made.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -144,6 +152,11 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     let service = ServiceManager::new();
     service.status("starting");
     let clock = Clock::new(config.clock.offset_ms);
+    if let Some(path) = &config.clock.offset_file {
+        let followed = clock.follow(path.clone());
+        followed.map_err(|source| ServeError::ClockFile { path: path.clone(), source })?;
+        tracing::warn!(path = %path.display(), "the clock is for tests: a file says how wrong it is");
+    }
     let health = NodeHealth::new();
     let metrics = Metrics::new();
     let tls = read_tls(&config.tls)?;
@@ -157,7 +170,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     let (transport, inbound) = bind_transport(&config, tls)?;
     service.status(RECOVERING);
     health.set_unready(vec![RECOVERING.to_owned()]);
-    let Some(data) = recover(&config, clock, &service, &mut signals).await? else {
+    let Some(data) = recover(&config, clock.clone(), &service, &mut signals).await? else {
         return Ok(());
     };
     let core = NodeCore::new(core_config(&config, &data), data.recovered, clock.now());
@@ -174,7 +187,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         reader_count: READER_COUNT,
         waiting_bytes_max: config.limits.memory.waiting_writes,
         metrics: metrics.clone(),
-        clock,
+        clock: clock.clone(),
     })
     .map_err(ServeError::System)?;
     let (limits_changed, limits) = watch::channel(config.limits);
@@ -260,7 +273,7 @@ async fn recover(
     signals: &mut StopSignals,
 ) -> Result<Option<Data>, ServeError> {
     let config = config.clone();
-    let mut opening = tokio::task::spawn_blocking(move || open_data(&config, clock));
+    let mut opening = tokio::task::spawn_blocking(move || open_data(&config, &clock));
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -362,7 +375,7 @@ struct Data {
     recovered: Recovered,
 }
 
-fn open_data(config: &Config, clock: Clock) -> Result<Data, ServeError> {
+fn open_data(config: &Config, clock: &Clock) -> Result<Data, ServeError> {
     let path = &config.node.data_directory;
     let disk = FileDisk::open(path)
         .map_err(|source| ServeError::DataDirectory { path: path.clone(), source })?;

@@ -129,7 +129,7 @@ impl StorageWorker {
         let reads = Reads::new(parts.reader_count);
         for number in 0..parts.reader_count.max(1) {
             let (reads, reader, answers) = (reads.clone(), parts.reader.clone(), answers.clone());
-            let clock = parts.clock;
+            let clock = parts.clock.clone();
             let work = move || read_loop(&reader, &clock, &reads, &answers);
             threads.push(spawn(&format!("quoit-read-{number}"), Box::new(work))?);
         }

@@ -4,6 +4,7 @@ mod convergence;
 mod counter;
 mod latest;
 mod linearizable;
+mod session;
 mod set_full;
 mod siblings;
 
@@ -32,6 +33,9 @@ pub(crate) enum Model {
     Latest,
     /// `add` and `read` of a sum: within bounds, and never back.
     Counter,
+    /// `write` of rising numbers and `read` of each process' greatest: each process reads its own writes,
+    /// and never less than before.
+    Session,
     /// A register with `read`, `write` and `cas`, linearizable.
     Register,
 }
@@ -102,6 +106,7 @@ pub(crate) fn check(model: Model, history: &[Operation]) -> Result<Verdict, Hist
             Model::Sloppy => siblings::check(key, &calls, final_from, &mut verdict)?,
             Model::Latest => latest::check(key, &calls, &mut verdict)?,
             Model::Counter => counter::check(key, &calls, &mut verdict)?,
+            Model::Session => session::check(key, &calls, final_from, &mut verdict)?,
             Model::Register => linearizable::check(key, &calls, false, &mut verdict)?,
         }
     }
@@ -172,6 +177,8 @@ mod tests {
         assert!(refused(Model::Siblings, "0 invoke write [1 2]\n0 ok write [1 2]"));
         assert!(refused(Model::Counter, "0 invoke read\n0 ok read [1]"));
         assert!(refused(Model::Register, "0 invoke enqueue 1\n0 ok enqueue 1"));
+        assert!(refused(Model::Session, "0 invoke read\n0 ok read [1]"));
+        assert!(refused(Model::Session, "0 invoke write 2\n0 ok write 2\n0 invoke write 1"));
     }
 
     #[test]

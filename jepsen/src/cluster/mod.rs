@@ -45,9 +45,12 @@ pub(crate) struct ClusterOptions {
     pub(crate) disks: DiskKind,
     /// Replicas are compared so often; 0: never.
     pub(crate) repair_interval_seconds: u8,
-    pub(crate) seed: u64,
     /// A bug of a faulty build of the node.
     pub(crate) plant: Option<String>,
+    /// Packets are to be slow, out of order, doubled or damaged.
+    pub(crate) is_network_disturbed: bool,
+    /// Decides which packets, and what a power cut takes.
+    pub(crate) seed: u64,
 }
 
 /// A cluster that could not be made, or that does not come to rest. The test could not be run.
@@ -59,7 +62,7 @@ pub(crate) enum ClusterError {
     /// There are no rights for what was asked.
     #[error(
         "namespaces need root (and `unshare`, `nsenter`, `ip` and `nft`): {0}; run it as root, or \
-         with --network loopback, which has the faults of processes and disks only"
+         with --network loopback"
     )]
     Rights(String),
     /// A command of the system failed.
@@ -68,6 +71,9 @@ pub(crate) enum ClusterError {
     /// A file could not be made, read or removed.
     #[error("{} cannot be {action}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
+    /// The relay has no port or address.
+    #[error("the relay between the nodes cannot listen")]
+    Relay(#[source] io::Error),
     /// A port or address is taken.
     #[error("no free ports were found on 127.0.0.1: end what uses them")]
     Ports,
@@ -98,7 +104,13 @@ impl Cluster {
     pub(crate) async fn prepare(options: &ClusterOptions) -> Result<Self, ClusterError> {
         let directory = &options.directory;
         fs::create_dir_all(directory).map_err(file("made", directory))?;
-        let network = Network::make(options.network, options.nodes).await?;
+        let network = Network::make(
+            options.network,
+            options.nodes,
+            options.is_network_disturbed,
+            options.seed,
+        )
+        .await?;
         let addresses = network.addresses();
         let authority = directory.join("authority");
         let program = &options.program;
@@ -111,6 +123,7 @@ impl Cluster {
             let mut node = Node::new(number, directory, options.plant.clone());
             program.ca_issue_node(&authority, number, &node.directory).await?;
             node.mount_disk(options.disks, options.seed).await?;
+            node.move_clock(0)?;
             let text =
                 configuration(&cluster_id, &network, number, options.repair_interval_seconds);
             let path = node.configuration();
@@ -134,6 +147,11 @@ impl Cluster {
                     .to_owned(),
             )),
         }
+    }
+
+    /// How far each node's clock is off, in milliseconds.
+    pub(crate) fn clock_offsets(&self) -> Vec<i64> {
+        self.nodes.iter().map(Node::clock_offset).collect()
     }
 
     /// Starts a node that does not run.
@@ -279,12 +297,14 @@ fn cluster_id(path: &Path) -> Result<String, ClusterError> {
 fn configuration(cluster: &str, network: &Network, number: u16, repair_seconds: u8) -> String {
     let at = usize::from(number) - 1;
     let mut text = format!(
-        "[node]\nid = \"n{number}\"\ndata_directory = \"data\"\nlisten = \"{}\"\n\n\
+        "[node]\nid = \"n{number}\"\ndata_directory = \"data\"\nlisten = \"{}\"\n\
+         advertise = \"{}\"\n\n\
          [http]\nlisten = \"{}\"\n\n\
          [tls]\nauthority = \"authority.pem\"\ncertificate = \"node.pem\"\nkey = \"node.key\"\n\n\
          [storage]\nmemtable_mib = 1\nblock_cache_mib = 8\nsegment_mib = 2\n\n\
          [repair]\ninterval_seconds = {repair_seconds}\n\n\
          [cluster]\nid = \"{cluster}\"\nvnodes = 64\nreplication = {}\n",
+        network.listen(at),
         network.address(at),
         network.http_address(at),
         network.addresses().len().min(3),

@@ -27,6 +27,8 @@ pub(crate) struct Node {
     /// And so much more: time that has leapt ahead for all nodes, and never goes back.
     pub(crate) age_ms: i64,
     disk: Option<Disk>,
+    /// What is added to that while it runs.
+    clock_moved_ms: i64,
     plant: Option<String>,
     process: Option<Child>,
     is_paused: bool,
@@ -41,6 +43,7 @@ impl Node {
             clock_offset_ms: 0,
             age_ms: 0,
             disk: None,
+            clock_moved_ms: 0,
             plant,
             process: None,
             is_paused: false,
@@ -61,6 +64,26 @@ impl Node {
 
     pub(super) fn log(&self) -> PathBuf {
         self.directory.join("log.txt")
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.directory.join("clock-offset")
+    }
+
+    /// Sets its wall clock to so much beside the host's while it runs, and at its next starts.
+    pub(crate) fn move_clock(&mut self, offset_ms: i64) -> Result<(), ClusterError> {
+        let path = self.clock_file();
+        let next = path.with_extension("next");
+        // The node never reads a half of it.
+        fs::write(&next, offset_ms.to_string()).map_err(file("written", &next))?;
+        fs::rename(&next, &path).map_err(file("written", &path))?;
+        self.clock_moved_ms = offset_ms;
+        Ok(())
+    }
+
+    /// How far its wall clock is off, in milliseconds.
+    pub(super) fn clock_offset(&self) -> i64 {
+        self.clock_offset_ms + self.clock_moved_ms
     }
 
     /// Makes the data directory a disk of its own, in memory. It goes with the world.
@@ -129,6 +152,7 @@ impl Node {
             }
         }
         command.env("QUOIT_CLOCK_OFFSET_MS", (self.age_ms + self.clock_offset_ms).to_string());
+        command.env("QUOIT_CLOCK_OFFSET_FILE", self.clock_file());
         if let Some(bug) = &self.plant {
             command.env("PLANTED_BUG", bug);
         }

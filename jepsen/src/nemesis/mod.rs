@@ -1,7 +1,9 @@
 //! The nemesis: draws faults from a seed, makes them, and heals them again, until its time is over.
 
 mod age;
+mod clock;
 mod disk;
+mod packets;
 mod partition;
 mod power;
 mod witness;
@@ -15,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::{Cluster, ClusterError, DiskFaults, DiskKind, LOSS_PERCENT_MAX};
 use crate::recorder::Recorder;
+use crate::relay::Counts;
 
 use self::witness::Loss;
 
@@ -27,8 +30,6 @@ const HOLD_LONG_MS: std::ops::Range<u64> = 11_000..15_000;
 /// A copy of a disk is put back when it is at least so old: what a node did in the last ten seconds
 /// before it was copied may not have been written down by the others, as the README says.
 const COPY_AGE_MIN: Duration = Duration::from_secs(20);
-/// A wall clock is off by so much at most.
-const CLOCK_OFFSET_MS_MAX: u64 = 2 * 60 * 60 * 1_000;
 
 /// One kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +40,18 @@ enum Fault {
     PartitionBridge,
     PartitionOneWay,
     Loss,
+    Delay,
+    Reorder,
+    Duplicate,
+    DamagePackets,
     KillOne,
     KillSome,
     KillAll,
     Pause,
     Rolling,
     Clock,
+    ClockJump,
+    ClockStrobe,
     DiskFull,
     Wipe,
     Restore,
@@ -75,6 +82,14 @@ pub(crate) enum Nemesis {
     PartitionOneWay,
     /// Nodes lose a part of all packets that come to them.
     Loss,
+    /// Packets between some nodes, or one way, take 5 to 600 ms, and keep their order.
+    Delay,
+    /// Up to 60 % of the packets between some nodes are late, so that others pass them.
+    Reorder,
+    /// Up to 80 % of the packets between some nodes come twice.
+    Duplicate,
+    /// Bits are flipped in up to 30 % of the packets between some nodes.
+    CorruptPackets,
     /// SIGKILL of one, some or all nodes, and restart.
     Kill,
     /// SIGKILL of all nodes at once.
@@ -85,6 +100,10 @@ pub(crate) enum Nemesis {
     Rolling,
     /// Restarts with wall clocks that are off by up to two hours.
     Clock,
+    /// Wall clocks of some nodes jump while they run, by up to two hours, and back.
+    ClockJump,
+    /// Wall clocks of some nodes are set forward and back ten times a second, for seconds.
+    ClockStrobe,
     /// The disk of one node is full, and is not any more.
     DiskFull,
     /// One node loses its data directory; the next only when it is whole again.
@@ -112,7 +131,7 @@ pub(crate) enum Nemesis {
     Hints,
     /// Time leaps ahead for all, what was deleted is collected, and an old copy of a disk comes back.
     Age,
-    /// Partitions, losses, kills, pauses, clocks and wiped disks, often two at a time.
+    /// Partitions, losses, delays, kills, pauses, clocks and wiped disks, often two at a time.
     Mix,
 }
 
@@ -123,8 +142,17 @@ const PARTITIONS: [Fault; 5] = [
     Fault::PartitionBridge,
     Fault::PartitionOneWay,
 ];
-const PROCESSES: [Fault; 6] =
-    [Fault::KillOne, Fault::KillSome, Fault::KillAll, Fault::Pause, Fault::Rolling, Fault::Clock];
+const PACKETS: [Fault; 4] = [Fault::Delay, Fault::Reorder, Fault::Duplicate, Fault::DamagePackets];
+const PROCESSES: [Fault; 8] = [
+    Fault::KillOne,
+    Fault::KillSome,
+    Fault::KillAll,
+    Fault::Pause,
+    Fault::Rolling,
+    Fault::Clock,
+    Fault::ClockJump,
+    Fault::ClockStrobe,
+];
 
 impl Nemesis {
     pub(crate) fn name(self) -> String {
@@ -132,21 +160,25 @@ impl Nemesis {
         value.map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Whether it needs a network that can be disturbed.
-    pub(crate) fn needs_network(self) -> bool {
+    /// Whether it needs a relay between the nodes.
+    pub(crate) fn disturbs_packets(self) -> bool {
         match self {
-            Self::Partition
+            Self::Delay | Self::Reorder | Self::Duplicate | Self::CorruptPackets | Self::Mix => {
+                true
+            }
+            Self::None
+            | Self::Partition
             | Self::PartitionOne
             | Self::PartitionOneWay
             | Self::Loss
             | Self::Hints
-            | Self::Mix => true,
-            Self::None
             | Self::Kill
             | Self::KillAll
             | Self::Pause
             | Self::Rolling
             | Self::Clock
+            | Self::ClockJump
+            | Self::ClockStrobe
             | Self::DiskFull
             | Self::Wipe
             | Self::Restore
@@ -194,11 +226,17 @@ impl Nemesis {
             Self::PartitionOne => one(&[Fault::PartitionOne]),
             Self::PartitionOneWay => one(&[Fault::PartitionOneWay]),
             Self::Loss => one(&[Fault::Loss]),
+            Self::Delay => one(&[Fault::Delay]),
+            Self::Reorder => one(&[Fault::Reorder]),
+            Self::Duplicate => one(&[Fault::Duplicate]),
+            Self::CorruptPackets => one(&[Fault::DamagePackets]),
             Self::Kill => one(&[Fault::KillOne, Fault::KillSome, Fault::KillAll]),
             Self::KillAll => one(&[Fault::KillAll]),
             Self::Pause => one(&[Fault::Pause]),
             Self::Rolling => one(&[Fault::Rolling]),
             Self::Clock => one(&[Fault::Clock]),
+            Self::ClockJump => one(&[Fault::ClockJump]),
+            Self::ClockStrobe => one(&[Fault::ClockStrobe]),
             Self::DiskFull => one(&[Fault::DiskFull]),
             Self::Wipe => one(&[Fault::Wipe]),
             Self::Restore => one(&[Fault::Restore]),
@@ -214,7 +252,7 @@ impl Nemesis {
             Self::Age => one(&[Fault::Leap]),
             Self::Mix if luck == 0 => vec![Fault::Wipe],
             Self::Mix => {
-                let network = one(&[&PARTITIONS[..], &[Fault::Loss]].concat());
+                let network = one(&[&PARTITIONS[..], &[Fault::Loss], &PACKETS[..]].concat());
                 let process = one(&PROCESSES);
                 match luck {
                     1 | 2 => network,
@@ -232,6 +270,8 @@ struct State {
     /// The node whose disk is damaged or set back: always the same one, at most N - W in all.
     victim: usize,
     copy: Option<(PathBuf, Instant)>,
+    /// The clocks that strobe while the fault is held.
+    strobes: Vec<clock::Strobe>,
 }
 
 /// Disturbs until `until`, and is healed when it returns.
@@ -246,7 +286,9 @@ pub(crate) async fn run(
     recorder: &Recorder,
     random: &mut Rng,
 ) -> Result<(), ClusterError> {
-    let mut state = State { victim: random.usize(..cluster.nodes.len()), copy: None };
+    let mut relayed = Counts::default();
+    let mut state =
+        State { victim: random.usize(..cluster.nodes.len()), copy: None, strobes: Vec::new() };
     loop {
         let gap = Duration::from_millis(random.u64(GAP_MS));
         sleep_until((Instant::now() + gap).min(until)).await;
@@ -262,19 +304,47 @@ pub(crate) async fn run(
             continue;
         }
         recorder.nemesis("start", &told.join(" and "), &told.join(" and "));
-        let is_long = faults.iter().any(|fault| fault.is_held_long());
-        let hold = if is_long { HOLD_LONG_MS } else { HOLD_MS };
-        sleep(Duration::from_millis(random.u64(hold))).await;
+        recorder.clocks(&cluster.clock_offsets());
+        hold(cluster, &mut state, recorder, random, &faults).await?;
         recorder.nemesis("stop", &told.join(" and "), "healed, recovering");
         if let Some(told) = power::end_failures(cluster, random).await {
             recorder.nemesis("cut", &told, "healed, recovering");
         }
         heal_all(cluster).await?;
+        tell_changes(cluster, &mut relayed, recorder);
         if faults.iter().any(|fault| fault.must_be_recovered()) {
             cluster.wait_until_whole(client).await?;
         }
         recorder.nemesis("recovered", "", "");
     }
+}
+
+/// Lets a fault last.
+async fn hold(
+    cluster: &mut Cluster,
+    state: &mut State,
+    recorder: &Recorder,
+    random: &mut Rng,
+    faults: &[Fault],
+) -> Result<(), ClusterError> {
+    let is_long = faults.iter().any(|fault| fault.is_held_long());
+    let hold = if is_long { HOLD_LONG_MS } else { HOLD_MS };
+    let time = Duration::from_millis(random.u64(hold));
+    match std::mem::take(&mut state.strobes).as_slice() {
+        [] => sleep(time).await,
+        strobes => clock::strobe(strobes, time, cluster, recorder, random).await?,
+    }
+    Ok(())
+}
+
+/// Tells how far clocks are off, and what the relay has done to packets, where that has changed.
+fn tell_changes(cluster: &Cluster, known: &mut Counts, recorder: &Recorder) {
+    recorder.clocks(&cluster.clock_offsets());
+    let relayed = cluster.network.relayed().unwrap_or_default();
+    if known.disturbed() != relayed.disturbed() {
+        recorder.nemesis("packets", &relayed.to_string(), "recovering");
+    }
+    *known = relayed;
 }
 
 impl Fault {
@@ -290,6 +360,8 @@ impl Fault {
                 | Self::Restore
                 | Self::Corrupt
                 | Self::Clock
+                | Self::ClockJump
+                | Self::ClockStrobe
                 | Self::DiskFull
                 | Self::FailSync
                 | Self::FailDisk
@@ -327,6 +399,10 @@ async fn begin(
             }
             format!("{} lose {percent} %", names(&some))
         }
+        Fault::Delay => disturb(cluster, packets::slow(count, random)),
+        Fault::Reorder => disturb(cluster, packets::out_of_order(count, random)),
+        Fault::Duplicate => disturb(cluster, packets::doubled(count, random)),
+        Fault::DamagePackets => disturb(cluster, packets::damaged(count, random)),
         Fault::KillOne => kill(cluster, &[one]).await,
         Fault::KillSome => {
             let some = some_of(count, random);
@@ -346,7 +422,13 @@ async fn begin(
             }
             "all were restarted, one after another".to_owned()
         }
-        Fault::Clock => set_clocks(cluster, random).await?,
+        Fault::Clock => clock::set(cluster, random).await?,
+        Fault::ClockJump => clock::jump(cluster, random)?,
+        Fault::ClockStrobe => {
+            let (strobes, told) = clock::strobes(count, random);
+            state.strobes = strobes;
+            told
+        }
         Fault::DiskFull => {
             let bytes = disk::fill(&cluster.nodes[one].data())?;
             format!("the disk of {} is full ({bytes} bytes)", names(&[one]))
@@ -387,22 +469,6 @@ async fn begin(
     })
 }
 
-/// Starts some nodes again with clocks that are off.
-async fn set_clocks(cluster: &mut Cluster, random: &mut Rng) -> Result<String, ClusterError> {
-    let mut told = Vec::new();
-    for at in some_of(cluster.nodes.len(), random) {
-        // As many small ones as large ones.
-        let bound = CLOCK_OFFSET_MS_MAX >> random.u32(..16);
-        let offset = i64::try_from(random.u64(1..=bound)).unwrap_or(0);
-        let offset = if random.bool() { offset } else { -offset };
-        cluster.nodes[at].kill().await;
-        cluster.nodes[at].clock_offset_ms = offset;
-        cluster.start(at)?;
-        told.push(format!("{} {offset:+} ms", names(&[at])));
-    }
-    Ok(format!("clocks are off: {}", told.join(", ")))
-}
-
 /// The first time a copy is made, the next time it is put back.
 async fn restore(
     cluster: &mut Cluster,
@@ -440,6 +506,7 @@ pub(crate) async fn heal_all(cluster: &mut Cluster) -> Result<(), ClusterError> 
             disk.set_faults(DiskFaults::default());
             disk.take_failed()
         });
+        node.move_clock(0)?;
         // A clock is set at a start; and a node whose log could not be written says itself that it wants
         // to be started again.
         if std::mem::take(&mut node.clock_offset_ms) != 0 || was_full || has_failed {
@@ -454,6 +521,13 @@ async fn kill(cluster: &mut Cluster, some: &[usize]) -> String {
         cluster.nodes[*at].kill().await;
     }
     format!("{} killed", names(some))
+}
+
+fn disturb(cluster: &Cluster, weather: packets::Weather) -> String {
+    for (from, to) in weather.directions {
+        cluster.network.disturb(from, to, &weather.conditions);
+    }
+    weather.told
 }
 
 async fn cut(cluster: &Cluster, cuts: partition::Cuts) -> Result<String, ClusterError> {
@@ -497,13 +571,13 @@ mod tests {
     }
 
     #[test]
-    fn only_who_disturbs_the_network_needs_one() {
+    fn only_who_disturbs_packets_needs_a_relay() {
         let mut random = Rng::with_seed(1);
         for nemesis in Nemesis::value_variants() {
-            let disturbs = (0..50).flat_map(|_| nemesis.draw(&mut random)).any(|fault| {
-                PARTITIONS.contains(&fault) || matches!(fault, Fault::Loss | Fault::FrozenHints)
-            });
-            assert_eq!(disturbs, nemesis.needs_network(), "{nemesis:?}");
+            let disturbs = (0..50)
+                .flat_map(|_| nemesis.draw(&mut random))
+                .any(|fault| PACKETS.contains(&fault));
+            assert_eq!(disturbs, nemesis.disturbs_packets(), "{nemesis:?}");
         }
     }
 

@@ -162,3 +162,47 @@ pub(super) fn rates(timeline: &Timeline) -> String {
     let _ = write!(svg, "<text x=\"0\" y=\"20\">{most}/s</text>");
     svg + "</svg>"
 }
+
+const CLOCK_COLOURS: [&str; 8] =
+    ["#2f6f9f", "#b8332e", "#3f7f4f", "#6a4fa0", "#c2851c", "#208080", "#a04f7f", "#707070"];
+
+/// Where an offset is drawn: on a scale that is logarithmic to both sides of zero.
+fn clock_y(ms: i64, most: i64) -> f64 {
+    let size = |ms: i64| (1.0 + ms.unsigned_abs() as f64).ln();
+    let share = size(ms) / size(most.max(1));
+    let half = (HEIGHT - BOTTOM) / 2.0;
+    half - (half - 8.0) * share * if ms < 0 { -1.0 } else { 1.0 }
+}
+
+/// How far each node's clock is off, over time.
+pub(super) fn clocks(timeline: &Timeline) -> String {
+    let mut svg = String::new();
+    let frame = open(&mut svg, timeline);
+    let offsets = timeline.clocks.values().flatten().map(|(_, offset)| offset.abs());
+    let most = offsets.max().unwrap_or(0).max(1_000);
+    let marks = [(1_000, "1 s"), (60_000, "1 min"), (3_600_000, "1 h")];
+    let marks = marks.into_iter().filter(|(ms, _)| *ms <= most);
+    let both = marks.flat_map(|(ms, name)| [(ms, format!("+{name}")), (-ms, format!("-{name}"))]);
+    for (ms, name) in both.chain([(0, "0".to_owned())]) {
+        let at = clock_y(ms, most);
+        let _ = write!(
+            svg,
+            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#8884\"/>\
+             <text x=\"0\" y=\"{:.1}\">{name}</text>",
+            at + 4.0
+        );
+    }
+    for ((node, course), colour) in timeline.clocks.iter().zip(CLOCK_COLOURS.iter().cycle()) {
+        let mut path = format!("M{LEFT} {:.1}", clock_y(0, most));
+        for (at, offset) in course.iter().filter(|(at, _)| *at <= timeline.end) {
+            let _ = write!(path, "H{:.1}V{:.1}", frame.x(*at), clock_y(*offset, most));
+        }
+        let _ = write!(
+            svg,
+            "<path d=\"{path}H{WIDTH}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\">\
+             <title>{}</title></path>",
+            super::html::escaped(node)
+        );
+    }
+    svg + "</svg>"
+}

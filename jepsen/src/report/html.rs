@@ -58,6 +58,14 @@ pub(super) fn page(
         charts::percentiles(timeline),
         charts::rates(timeline),
     );
+    if timeline.clocks.values().any(|course| !course.is_empty()) {
+        let _ = write!(
+            page,
+            "<h2>Clocks</h2><p>How far each node's wall clock is set off (its name is shown under the \
+             pointer).</p>{}",
+            charts::clocks(timeline),
+        );
+    }
     faults(&mut page, timeline);
     page + "</html>\n"
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::checker::{FINAL, REPLICA_READ};
 use crate::history::{Kind, Operation, Process, Value};
+use crate::recorder::CLOCKS;
 
 /// One operation that has ended.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +32,8 @@ pub(super) struct Band {
 pub(super) struct Timeline {
     pub(super) points: Vec<Point>,
     pub(super) bands: Vec<Band>,
+    /// From when on each node's clock is off by how many milliseconds; only changes.
+    pub(super) clocks: BTreeMap<String, Vec<(u64, i64)>>,
     /// The end of the work, before everything is read.
     pub(super) end: u64,
     pub(super) ok: usize,
@@ -78,12 +81,24 @@ impl Timeline {
                 let (from, to) = (operation.time, u64::MAX);
                 self.bands.push(Band { told, from, to, gap: 0, recovery: None });
             }
+            CLOCKS => self.on_clocks(operation),
             "stop" | "heal" => {
                 if let Some(band) = self.bands.last_mut().filter(|band| band.to == u64::MAX) {
                     band.to = operation.time;
                 }
             }
             _ => {}
+        }
+    }
+
+    fn on_clocks(&mut self, operation: &Operation) {
+        let Value::Map(offsets) = &operation.value else { return };
+        for (node, offset) in offsets {
+            let Some(offset) = offset.as_int() else { continue };
+            let course = self.clocks.entry(node.clone()).or_default();
+            if course.last().map_or(0, |(_, last)| *last) != offset {
+                course.push((operation.time, offset));
+            }
         }
     }
 
@@ -124,6 +139,18 @@ pub(super) fn milliseconds(ns: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::history::tests::history;
+
+    #[test]
+    fn clocks_are_followed_from_change_to_change() {
+        let history = history(
+            "n info clocks {:n1 0, :n2 -7}
+             n info clocks {:n1 5, :n2 -7}
+             n info clocks {:n1 0, :n2 0}",
+        );
+        let clocks = Timeline::of(&history).clocks;
+        assert_eq!(clocks["n1"], [(1_000_000, 5), (2_000_000, 0)]);
+        assert_eq!(clocks["n2"], [(0, -7), (2_000_000, 0)]);
+    }
 
     #[test]
     fn gaps_and_recoveries_are_measured() {

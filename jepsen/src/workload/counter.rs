@@ -22,7 +22,7 @@ pub(super) fn next(plan: &Plan, random: &mut Rng) -> Request {
 }
 
 /// The parts of a counter, by process.
-fn parts(siblings: &[Stored]) -> BTreeMap<i64, i64> {
+pub(super) fn parts(siblings: &[Stored]) -> BTreeMap<i64, i64> {
     let mut parts = BTreeMap::new();
     for stored in siblings {
         for pair in decode(stored).chunks_exact(2) {

@@ -4,6 +4,7 @@ mod counter;
 mod elements;
 mod latest;
 mod register;
+mod session;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -42,6 +43,9 @@ pub(crate) enum Workload {
     Counter,
     /// Registers in a sloppy siblings table: stale in a partition, equal and whole afterwards.
     Sloppy,
+    /// Reads and writes at level one, each process a session: own writes are read, and never less than
+    /// before.
+    Session,
 }
 
 impl Workload {
@@ -56,6 +60,7 @@ impl Workload {
             Self::Latest => "latest",
             Self::Counter => "counter",
             Self::Sloppy => "sloppy",
+            Self::Session => "session",
         }
     }
 
@@ -66,6 +71,7 @@ impl Workload {
             Self::Latest => Model::Latest,
             Self::Counter => Model::Counter,
             Self::Sloppy => Model::Sloppy,
+            Self::Session => Model::Session,
         }
     }
 
@@ -77,7 +83,8 @@ impl Workload {
             | Self::Register
             | Self::Delete
             | Self::Counter
-            | Self::Sloppy => ConflictPolicy::Siblings,
+            | Self::Sloppy
+            | Self::Session => ConflictPolicy::Siblings,
         };
         TableOptions { policy, sloppy: self == Self::Sloppy, ..TableOptions::default() }
     }
@@ -99,7 +106,7 @@ impl Workload {
             Self::Latest | Self::Set | Self::Register | Self::Sloppy => 150,
             // A key may have 32 siblings.
             Self::Blind => 30,
-            Self::Delete | Self::Counter => 300,
+            Self::Delete | Self::Counter | Self::Session => 300,
             Self::Scan => 400,
         }
     }
@@ -172,11 +179,12 @@ impl From<WriteError> for End {
 pub(crate) struct Memory {
     pub(crate) process: i64,
     contexts: BTreeMap<i64, Seen>,
+    mind: session::Mind,
 }
 
 impl Memory {
     pub(crate) fn new(process: i64) -> Self {
-        Self { process, contexts: BTreeMap::new() }
+        Self { process, ..Self::default() }
     }
 }
 
@@ -232,6 +240,7 @@ impl Plan {
             Workload::Delete => register::next(self, memory, 35, random),
             Workload::Latest => latest::next(self, random),
             Workload::Counter => counter::next(self, random),
+            Workload::Session => session::next(self, memory, random),
         }
     }
 
@@ -252,6 +261,7 @@ impl Plan {
             }
             Workload::Latest => latest::perform(request, table).await,
             Workload::Counter => counter::perform(request, table, memory).await,
+            Workload::Session => session::perform(request, table, memory).await,
         }
     }
 

@@ -86,6 +86,9 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "\n[clock]")?;
     writeln!(text, "offset_bound_ms = {}", clock.offset_bound_ms)?;
     writeln!(text, "offset_ms = {}", clock.offset_ms)?;
+    if let Some(file) = &clock.offset_file {
+        writeln!(text, "offset_file = {}", path(file))?;
+    }
     writeln!(text, "\n[log]")?;
     writeln!(text, "level = {}", quoted(&log.level))?;
     let format = match log.format {

@@ -72,7 +72,10 @@ fn what_is_not_written_has_its_default() {
     assert_eq!(config.storage.durability, Durability::Group);
     assert_eq!(config.storage.memtable_bytes, 32 << 20);
     assert_eq!(config.limits.data, Limits::default());
-    assert_eq!(config.clock, ClockSettings { offset_bound_ms: 300_000, offset_ms: 0 });
+    assert_eq!(
+        config.clock,
+        ClockSettings { offset_bound_ms: 300_000, offset_ms: 0, offset_file: None }
+    );
     assert_eq!(config.log.level, "info");
     let genesis = config.genesis();
     let ids: Vec<_> = genesis.members.iter().map(|member| member.id.0).collect();
@@ -85,7 +88,7 @@ fn what_is_not_written_has_its_default() {
 fn what_is_printed_is_what_was_read() {
     let extra = "[storage]\ndurability = \"periodic\"\nmemtable_mib = 0x40\n\
         [limits]\nconnections_max = 99\n[log]\nlevel = \"warn,quoit_node=debug\"\nformat = \"json\"\n\
-        [clock]\noffset_ms = -1_500\n[http]\ndata = true\ncertificate = \"http.pem\"\n\
+        [clock]\noffset_ms = -1_500\noffset_file = \"offset\"\n[http]\ndata = true\ncertificate = \"http.pem\"\n\
         key = \"http.key\"\nclient_authority = \"clients.pem\"\ntoken_file = \"tokens\"\n";
     let config = parse(&format!("{}{extra}", minimal())).unwrap();
     assert_eq!(config.clock.offset_ms, -1_500);
