@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::config::LimitSettings;
 use crate::http::NodeHealth;
+use crate::memory;
 use crate::metrics::{Metrics, Operation, Outcome, StoragePart};
 use crate::service_manager::ServiceManager;
 use crate::storage_worker::{Answers, Request, Requests, StorageWorker};
@@ -119,7 +120,8 @@ impl Requested {
             ClientRequest::ChangeTables(_) => Operation::Table,
             ClientRequest::AskStatus(_)
             | ClientRequest::AcceptLoss(_)
-            | ClientRequest::AskRepair(_) => Operation::Status,
+            | ClientRequest::AskRepair(_)
+            | ClientRequest::AskActivity(_) => Operation::Status,
             ClientRequest::Hello(_) | ClientRequest::AskRecord(_) => return,
         };
         self.since.insert((connection, request), (operation, std::time::Instant::now()));
@@ -141,6 +143,7 @@ impl Requested {
                 _ => Outcome::Refused,
             },
             ClientResponse::Got(got) => {
+                metrics.read(got.siblings.len());
                 if got.repaired {
                     metrics.read_repair();
                 }
@@ -320,8 +323,13 @@ impl EventLoop {
             Effect::ToPeer { to, request, message } => {
                 self.transport.send_peer(to, request, &message);
             }
-            Effect::ToClient { connection, request, message } => {
+            Effect::ToClient { connection, request, mut message } => {
                 self.requests.end(connection, request, &message, &self.metrics);
+                if let ClientResponse::Status(status) = &mut message
+                    && let Some(activity) = &mut status.activity
+                {
+                    activity.measured = self.metrics.measured();
+                }
                 self.transport.send_client(connection, request, &message);
             }
             Effect::ToStorage { tag, request: request @ StorageRequest::Read { .. }, .. }
@@ -417,6 +425,11 @@ impl EventLoop {
             self.damage_told.clone_from(&held.damage);
         }
         self.metrics.set_status(&self.core.status(held, now));
+        self.metrics.set_storage_queued_bytes(self.storage.waiting_bytes());
+        if let Some(activity) = self.core.activity(now) {
+            self.metrics.set_activity(&activity);
+        }
+        self.metrics.second_is_over(memory::resident_bytes());
     }
 
     /// How a node that serves stands, in a line.

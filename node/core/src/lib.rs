@@ -26,6 +26,8 @@ pub mod coordinator;
 mod counters;
 pub mod event;
 pub mod handshake;
+mod hot_keys;
+mod large_sets;
 pub mod liveness;
 mod node;
 pub mod operation;

@@ -15,6 +15,8 @@ use crate::context;
 use crate::continuity::Continuity;
 use crate::counters::Counters;
 use crate::event::{ConnectionId, Effect, Effects, Inner, StorageAnswer, StorageRequest, Tag};
+use crate::hot_keys::HotKeys;
+use crate::large_sets::LargeSets;
 use crate::liveness::Liveness;
 use crate::operation::{Origin, Place, not_done};
 use crate::patience::Patience;
@@ -49,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) continuity: Continuity,
     pub(crate) random: Random,
     pub(crate) counters: Counters,
+    pub(crate) hot_keys: HotKeys,
+    pub(crate) large_sets: LargeSets,
     pub(crate) foreground: Foreground,
     pub(crate) patience: Patience,
     pub(crate) hints: Hints,
@@ -90,6 +94,8 @@ impl Shared {
             continuity,
             random,
             counters: Counters::default(),
+            hot_keys: HotKeys::default(),
+            large_sets: LargeSets::default(),
             foreground: Foreground::default(),
             hints,
             actors: BTreeMap::new(),

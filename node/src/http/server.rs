@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use quoit_client::ClientBuilder;
+use quoit_ring::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
@@ -26,6 +27,7 @@ use super::connections::{Connections, Place};
 use super::front::{Data, Front};
 use super::gateway::{self, Gateway};
 use super::health::NodeHealth;
+use super::page::Cluster;
 use super::response;
 use super::tls::{self, HttpsError};
 use crate::config::{Config, HttpSettings};
@@ -112,8 +114,18 @@ pub struct HttpServer {
     address: SocketAddr,
     connections_max: usize,
     doors: Doors,
-    data: Option<(watch::Receiver<ClientBuilder>, usize)>,
+    gateway: Option<GatewayOptions>,
     identity: GatewayIdentity,
+}
+
+/// What the gateway is for, and how it is made.
+#[derive(Debug)]
+struct GatewayOptions {
+    builder: watch::Receiver<ClientBuilder>,
+    in_flight_max: usize,
+    data: bool,
+    page: bool,
+    node: NodeId,
 }
 
 /// By what the gateway is known to its cluster. Where no data is served, nobody is asked for it.
@@ -154,7 +166,7 @@ impl HttpServer {
             address,
             connections_max: crate::config::HTTP_CONNECTIONS_MAX,
             doors: Doors::default(),
-            data: None,
+            gateway: None,
             identity: GatewayIdentity::default(),
         })
     }
@@ -164,14 +176,20 @@ impl HttpServer {
     /// # Errors
     /// See [`HttpError`].
     pub fn open(config: &Config, own: &TlsMaterial) -> Result<Self, HttpError> {
-        let HttpSettings { listen, data, connections_max, in_flight_max, .. } = config.http;
+        let HttpSettings { listen, data, page, connections_max, in_flight_max, .. } = config.http;
         let doors = Doors::open(&config.http)?;
-        let identity = GatewayIdentity(data.then(|| {
+        let identity = GatewayIdentity((data || page).then(|| {
             let (builder, _) = watch::channel(gateway::builder(config, own));
             Arc::new(builder)
         }));
-        let data = identity.0.as_ref().map(|builder| (builder.subscribe(), in_flight_max));
-        Ok(Self { connections_max, doors, data, identity, ..Self::bind(listen)? })
+        let gateway = identity.0.as_ref().map(|builder| GatewayOptions {
+            builder: builder.subscribe(),
+            in_flight_max,
+            data,
+            page,
+            node: config.node.id,
+        });
+        Ok(Self { connections_max, doors, gateway, identity, ..Self::bind(listen)? })
     }
 
     /// By what the gateway is known to its cluster, to be exchanged while it runs.
@@ -224,11 +242,17 @@ impl HttpServer {
     ) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let Doors { access, tls } = self.doors;
-        let data = self.data.map(|(builder, in_flight_max)| Data {
-            gateway: Gateway::start(builder, in_flight_max, stop.clone()),
-            access,
-        });
-        let front = Arc::new(Front { health, metrics, data });
+        let access = Arc::new(access);
+        let (mut data, mut cluster) = (None, None);
+        if let Some(options) = self.gateway {
+            let GatewayOptions { builder, in_flight_max, .. } = options;
+            // Nobody may ever look at the page: for that alone the cluster is not connected to.
+            let gateway = Gateway::start(builder, in_flight_max, options.data, stop.clone());
+            let (own, to_share) = (gateway.clone(), Arc::clone(&access));
+            data = options.data.then_some(Data { gateway, access });
+            cluster = options.page.then(|| Cluster::new(options.node, own, to_share));
+        }
+        let front = Arc::new(Front { health, metrics, data, cluster });
         let connections = Connections::new(self.connections_max);
         let graceful = GracefulShutdown::new();
         loop {
