@@ -214,6 +214,12 @@ impl Client {
         self.ask_node(Request::Status(node), node).await
     }
 
+    /// Asks that very node what it does just now: its status, with an
+    /// [`Activity`](quoit_protocol::activity::Activity) once it knows the cluster record.
+    pub async fn activity(&self, node: NodeId) -> Result<NodeStatus, StatusError> {
+        self.ask_node(Request::Activity(node), node).await
+    }
+
     /// Tells that very node, which has lost what it held, that nobody has more than what it holds of
     /// a virtual node now, or of all of them: it counts at once. What it had acknowledged and the
     /// others have lost too is gone then.

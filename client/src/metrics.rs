@@ -31,6 +31,7 @@ impl Kind {
             Request::Scan { .. } | Request::Export { .. } => Self::Page,
             Request::ChangeTables(_)
             | Request::Status(_)
+            | Request::Activity(_)
             | Request::AcceptLoss { .. }
             | Request::Repair { .. }
             | Request::Record => Self::Other,

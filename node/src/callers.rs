@@ -87,7 +87,8 @@ impl Callers {
             ClientRequest::ChangeTables(_) => Operation::Table,
             ClientRequest::AskStatus(_)
             | ClientRequest::AcceptLoss(_)
-            | ClientRequest::AskRepair(_) => Operation::Status,
+            | ClientRequest::AskRepair(_)
+            | ClientRequest::AskActivity(_) => Operation::Status,
             ClientRequest::Hello(_) | ClientRequest::AskRecord(_) => return,
         };
         let action = administrative(message)
@@ -122,8 +123,11 @@ impl Callers {
             }
             None => self.note_forbidden(connection, operation.verb(), failure),
         }
-        if matches!(message, ClientResponse::Got(got) if got.repaired) {
-            metrics.read_repair();
+        if let ClientResponse::Got(got) = message {
+            metrics.read(got.siblings.len());
+            if got.repaired {
+                metrics.read_repair();
+            }
         }
         let (outcome, took) = (failure.map_or(Outcome::Done, outcome), began.elapsed());
         if let Some(trace) = trace {

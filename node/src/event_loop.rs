@@ -21,6 +21,7 @@ use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::config::LimitSettings;
 use crate::http::NodeHealth;
+use crate::memory;
 use crate::metrics::{Metrics, StoragePart};
 use crate::service_manager::ServiceManager;
 use crate::storage_worker::{Answered, Answers, Request, Requests, StorageWorker};
@@ -288,8 +289,13 @@ impl EventLoop {
             Effect::ToPeer { to, request, message } => {
                 self.transport.send_peer(to, request, &message);
             }
-            Effect::ToClient { connection, request, message } => {
+            Effect::ToClient { connection, request, mut message } => {
                 self.callers.end(connection, request, &message, &self.metrics);
+                if let ClientResponse::Status(status) = &mut message
+                    && let Some(activity) = &mut status.activity
+                {
+                    activity.measured = self.metrics.measured();
+                }
                 self.transport.send_client(connection, request, &message);
             }
             Effect::ToStorage { tag, request: request @ StorageRequest::Read { .. }, .. }
@@ -394,6 +400,11 @@ impl EventLoop {
             self.damage_told.clone_from(&held.damage);
         }
         self.metrics.set_status(&self.core.status(held, now));
+        self.metrics.set_storage_queued_bytes(self.storage.waiting_bytes());
+        if let Some(activity) = self.core.activity(now) {
+            self.metrics.set_activity(&activity);
+        }
+        self.metrics.second_is_over(memory::resident_bytes());
     }
 
     /// How a node that serves stands, in a line.

@@ -64,6 +64,7 @@ pub mod http;
 pub mod identity;
 pub mod log;
 pub mod manual;
+mod memory;
 pub mod metrics;
 mod reload;
 pub mod serve;

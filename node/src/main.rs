@@ -248,6 +248,9 @@ async fn introduce(cluster: &Cluster, options: &UpOptions) {
             if !addresses.is_empty() {
                 println!("data by HTTP: {}", addresses.join(", "));
             }
+            if let Some(node) = cluster.nodes().iter().find(|node| node.config.http.page) {
+                println!("to look at: http://{}/", node.config.http.listen);
+            }
         }
         Err(error) => {
             eprintln!("the nodes serve, but no client can connect: {}", with_sources(&error))

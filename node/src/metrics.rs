@@ -5,6 +5,7 @@
 //! is in `standing`.
 
 mod certificates;
+mod recent;
 mod standing;
 
 use std::fmt::Write;
@@ -20,10 +21,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use quoit_protocol::activity::{Activity, Measured};
 use quoit_protocol::status::NodeStatus;
 
 use crate::transport::TransportStats;
 use certificates::Certificates;
+use recent::Recent;
 use standing::Standing;
 
 /// What a client asked for.
@@ -173,7 +176,11 @@ pub struct Metrics {
     read_repairs: Counter,
     unreadable: Counter,
     certificates: Certificates,
+    read_siblings: Histogram,
+    resident_bytes: Gauge,
+    storage_queued_bytes: Gauge,
     standing: Standing,
+    recent: Recent,
 }
 
 impl Metrics {
@@ -217,6 +224,10 @@ impl Metrics {
             read_repairs: Counter::default(),
             unreadable: Counter::default(),
             certificates: Certificates::new(&mut registry),
+            read_siblings: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
+            resident_bytes: Gauge::default(),
+            storage_queued_bytes: Gauge::default(),
+            recent: Recent::new(),
             standing: Standing::new(&mut registry),
             registry,
         };
@@ -244,6 +255,21 @@ impl Metrics {
         registry.register("in_flight", "Requests being worked on", self.in_flight.clone());
         registry.register("read_repairs", "Sets written back by reads", self.read_repairs.clone());
         registry.register("unreadable", "Reads that met damage", self.unreadable.clone());
+        registry.register(
+            "read_siblings",
+            "Values beside each other that reads of a key found",
+            self.read_siblings.clone(),
+        );
+        registry.register(
+            "process_resident_memory_bytes",
+            "Memory of the process",
+            self.resident_bytes.clone(),
+        );
+        registry.register(
+            "storage_queued_bytes",
+            "Writes that wait for the disk",
+            self.storage_queued_bytes.clone(),
+        );
         Arc::new(self)
     }
 
@@ -251,6 +277,12 @@ impl Metrics {
     pub fn request(&self, operation: Operation, outcome: Outcome, took: Duration) {
         self.requests[operation.index()][outcome.index()].inc();
         self.request_seconds[operation.index()].observe(took.as_secs_f64());
+        self.recent.request(operation, outcome, took);
+    }
+
+    /// Notes how many values a read of a key has found beside each other.
+    pub fn read(&self, siblings: usize) {
+        self.read_siblings.observe(siblings as f64);
     }
 
     /// How many requests ended so, since the start.
@@ -279,16 +311,36 @@ impl Metrics {
         self.in_flight.set(gauge_value(count as u64));
     }
 
+    /// A second is over: what was counted in it is what [`Metrics::measured`] tells until the next is.
+    pub fn second_is_over(&self, resident_bytes: Option<u64>) {
+        if let Some(bytes) = resident_bytes {
+            self.resident_bytes.set(gauge_value(bytes));
+        }
+        self.recent.second_is_over();
+    }
+
+    /// What was measured of late.
+    pub fn measured(&self) -> Measured {
+        let shown = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
+        Measured {
+            in_flight: shown(&self.in_flight),
+            resident_bytes: shown(&self.resident_bytes),
+            ..self.recent.measured()
+        }
+    }
+
     /// Notes one round of the event loop: how many events it handled and how long it worked.
     pub fn event_loop_round(&self, events: usize, busy: Duration) {
         self.batch_events.observe(events as f64);
         self.event_loop_busy_seconds.inc_by(busy.as_secs_f64());
+        self.recent.busy(busy);
     }
 
     /// Notes a commit: how many mutations it held and how long its sync took.
     pub fn commit(&self, mutations: usize, sync: Duration) {
         self.batch_mutations.observe(mutations as f64);
         self.fsync_seconds.observe(sync.as_secs_f64());
+        self.recent.sync(sync);
     }
 
     /// Counts sets that reads wrote back.
@@ -306,6 +358,16 @@ impl Metrics {
         self.standing.show(status);
     }
 
+    /// Shows what the core says of what goes on.
+    pub fn set_activity(&self, activity: &Activity) {
+        self.standing.show_activity(activity);
+    }
+
+    /// Says how many bytes of writes wait for the disk.
+    pub fn set_storage_queued_bytes(&self, bytes: u64) {
+        self.storage_queued_bytes.set(gauge_value(bytes));
+    }
+
     /// Shows what the transport has counted.
     pub fn set_transport(&self, stats: &TransportStats) {
         self.set_connections(Party::Peer, stats.peers_connected);
@@ -313,6 +375,7 @@ impl Metrics {
         self.set_transport_bytes(Direction::Sent, stats.sent_bytes);
         self.set_transport_bytes(Direction::Received, stats.received_bytes);
         self.standing.show_transport(stats);
+        self.recent.transport(stats);
     }
 
     /// Says which certificates are in use, and when each expires.
@@ -362,6 +425,8 @@ mod tests {
         metrics.set_storage_bytes(StoragePart::Memory, 64);
         metrics.commit(17, Duration::from_micros(70));
         metrics.event_loop_round(30, Duration::from_micros(40));
+        metrics.read(3);
+        metrics.second_is_over(Some(4_096));
         let text = metrics.text();
         for line in [
             "quoit_requests_total{operation=\"put\",outcome=\"done\"} 1",
@@ -372,6 +437,8 @@ mod tests {
             "quoit_batch_mutations_sum 17.0",
             "quoit_fsync_seconds_count 1",
             "quoit_event_loop_busy_seconds_total 0.00004",
+            "quoit_read_siblings_bucket{le=\"4.0\"} 1",
+            "quoit_process_resident_memory_bytes 4096",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -185,6 +185,11 @@ impl StorageWorker {
         self.waiting_bytes.load(Ordering::Relaxed) < self.waiting_bytes_max
     }
 
+    /// Bytes of writes that wait for the disk.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes.load(Ordering::Relaxed) as u64
+    }
+
     /// Reads on the caller's thread.
     pub fn reader(&self) -> &Reader {
         &self.reader

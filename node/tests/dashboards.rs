@@ -46,6 +46,7 @@ fn status() -> NodeStatus {
         }],
         scrub: ScrubStatus { permille: 250, ..ScrubStatus::default() },
         repair: None,
+        activity: None,
     }
 }
 

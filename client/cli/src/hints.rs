@@ -87,19 +87,22 @@ fn dropped(status: &NodeStatus) -> u64 {
     counters(status).filter(|(name, _)| is_of_drops(name)).map(|(_, count)| count).sum()
 }
 
+/// What one node keeps for another.
+pub(crate) fn hint_json(hints: &HintStatus) -> Value {
+    json!({
+        "for": hints.target.to_string(),
+        "as": kind_text(hints),
+        "keys": hints.number,
+        "bytes": hints.bytes,
+        "oldest_ms": hints.oldest_ms,
+        "keys_per_second": hints.per_second,
+        "seconds_left": left_seconds(hints),
+    })
+}
+
 fn shown_json(view: &ClusterView) -> Value {
     let nodes = view.answers.iter().map(|(holder, status)| {
-        let hints = status.hints.iter().map(|hints| {
-            json!({
-                "for": hints.target.to_string(),
-                "as": kind_text(hints),
-                "keys": hints.number,
-                "bytes": hints.bytes,
-                "oldest_ms": hints.oldest_ms,
-                "keys_per_second": hints.per_second,
-                "seconds_left": left_seconds(hints),
-            })
-        });
+        let hints = status.hints.iter().map(hint_json);
         json!({
             "node": holder.to_string(),
             "hints": hints.collect::<Vec<_>>(),

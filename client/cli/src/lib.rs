@@ -29,6 +29,8 @@ mod import;
 mod items;
 mod order;
 mod output;
+mod picture;
+mod problem;
 mod progress;
 mod render;
 mod repair;
@@ -38,6 +40,7 @@ mod sample;
 mod scrub;
 mod status;
 mod tables;
+mod top;
 mod trace;
 
 use std::process::ExitCode;
@@ -56,12 +59,14 @@ pub use import::{
 pub use items::{DeleteArguments, GetArguments, PutArguments, ScanArguments, siblings_json};
 pub use order::Order;
 pub use output::put_bytes;
+pub use picture::Picture;
 pub use render::{NodeRow, node_rows, render_nodes_table};
 pub use repair::RepairArguments;
 pub use ring::RingArguments;
 pub use scrub::ScrubArguments;
 pub use status::StatusArguments;
 pub use tables::TablesArguments;
+pub use top::TopArguments;
 pub use trace::TraceArguments;
 
 use output::{Output, note};
@@ -79,6 +84,7 @@ pub enum ClientCommand {
     Export(ExportArguments),
     Bench(Box<BenchArguments>),
     Status(StatusArguments),
+    Top(TopArguments),
     Ring(RingArguments),
     Hints(HintsArguments),
     Scrub(ScrubArguments),
@@ -151,6 +157,7 @@ pub async fn execute(
         ClientCommand::Export(arguments) => export::run(&client, arguments, output).await,
         ClientCommand::Bench(arguments) => bench::run(&client, arguments, options, output).await,
         ClientCommand::Status(arguments) => status::show(&client, arguments, output).await,
+        ClientCommand::Top(arguments) => top::run(&client, arguments, output).await,
         ClientCommand::Ring(arguments) => ring::show(&client.record(), arguments, output),
         ClientCommand::Hints(arguments) => hints::show(&client, arguments, output).await,
         ClientCommand::Scrub(arguments) => scrub::run(&client, arguments, output).await,

@@ -29,15 +29,15 @@ pub(crate) fn show(
 
 /// What one node owns.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Share {
+pub(crate) struct Share {
     node: NodeId,
-    primary: usize,
-    replica: usize,
+    pub(crate) primary: usize,
+    pub(crate) replica: usize,
     /// Of all (virtual node, owner) pairs, in percent.
-    percent: f64,
+    pub(crate) percent: f64,
 }
 
-fn shares(record: &ClusterRecord) -> Vec<Share> {
+pub(crate) fn shares(record: &ClusterRecord) -> Vec<Share> {
     let pairs: usize = record.owners.iter().map(Vec::len).sum();
     let mut counts = vec![(0, 0); record.members.len()];
     for owners in &record.owners {

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 
+use quoit_protocol::activity::{Activity, HotKey, LargeSet, Measured, OperationActivity, ShownKey};
 use quoit_protocol::status::{MemberStatus, NodeStatus, StorageStatus, TableStatus};
 use quoit_ring::{
     ClusterId, ClusterRecord, ConfigurationNumber, ConflictPolicy, Epoch, Level, Member, NodeId,
-    RingKey, Table, TableId, TableOptions, VnodeCount, Zone,
+    RingKey, Table, TableId, TableOptions, VnodeCount, VnodeIndex, Zone,
 };
+
+use crate::picture::Picture;
+use crate::status::ClusterView;
 
 /// Three members, four virtual nodes, two tables.
 pub(crate) fn record() -> ClusterRecord {
@@ -59,6 +63,7 @@ pub(crate) fn status(id: u64, down: &[u64]) -> NodeStatus {
         hints: Vec::new(),
         scrub: Default::default(),
         repair: None,
+        activity: None,
         uptime_ms: 65_000,
         version: "0.1.0".into(),
         members: (1..=3).map(member).collect(),
@@ -76,4 +81,36 @@ pub(crate) fn status(id: u64, down: &[u64]) -> NodeStatus {
         },
         counters: Vec::new(),
     }
+}
+
+/// Two nodes that work, and one that is down.
+pub(crate) fn picture() -> Picture {
+    let key = ShownKey::new(TableId(2), VnodeIndex(3), b"alice", b"");
+    let operation = |name: &str, per_second| OperationActivity {
+        name: name.into(),
+        per_second,
+        failed_per_second: 0,
+        p50_us: 300,
+        p99_us: 1_250,
+        max_us: 20_000,
+    };
+    let activity = Activity {
+        hot_keys: vec![HotKey { key: key.clone(), per_second: 900, writes_permille: 100 }],
+        large_sets: vec![LargeSet { key, siblings: 5, bytes: 2_048, age_ms: 61_000 }],
+        exchanges: Vec::new(),
+        measured: Measured {
+            operations: vec![operation("get", 1_200), operation("put", 30)],
+            in_flight: 3,
+            resident_bytes: 80 << 20,
+            busy_permille: 125,
+            sync_p99_us: 90,
+            ..Measured::default()
+        },
+    };
+    let active = |id| NodeStatus { activity: Some(Box::new(activity.clone())), ..status(id, &[3]) };
+    Picture::of(ClusterView {
+        record: record().into(),
+        answers: [1, 2].map(|id| (NodeId(id), active(id))).into(),
+        silent: [(NodeId(3), "no answer within 9 ms".into())].into(),
+    })
 }

@@ -1,5 +1,6 @@
 //! The wire between clients and nodes: frames and messages, nothing else.
 
+pub mod activity;
 pub mod decoding;
 pub mod frame;
 pub mod message;

@@ -11,6 +11,7 @@ use quoit_ring::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::activity::AskActivity;
 use crate::frame::put_frame;
 use crate::seen::Seen;
 use crate::status::NodeStatus;
@@ -403,6 +404,7 @@ messages! {
         AskRecord(AskRecord) = 8,
         AcceptLoss(AcceptLoss) = 9,
         AskRepair(AskRepair) = 10,
+        AskActivity(AskActivity) = 21,
     }
 }
 

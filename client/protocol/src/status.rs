@@ -3,6 +3,8 @@
 use quoit_ring::{Epoch, HybridTime, NodeId, TableId, VnodeIndex};
 use serde::{Deserialize, Serialize};
 
+use crate::activity::Activity;
+
 /// One node's own state, and its view of the others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -46,6 +48,9 @@ pub struct NodeStatus {
     /// How far replicas were compared, where that was asked.
     #[serde(default)]
     pub repair: Option<RepairStatus>,
+    /// What the node does just now, where that was asked.
+    #[serde(default)]
+    pub activity: Option<Box<Activity>>,
 }
 
 /// What verifying all that is held has come to.

@@ -63,6 +63,7 @@ pub(crate) fn request_fits(request: &Request, limits: &Limits) -> Result<(), Ope
             bounded("the table's name", name.len(), TABLE_NAME_BYTES_MAX)?
         }
         Request::Status(_)
+        | Request::Activity(_)
         | Request::AcceptLoss { .. }
         | Request::Repair { .. }
         | Request::Record => 0,

@@ -123,6 +123,8 @@ pub enum Request {
         /// What is asked.
         what: AskRepair,
     },
+    /// Asks one node, and no other, what it does just now: answered by its status.
+    Activity(NodeId),
     /// Asks any node for the cluster record.
     Record,
 }
@@ -138,7 +140,7 @@ impl Request {
     pub(crate) fn is_repeatable(&self) -> bool {
         match self {
             Self::Get { .. } | Self::Scan { .. } | Self::Export { .. } => true,
-            Self::Status(_) | Self::Repair { .. } | Self::Record => true,
+            Self::Status(_) | Self::Activity(_) | Self::Repair { .. } | Self::Record => true,
             // It is of the loss that its sender knows of, and not of a later one.
             Self::AcceptLoss { .. } => false,
             Self::Write { idempotent, .. } => *idempotent,
@@ -153,6 +155,7 @@ impl Request {
         match self {
             Self::ChangeTables(_)
             | Self::Status(_)
+            | Self::Activity(_)
             | Self::AcceptLoss { .. }
             | Self::Repair { .. } => false,
             _ => self.is_repeatable(),
@@ -162,9 +165,10 @@ impl Request {
     /// The one node that is meant, and no other.
     pub(crate) fn only_node(&self) -> Option<NodeId> {
         match self {
-            Self::Status(node) | Self::AcceptLoss { node, .. } | Self::Repair { node, .. } => {
-                Some(*node)
-            }
+            Self::Status(node)
+            | Self::Activity(node)
+            | Self::AcceptLoss { node, .. }
+            | Self::Repair { node, .. } => Some(*node),
             Self::Get { .. }
             | Self::Write { .. }
             | Self::Scan { .. }
@@ -183,6 +187,7 @@ impl Request {
             | Self::Export { table, .. } => Some(*table),
             Self::ChangeTables(_)
             | Self::Status(_)
+            | Self::Activity(_)
             | Self::AcceptLoss { .. }
             | Self::Repair { .. }
             | Self::Record => None,

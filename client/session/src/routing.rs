@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use quoit_protocol::activity::AskActivity;
 use quoit_protocol::{
     AcceptLoss, AskRecord, AskStatus, ChangeTables, ClientRequest, Export, Get, Head, Scan, Write,
     value_checksum,
@@ -246,6 +247,7 @@ fn place_of(request: &Request, record: &ClusterRecord) -> Option<Place> {
         }
         Request::ChangeTables(_)
         | Request::Status(_)
+        | Request::Activity(_)
         | Request::AcceptLoss { .. }
         | Request::Repair { .. }
         | Request::Record => return None,
@@ -292,6 +294,7 @@ fn message(
         }
         Request::ChangeTables(change) => ChangeTables { change, deadline_ms }.into(),
         Request::Status(_) => AskStatus {}.into(),
+        Request::Activity(_) => AskActivity {}.into(),
         Request::AcceptLoss { vnode, .. } => AcceptLoss { vnode }.into(),
         Request::Repair { what, .. } => what.into(),
         Request::Record => AskRecord {}.into(),

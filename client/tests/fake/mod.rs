@@ -344,7 +344,8 @@ impl State {
             }
             ClientRequest::AskStatus(_)
             | ClientRequest::AcceptLoss(_)
-            | ClientRequest::AskRepair(_) => {
+            | ClientRequest::AskRepair(_)
+            | ClientRequest::AskActivity(_) => {
                 failure(FailureCode::NotServing, false, "no status here").into()
             }
         }

@@ -183,7 +183,7 @@ impl Rights {
             ClientRequest::ChangeTables(change) => match &change.change {
                 TableChange::Create { name, .. } | TableChange::Drop { name } => Need::Change(name),
             },
-            ClientRequest::AskStatus(_) => Need::Observe,
+            ClientRequest::AskStatus(_) | ClientRequest::AskActivity(_) => Need::Observe,
             ClientRequest::AskRepair(what) if !what.run => Need::Observe,
             ClientRequest::AskRepair(_) | ClientRequest::AcceptLoss(_) => Need::Operate,
         };

@@ -30,7 +30,7 @@ pub(crate) struct Placed {
     pub(crate) tally: Tally,
     options: TableOptions,
     place: Place,
-    stored_key: StoredKey,
+    pub(crate) stored_key: StoredKey,
 }
 
 /// What all requests about keys have in common, once checked.
@@ -417,6 +417,7 @@ pub(crate) fn is_operation(request: &ClientRequest) -> bool {
         | ClientRequest::AskStatus(_)
         | ClientRequest::AskRecord(_)
         | ClientRequest::AcceptLoss(_)
-        | ClientRequest::AskRepair(_) => false,
+        | ClientRequest::AskRepair(_)
+        | ClientRequest::AskActivity(_) => false,
     }
 }

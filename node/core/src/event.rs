@@ -121,8 +121,19 @@ pub enum Inner {
         /// Its request id.
         request: u64,
         /// What else it wants to know.
-        repair: Option<AskRepair>,
+        more: More,
     },
+}
+
+/// What a client wants to know beside a node's figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum More {
+    /// Nothing.
+    Nothing,
+    /// How far replicas were compared.
+    Repair(AskRepair),
+    /// What the node does just now.
+    Activity,
 }
 
 /// What may happen to a node.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quoit_protocol::AskRepair;
+use quoit_protocol::activity::{Activity, Measured};
 use quoit_protocol::status::{
     HintStatus, MemberStatus, NodeStatus, RepairStatus, StorageStatus, TableStatus, VnodeRepair,
 };
@@ -93,7 +94,21 @@ impl NodeCore {
             hints: self.hint_statuses(now),
             scrub,
             repair: None,
+            activity: None,
         }
+    }
+
+    /// What the node does just now, as far as the core knows: what is measured around it is left empty.
+    pub fn activity(&mut self, now: Now) -> Option<Activity> {
+        let vnodes = self.record()?.vnodes;
+        let exchanges = self.exchange_statuses();
+        let shared = self.shared_mut();
+        Some(Activity {
+            hot_keys: shared.hot_keys.told(vnodes, now.instant),
+            large_sets: shared.large_sets.told(vnodes, now.instant),
+            exchanges,
+            measured: Measured::default(),
+        })
     }
 
     fn hint_statuses(&self, now: Now) -> Vec<HintStatus> {

@@ -15,7 +15,9 @@ use crate::context;
 use crate::continuity::Continuity;
 use crate::counters::Counters;
 use crate::event::{ConnectionId, Effect, Effects, Inner, StorageAnswer, StorageRequest, Tag};
+use crate::hot_keys::HotKeys;
 use crate::in_flight::InFlight;
+use crate::large_sets::LargeSets;
 use crate::liveness::Liveness;
 use crate::operation::{Origin, Place, not_done};
 use crate::patience::Patience;
@@ -51,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) continuity: Continuity,
     pub(crate) random: Random,
     pub(crate) counters: Counters,
+    pub(crate) hot_keys: HotKeys,
+    pub(crate) large_sets: LargeSets,
     pub(crate) foreground: Foreground,
     pub(crate) patience: Patience,
     pub(crate) hints: Hints,
@@ -96,6 +100,8 @@ impl Shared {
             continuity,
             random,
             counters: Counters::default(),
+            hot_keys: HotKeys::default(),
+            large_sets: LargeSets::default(),
             foreground: Foreground::default(),
             hints,
             actors: BTreeMap::new(),

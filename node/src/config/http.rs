@@ -19,6 +19,8 @@ pub struct HttpSettings {
     pub listen: SocketAddr,
     /// `data`: whether `/v1` gives the cluster's data.
     pub data: bool,
+    /// `page`: whether the page is served that shows what the cluster does.
+    pub page: bool,
     /// `certificate`, `key`, `client_authority`: data is served encrypted only, where they are set.
     pub tls: Option<HttpTlsSettings>,
     /// `token_file`: a token a line, one of which must be shown for data.
@@ -54,6 +56,8 @@ pub struct HttpTlsSettings {
 pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAddr) -> HttpSettings {
     let listen = address(section, "listen").unwrap_or(usual);
     let data = section.switch("data", false);
+    // A page that names keys is for whoever may see them: beyond this host somebody must say so.
+    let page = section.switch("page", data || listen.ip().is_loopback());
     let mut path = |key| {
         let text = section.text(key);
         non_empty(section, key, text).map(|text| directory.join(text))
@@ -70,8 +74,8 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
         (Some(_), Some(_)) | (None, None) => {}
     }
     for (key, given) in [("client_authority", &client_authority), ("token_file", &token_file)] {
-        if given.is_some() && !data {
-            section.wrong(key, "protects only data, which is not served: set http.data = true too");
+        if given.is_some() && !data && !page {
+            section.wrong(key, "protects only data and the page, which are not served: set http.data or http.page = true too");
         }
     }
     let tls = match (certificate, key) {
@@ -84,6 +88,7 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
     let settings = HttpSettings {
         listen,
         data,
+        page,
         tls,
         token_file,
         connections_max: count(section, "connections_max", 8..=100_000, usual),
@@ -95,12 +100,16 @@ pub(super) fn read(section: &mut Section<'_>, directory: &Path, usual: SocketAdd
         ),
         in_flight_max: count(section, "in_flight_max", 1..=4_096, IN_FLIGHT_MAX),
     };
-    if data && !listen.ip().is_loopback() && !settings.is_guarded() {
+    if (data || page) && !listen.ip().is_loopback() && !settings.is_guarded() {
+        let (served, what) = match data {
+            true => ("http.data", "has the data"),
+            false => ("http.page", "sees the cluster, and some of its keys"),
+        };
         section.wrong(
             "listen",
             format!(
-                "{listen} is reached from other hosts, and with http.data = true whoever reaches it has \
-                 the data: set http.certificate and http.key, and http.client_authority or \
+                "{listen} is reached from other hosts, and with {served} = true whoever reaches it \
+                 {what}: set http.certificate and http.key, and http.client_authority or \
                  http.token_file, or listen on 127.0.0.1"
             ),
         );

@@ -28,6 +28,7 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "\n[http]")?;
     writeln!(text, "listen = \"{}\"", http.listen)?;
     writeln!(text, "data = {}", http.data)?;
+    writeln!(text, "page = {}", http.page)?;
     let certificates = http.tls.as_ref();
     let files = [
         ("certificate", certificates.map(|tls| &tls.certificate)),

@@ -305,7 +305,14 @@ fn data_is_not_given_to_whoever_comes() {
         let http = format!("[http]\nlisten = \"{listen}\"\ndata = true\n");
         parse(&format!("{}{http}", minimal())).unwrap();
     }
-    parse(&format!("{}[http]\nlisten = \"0.0.0.0:80\"\n", minimal())).unwrap();
+    let open = parse(&format!("{}[http]\nlisten = \"0.0.0.0:80\"\n", minimal())).unwrap();
+    assert!(!open.http.page && parse(&minimal()).unwrap().http.page);
+    added(
+        "[http]\nlisten = \"192.0.2.1:80\"\npage = true",
+        "line 30: http.listen: 192.0.2.1:80 is reached from other hosts, and with http.page = true \
+         whoever reaches it sees the cluster, and some of its keys: set http.certificate and http.key, \
+         and http.client_authority or http.token_file, or listen on 127.0.0.1",
+    );
 }
 
 #[test]
@@ -317,8 +324,9 @@ fn what_does_not_go_together_for_http_is_told() {
          http.certificate and http.key too",
     );
     added(
-        "[http]\ntoken_file = \"a\"",
-        "line 30: http.token_file: protects only data, which is not served: set http.data = true too",
+        "[http]\npage = false\ntoken_file = \"a\"",
+        "line 31: http.token_file: protects only data and the page, which are not served: set \
+         http.data or http.page = true too",
     );
     added(
         "[http]\ndata = \"yes\"",

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::asker::{self, Asker};
 use super::gateway::Gateway;
 use super::health::{self, NodeHealth};
+use super::page::Cluster;
 use super::problem::{Kind, Outcome, Problem};
 use super::response::{self, JSON, Response};
 use super::route::{DataRoute, Route};
@@ -28,6 +29,7 @@ pub(super) struct Front {
     pub(super) health: Arc<NodeHealth>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) data: Option<Data>,
+    pub(super) cluster: Option<Cluster>,
 }
 
 /// The data, and who may have it.
@@ -75,6 +77,14 @@ impl Front {
             Route::Readyz => Ok(health::readyz(&self.health)),
             Route::Metrics => Ok(metrics_text(&self.metrics)),
             Route::OpenApi => Ok(openapi()),
+            Route::Page(asset) => {
+                // It says nothing of the cluster: what it shows it asks for.
+                self.cluster.as_ref().ok_or_else(no_page)?;
+                Ok(asset.response())
+            }
+            Route::Cluster => {
+                self.cluster.as_ref().ok_or_else(no_page)?.answer(peer, &request).await
+            }
             Route::Data(route) => {
                 let Some(data) = &self.data else {
                     let detail = "this node serves no data by HTTP: set http.data = true";
@@ -118,6 +128,11 @@ impl Data {
         };
         Ok(response::holding(response, turn))
     }
+}
+
+fn no_page() -> Problem {
+    let detail = "this node serves no page: set http.page = true";
+    Problem::new(Kind::NoSuchPath, detail).closing()
 }
 
 fn method_not_allowed(route: &Route) -> Problem {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quoit_client::{Client, ClientBuilder, Identity, Limits, Table};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::body::Room;
@@ -26,6 +26,8 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(300);
 #[derive(Debug, Clone)]
 pub(super) struct Gateway {
     client: watch::Receiver<Option<Client>>,
+    /// Told when somebody asks for the client.
+    wanted: Arc<Notify>,
     in_flight: Arc<Semaphore>,
     pub(super) room: Room,
 }
@@ -38,15 +40,25 @@ pub(super) struct Target {
 }
 
 impl Gateway {
-    /// Begins to connect; a task of the current runtime goes on with it until it has succeeded, connects
+    /// Begins to connect, at once or when it is first asked for; a task of the current runtime goes on with it until it has succeeded, connects
     /// anew when it is to connect otherwise, and closes the client when `stop` completes.
     pub(super) fn start(
         mut builder: watch::Receiver<ClientBuilder>,
         in_flight_max: usize,
+        at_once: bool,
         mut stop: watch::Receiver<bool>,
     ) -> Self {
         let (found, client) = watch::channel(None);
+        let wanted = Arc::new(Notify::new());
+        if at_once {
+            wanted.notify_one();
+        }
+        let asked = Arc::clone(&wanted);
         tokio::spawn(async move {
+            tokio::select! {
+                () = asked.notified() => {}
+                _ = stop.wait_for(|stopping| *stopping) => return,
+            }
             loop {
                 let newest = builder.borrow_and_update().clone();
                 let connected = tokio::select! {
@@ -66,7 +78,8 @@ impl Gateway {
                 client.close().await;
             }
         });
-        Self { client, in_flight: Arc::new(Semaphore::new(in_flight_max)), room: Room::new() }
+        let in_flight = Arc::new(Semaphore::new(in_flight_max));
+        Self { client, wanted, in_flight, room: Room::new() }
     }
 
     /// The right to be worked on, held until the answer is sent.
@@ -79,6 +92,7 @@ impl Gateway {
 
     /// The client; waits for it where the node has just been started.
     pub(super) async fn client(&self, deadline: Instant) -> Result<Client, Problem> {
+        self.wanted.notify_one();
         let mut client = self.client.clone();
         let found = tokio::time::timeout_at(deadline, client.wait_for(Option::is_some)).await;
         match found {

@@ -1,8 +1,9 @@
 //! HTTP, on loopback unless told otherwise: whether the node lives and serves, its metrics, and, where
-//! `http.data` says so, the cluster's data.
+//! `http.data` says so, the cluster's data; and a page that shows the cluster to people (`page`).
 //!
 //! ```text
 //! GET    /healthz  /readyz  /metrics
+//! GET    /                                         a page that shows what the cluster does
 //! GET    /v1/openapi.json                          what all of the following means, for programs
 //! GET    /v1/tables
 //! GET    /v1/tables/{table}                        PUT makes one
@@ -47,6 +48,7 @@ mod health;
 mod items;
 mod keys;
 mod lines;
+mod page;
 mod problem;
 mod query;
 mod response;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use hyper::Method;
 
+use super::page::Asset;
 use super::problem::{Kind, Problem};
 
 /// What is asked for.
@@ -16,6 +17,10 @@ pub(super) enum Route {
     Metrics,
     /// `/v1/openapi.json`
     OpenApi,
+    /// `/`, and the files that the page is made of
+    Page(Asset),
+    /// `/ui/cluster.json`: what the page shows
+    Cluster,
     /// What holds or names data.
     Data(DataRoute),
 }
@@ -66,6 +71,12 @@ impl Route {
             ["readyz"] => Self::Readyz,
             ["metrics"] => Self::Metrics,
             ["v1", "openapi.json"] => Self::OpenApi,
+            [""] | ["ui"] => Self::Page(Asset::Page),
+            ["ui", "cluster.json"] => Self::Cluster,
+            ["ui", name] => match Asset::of(name) {
+                Some(asset) => Self::Page(asset),
+                None => return Err(no_such_path()),
+            },
             ["v1", "tables"] => Self::Data(DataRoute::Tables),
             ["v1", "tables", name] if !name.is_empty() => {
                 Self::Data(DataRoute::Table { table: table(name)? })
@@ -78,10 +89,7 @@ impl Route {
                 Self::Data(DataRoute::Items { table: table(name)?, partition: decode(key, false)? })
             }
             _ => {
-                return Err(Problem::new(
-                    Kind::NoSuchPath,
-                    "there are /healthz, /readyz, /metrics, and what /v1/openapi.json describes",
-                ));
+                return Err(no_such_path());
             }
         })
     }
@@ -91,6 +99,7 @@ impl Route {
         const GET: &[Method] = &[Method::GET, Method::HEAD];
         match self {
             Self::Healthz | Self::Readyz | Self::Metrics | Self::OpenApi => GET,
+            Self::Page(_) | Self::Cluster => GET,
             Self::Data(route) => match route {
                 DataRoute::Tables | DataRoute::Items { .. } => GET,
                 DataRoute::Table { .. } => &[Method::GET, Method::HEAD, Method::PUT],
@@ -99,6 +108,13 @@ impl Route {
             },
         }
     }
+}
+
+fn no_such_path() -> Problem {
+    Problem::new(
+        Kind::NoSuchPath,
+        "there are / (a page), /healthz, /readyz, /metrics, and what /v1/openapi.json describes",
+    )
 }
 
 /// The bytes that a percent-encoded text stands for.
@@ -146,8 +162,9 @@ mod tests {
     #[test]
     fn what_is_no_path_is_told() {
         for path in [
-            "/",
-            "",
+            "/ui/",
+            "/ui/nothing.js",
+            "/ui/page.js/",
             "/v1",
             "/v1/tables/",
             "/v1/tables/t/keys",

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use quoit_client::ClientBuilder;
 use quoit_core::access::Rights;
-use quoit_ring::ClusterId;
+use quoit_ring::{ClusterId, NodeId};
 use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -30,6 +30,7 @@ use super::connections::{Connections, Place};
 use super::front::{Data, Front};
 use super::gateway::{self, Gateway};
 use super::health::NodeHealth;
+use super::page::Cluster;
 use super::problem::{Kind, Problem};
 use super::response;
 use super::tls::{self, Accepting, HttpsError};
@@ -164,8 +165,18 @@ pub struct HttpServer {
     connections_per_source_max: usize,
     doors: watch::Sender<Arc<Doors>>,
     audit: AuditLog,
-    data: Option<(watch::Receiver<ClientBuilder>, usize)>,
+    gateway: Option<GatewayOptions>,
     identity: GatewayIdentity,
+}
+
+/// What the gateway is for, and how it is made.
+#[derive(Debug)]
+struct GatewayOptions {
+    builder: watch::Receiver<ClientBuilder>,
+    in_flight_max: usize,
+    data: bool,
+    page: bool,
+    node: NodeId,
 }
 
 /// By what the gateway is known to its cluster. Where no data is served, nobody is asked for it.
@@ -208,7 +219,7 @@ impl HttpServer {
             connections_per_source_max: crate::config::HTTP_CONNECTIONS_MAX,
             doors: watch::Sender::new(Arc::default()),
             audit: AuditLog::default(),
-            data: None,
+            gateway: None,
             identity: GatewayIdentity::default(),
         })
     }
@@ -218,19 +229,25 @@ impl HttpServer {
     /// # Errors
     /// See [`HttpError`].
     pub fn open(config: &Config, own: &TlsMaterial, audit: AuditLog) -> Result<Self, HttpError> {
-        let HttpSettings { listen, data, connections_max, in_flight_max, .. } = config.http;
+        let HttpSettings { listen, data, page, connections_max, in_flight_max, .. } = config.http;
         let connections_per_source_max = config.http.connections_per_source_max;
         let rules = config.access.rules(config.is_local());
         let doors = Doors::open(&config.http, &rules, config.cluster.id, own)?;
         let doors = watch::Sender::new(Arc::new(doors));
-        let identity = GatewayIdentity(data.then(|| {
+        let identity = GatewayIdentity((data || page).then(|| {
             let (builder, _) = watch::channel(gateway::builder(config, own));
             Arc::new(builder)
         }));
-        let data = identity.0.as_ref().map(|builder| (builder.subscribe(), in_flight_max));
+        let gateway = identity.0.as_ref().map(|builder| GatewayOptions {
+            builder: builder.subscribe(),
+            in_flight_max,
+            data,
+            page,
+            node: config.node.id,
+        });
         let server = Self::bind(listen)?;
         let bounded = Self { connections_max, connections_per_source_max, ..server };
-        Ok(Self { doors, audit, data, identity, ..bounded })
+        Ok(Self { doors, audit, gateway, identity, ..bounded })
     }
 
     /// By what the gateway is known to its cluster, to be exchanged while it runs.
@@ -288,12 +305,18 @@ impl HttpServer {
     ) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let doors = self.doors.subscribe();
-        let data = self.data.map(|(builder, in_flight_max)| Data {
-            gateway: Gateway::start(builder, in_flight_max, stop.clone()),
-            doors: self.doors.subscribe(),
-            audit: self.audit,
-        });
-        let front = Arc::new(Front { health, metrics, data });
+        let (mut data, mut cluster) = (None, None);
+        if let Some(options) = self.gateway {
+            let GatewayOptions { builder, in_flight_max, .. } = options;
+            // Nobody may ever look at the page: for that alone the cluster is not connected to.
+            let gateway = Gateway::start(builder, in_flight_max, options.data, stop.clone());
+            let (doors, audit) = (self.doors.subscribe(), self.audit);
+            cluster = options.page.then(|| {
+                Cluster::new(options.node, gateway.clone(), doors.clone(), audit.clone())
+            });
+            data = options.data.then_some(Data { gateway, doors, audit });
+        }
+        let front = Arc::new(Front { health, metrics, data, cluster });
         let connections = Connections::new(self.connections_max, self.connections_per_source_max);
         let graceful = GracefulShutdown::new();
         loop {

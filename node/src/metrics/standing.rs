@@ -7,6 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use quoit_protocol::activity::Activity;
 use quoit_protocol::status::NodeStatus;
 use quoit_ring::NodeId;
 
@@ -102,6 +103,9 @@ pub(super) struct Standing {
     scrub_ratio: Gauge<f64, std::sync::atomic::AtomicU64>,
     scrub_damage: Gauges,
     queued_bytes: Gauge,
+    exchanges_running: Gauge,
+    exchange_vnodes_left: Gauge,
+    largest_siblings: Gauge,
     dropped_messages: Counters,
     refused_connections: Counters,
 }
@@ -130,6 +134,9 @@ impl Standing {
             scrub_ratio: Gauge::default(),
             scrub_damage: Gauges::default(),
             queued_bytes: Gauge::default(),
+            exchanges_running: Gauge::default(),
+            exchange_vnodes_left: Gauge::default(),
+            largest_siblings: Gauge::default(),
             dropped_messages: Counters::default(),
             refused_connections: Counters::default(),
         };
@@ -139,7 +146,7 @@ impl Standing {
     }
 
     fn register(&self, registry: &mut Registry) {
-        let gauges: [(&str, &str, &Gauge); 5] = [
+        let gauges: [(&str, &str, &Gauge); 8] = [
             ("serving", "Whether the node serves", &self.serving),
             ("problems", "What `quoit status` says is wrong", &self.problems),
             ("cluster_epoch", "The version of the cluster record", &self.epoch),
@@ -149,6 +156,17 @@ impl Standing {
                 &self.recovering_vnodes,
             ),
             ("transport_queued_bytes", "Bytes waiting to be sent", &self.queued_bytes),
+            ("exchanges_running", "Comparisons with peers under way", &self.exchanges_running),
+            (
+                "exchange_vnodes_left",
+                "Vnodes that comparisons under way have not come to",
+                &self.exchange_vnodes_left,
+            ),
+            (
+                "largest_siblings",
+                "Values of the key that has the most beside each other, of those met of late",
+                &self.largest_siblings,
+            ),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
@@ -212,6 +230,16 @@ impl Standing {
         gauge(&self.scrub_damage, label("kind", "waiting_keys"), status.scrub.waiting);
         let hidden = u64::from(status.scrub.hidden);
         gauge(&self.scrub_damage, label("kind", "hidden_places"), hidden);
+    }
+
+    /// Takes over what the core says of what goes on.
+    pub(super) fn show_activity(&self, activity: &Activity) {
+        let running = || activity.exchanges.iter().filter_map(|exchange| exchange.running);
+        self.exchanges_running.set(count(running().count() as u64));
+        let left = running().map(|exchange| u64::from(exchange.left)).sum();
+        self.exchange_vnodes_left.set(count(left));
+        let largest = activity.large_sets.first().map_or(0, |set| set.siblings);
+        self.largest_siblings.set(i64::from(largest));
     }
 
     fn show_hints(&self, status: &NodeStatus) {

@@ -83,6 +83,10 @@ async fn tokens_and_certificates_open_an_encrypted_door_and_nothing_else_does() 
     let shown = [("authorization", bearer.as_str())];
     let plain = nodes.ask("GET", "/v1/tables", &shown, b"").await;
     assert_eq!(plain.problem(), (403, "https-required".into()));
+    // The page has nothing to hide, what it shows has.
+    assert_eq!(nodes.ask("GET", "/", &[], b"").await.status, 200);
+    let plain = nodes.ask("GET", "/ui/cluster.json", &shown, b"").await;
+    assert_eq!(plain.problem(), (403, "https-required".into()));
 
     let anybody = connector(&certificate, None);
     let nobody = ask_encrypted(&anybody, address, &[]).await;

@@ -8,8 +8,10 @@ mod ports;
 
 mod asking;
 mod batches;
+mod browser;
 mod doors;
 mod keys;
+mod page;
 mod readme;
 
 use std::io::Write;

@@ -548,6 +548,7 @@ impl ReadOperation {
                 return self.give_up(turn);
             }
         };
+        turn.shared.large_sets.note(&self.stored_key, &set, turn.now.instant);
         let got = Got {
             time: HybridTime::ZERO,
             siblings: live_siblings(&set, &self.values, turn.judging_time()),

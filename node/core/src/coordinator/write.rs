@@ -389,6 +389,7 @@ impl WriteOperation {
         // If siblings remain that the writer did not read, a context that covers its own dot would
         // claim, by the vector's nature, earlier dots of the same actor as well: so it gets back
         // what it came with, and reads before it resolves them.
+        turn.shared.large_sets.note(&self.stored_key, &merged, turn.now.instant);
         let alone = merged.versions().len() == 1;
         self.seen = Some(if alone { merged.vector().clone() } else { self.context.clone() });
         if is_planted(PlantedBug::SendOnlyNew) {

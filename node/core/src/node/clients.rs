@@ -1,7 +1,7 @@
 //! What clients ask, and what is begun for them.
 
 use quoit_protocol::{
-    AskRepair, ChangeTables, ClientRequest, Failure, FailureCode, Get, StageKind, Write,
+    ChangeTables, ClientRequest, Failure, FailureCode, Get, StageKind, Write,
 };
 use quoit_storage::planted::{PlantedBug, is_planted};
 
@@ -11,7 +11,7 @@ use crate::coordinator::forward::ForwardOperation;
 use crate::coordinator::read::{ReadOperation, ReadParts};
 use crate::coordinator::scan::{ScanOperation, ScanParts};
 use crate::coordinator::write::{Progress, WriteOperation};
-use crate::event::{ConnectionId, Effect, Effects, Inner, StorageRequest};
+use crate::event::{ConnectionId, Effect, Effects, Inner, More, StorageRequest};
 use crate::operation::{OperationId, Origin, not_done};
 use crate::peer::Forward;
 use crate::record::{ChangeResult, Outcome};
@@ -53,14 +53,17 @@ impl NodeCore {
                 turn.effects.push(Effect::ToClient { connection, request, message });
             }
             ClientRequest::AskStatus(_) => {
-                self.on_ask_status((connection, request), None, now, effects);
+                self.on_ask_status((connection, request), More::Nothing, now, effects);
             }
             ClientRequest::AskRepair(what) => {
-                self.on_ask_status((connection, request), Some(what), now, effects);
+                self.on_ask_status((connection, request), More::Repair(what), now, effects);
+            }
+            ClientRequest::AskActivity(_) => {
+                self.on_ask_status((connection, request), More::Activity, now, effects);
             }
             ClientRequest::AcceptLoss(accept) => {
                 self.accept_loss(accept.vnode, now, effects);
-                self.on_ask_status((connection, request), None, now, effects);
+                self.on_ask_status((connection, request), More::Nothing, now, effects);
             }
             ClientRequest::ChangeTables(change) => {
                 self.on_change_tables((connection, request), change, now, effects);
@@ -82,19 +85,13 @@ impl NodeCore {
         }
     }
 
-    fn on_ask_status(
-        &mut self,
-        from: ChangeOrigin,
-        repair: Option<AskRepair>,
-        now: Now,
-        effects: &mut Effects,
-    ) {
+    fn on_ask_status(&mut self, from: ChangeOrigin, more: More, now: Now, effects: &mut Effects) {
         let (connection, request) = from;
         let mut turn = Self::turn(&mut self.shared, now, effects);
         if turn.is_storage_full() {
             return turn.refuse(Origin::Client { connection, request }, overloaded());
         }
-        let inner = Inner::Figures { connection, request, repair };
+        let inner = Inner::Figures { connection, request, more };
         turn.ask_storage_inner(inner, StorageRequest::Figures);
     }
 
@@ -135,7 +132,10 @@ impl NodeCore {
         let id = self.new_id(origin);
         let mut turn = Self::turn(&mut self.shared, now, effects);
         match turn.admit_get(id, origin, get) {
-            Ok(parts) => self.begin_read(parts, now, effects),
+            Ok(parts) => {
+                turn.shared.hot_keys.note(&parts.stored_key, false, now.instant);
+                self.begin_read(parts, now, effects);
+            }
             Err(failure) => turn.refuse(origin, failure),
         }
     }
@@ -199,6 +199,9 @@ impl NodeCore {
             Ok(placed) => placed,
             Err(failure) => return turn.refuse(origin, failure),
         };
+        if let Origin::Client { .. } = origin {
+            turn.shared.hot_keys.note(&placed.stored_key, true, now.instant);
+        }
         let is_primary = placed.tally.primaries().any(|node| node == turn.own());
         // In a sloppy table a fallback coordinates where no primary can be reached.
         let stands_in = placed.tally.is_fallback(turn.own())

@@ -432,4 +432,8 @@ impl NodeCore {
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
+
+    pub(crate) fn shared_mut(&mut self) -> &mut Shared {
+        &mut self.shared
+    }
 }

@@ -4,7 +4,7 @@ use quoit_storage::store::Outcome as Applied;
 
 use super::{NodeCore, Operation};
 use crate::coordinator::write::Progress;
-use crate::event::{Effect, Effects, Inner, StorageAnswer, Tag};
+use crate::event::{Effect, Effects, Inner, More, StorageAnswer, Tag};
 use crate::operation::OperationId;
 use crate::repair::anti_entropy::serve;
 use crate::replica;
@@ -195,12 +195,16 @@ impl NodeCore {
             // What was not done is met again by the next pass.
             (Inner::ScrubRead | Inner::Recount | Inner::TakenOut | Inner::ScrubSaved, _) => {}
             (Inner::Durable, StorageAnswer::Durable(sequence)) => self.on_durable(sequence),
-            (Inner::Figures { connection, request, repair }, StorageAnswer::Figures(figures)) => {
+            (Inner::Figures { connection, request, more }, StorageAnswer::Figures(figures)) => {
                 let mut status = self.status(figures, now);
-                if let Some(what) = repair {
-                    status.repair = self.repair_status(what, now);
-                    // Not before: what begins now begins after the time that was told.
-                    self.run_exchanges(what, now);
+                match more {
+                    More::Nothing => {}
+                    More::Repair(what) => {
+                        status.repair = self.repair_status(what, now);
+                        // Not before: what begins now begins after the time that was told.
+                        self.run_exchanges(what, now);
+                    }
+                    More::Activity => status.activity = self.activity(now).map(Box::new),
                 }
                 let message = Box::new(status).into();
                 effects.push(Effect::ToClient { connection, request, message });
