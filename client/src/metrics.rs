@@ -33,6 +33,7 @@ impl Kind {
             | Request::Status(_)
             | Request::AcceptLoss { .. }
             | Request::Repair { .. }
+            | Request::Snapshots { .. }
             | Request::Record => Self::Other,
         }
     }

@@ -135,6 +135,9 @@ pub struct StorageSettings {
     pub block_cache_bytes: u64,
     /// `segment_mib`: a segment of the commit log; in bytes here.
     pub segment_bytes: u64,
+    /// `snapshot_directory`: where snapshots lie, in a folder of the node's id; `None`: in `snapshots` in
+    /// the data directory.
+    pub snapshot_directory: Option<PathBuf>,
 }
 
 /// `[repair]`
@@ -259,7 +262,7 @@ impl Config {
         let node = node.map(|draft| draft.settings);
         let usual = http_listen(node.as_ref());
         let http = document.section("http", |section| http::read(section, directory, usual));
-        let storage = document.section("storage", read_storage);
+        let storage = document.section("storage", |section| read_storage(section, directory));
         let repair = document.section("repair", |section| RepairSettings {
             interval_ms: positive(section, "interval_seconds", 0..=86_400, 60) * 1_000,
             bytes_per_second: positive(section, "mib_per_second", 1..=65_536, 256) << 20,
@@ -298,6 +301,13 @@ impl Config {
             }
             _ => Err(document.problems),
         }
+    }
+
+    /// Where snapshots lie.
+    pub fn snapshot_directory(&self) -> PathBuf {
+        let own = || self.node.data_directory.join("snapshots");
+        let configured = self.storage.snapshot_directory.as_ref();
+        configured.map_or_else(own, |directory| directory.join(self.node.id.to_string()))
     }
 
     /// Only the initial members of a file, ascending by id; its other sections may be incomplete.
@@ -352,7 +362,9 @@ fn read_tls(section: &mut Section<'_>, directory: &Path) -> Option<TlsSettings> 
     Some(TlsSettings { authority: authority?, certificate: certificate?, key: key? })
 }
 
-fn read_storage(section: &mut Section<'_>) -> StorageSettings {
+fn read_storage(section: &mut Section<'_>, directory: &Path) -> StorageSettings {
+    let snapshots = section.text("snapshot_directory");
+    let snapshots = non_empty(section, "snapshot_directory", snapshots);
     let words = [("group", Durability::Group), ("periodic", Durability::Periodic)];
     StorageSettings {
         durability: section.word("durability", &words, Durability::Group),
@@ -360,6 +372,7 @@ fn read_storage(section: &mut Section<'_>) -> StorageSettings {
         memtable_bytes: positive(section, "memtable_mib", 1..=4_096, 32) << 20,
         block_cache_bytes: positive(section, "block_cache_mib", 1..=1_048_576, 128) << 20,
         segment_bytes: positive(section, "segment_mib", 1..=1_024, 64) << 20,
+        snapshot_directory: snapshots.map(|text| directory.join(text)),
     }
 }
 

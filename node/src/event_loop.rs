@@ -24,6 +24,7 @@ use crate::config::LimitSettings;
 use crate::http::NodeHealth;
 use crate::metrics::{Metrics, Operation, Outcome, StoragePart};
 use crate::service_manager::ServiceManager;
+use crate::snapshots::{SnapshotAnswer, SnapshotService};
 use crate::storage_worker::{Answers, Request, Requests, StorageWorker};
 use crate::transport::{Inbound, InboundQueue, Transport};
 
@@ -44,6 +45,8 @@ pub(crate) struct EventLoop {
     pub(crate) inbound: InboundQueue,
     pub(crate) storage: StorageWorker,
     pub(crate) answers: UnboundedReceiver<Answers>,
+    pub(crate) snapshots: SnapshotService,
+    pub(crate) snapshot_answers: UnboundedReceiver<SnapshotAnswer>,
     /// `None` once goodbye was said.
     pub(crate) gossip: Option<Gossip>,
     pub(crate) gossip_events: Receiver<GossipEvent>,
@@ -119,7 +122,8 @@ impl Requested {
             ClientRequest::ChangeTables(_) => Operation::Table,
             ClientRequest::AskStatus(_)
             | ClientRequest::AcceptLoss(_)
-            | ClientRequest::AskRepair(_) => Operation::Status,
+            | ClientRequest::AskRepair(_)
+            | ClientRequest::AskSnapshots(_) => Operation::Status,
             ClientRequest::Hello(_) | ClientRequest::AskRecord(_) => return,
         };
         self.since.insert((connection, request), (operation, std::time::Instant::now()));
@@ -239,6 +243,10 @@ impl EventLoop {
             _ = self.inbound.recv_many(&mut gathered.messages, TURN_EVENTS_MAX), if has_room => {}
             _ = self.answers.recv_many(&mut gathered.answers, TURN_EVENTS_MAX) => {}
             Some(event) = self.gossip_events.recv() => gathered.beliefs.push(event),
+            Some((connection, request, message)) = self.snapshot_answers.recv() => {
+                self.requests.end(connection, request, &message, &self.metrics);
+                self.transport.send_client(connection, request, &message);
+            }
             _ = self.stop.changed(), if !draining => {}
             Ok(()) = self.limits.changed() => {
                 let limits = *self.limits.borrow_and_update();
@@ -356,6 +364,9 @@ impl EventLoop {
                 self.say_hello();
             }
             Effect::Note(text) => tracing::warn!("{text}"),
+            Effect::Snapshots { connection, request, action } => {
+                self.snapshots.ask(connection, request, action, self.core.record());
+            }
         }
     }
 

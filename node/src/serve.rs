@@ -16,6 +16,7 @@ use quoit_storage::disk::Disk;
 use quoit_storage::small_file::{SmallFile, SmallFileError};
 use quoit_storage::store::{self, OpenError, Opened, StoreOptions};
 use quoit_storage_files::disk::FileDisk;
+use quoit_storage_files::snapshot::SnapshotError;
 use quoit_storage_files::tables::{OpenReport, Tables, TablesError, TablesOptions};
 use tokio::sync::{mpsc, watch};
 
@@ -28,6 +29,7 @@ use crate::log::LogLevel;
 use crate::metrics::Metrics;
 use crate::reload::Reloader;
 use crate::service_manager::ServiceManager;
+use crate::snapshots::SnapshotService;
 use crate::stop::{StopReason, StopSignals, hangup_means_reload};
 use crate::storage_worker::{Parts, StorageWorker};
 use crate::transport::{
@@ -67,6 +69,9 @@ pub enum ServeError {
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Store(#[from] OpenError),
+    /// What a crash has left of a snapshot cannot be removed.
+    #[error("cannot use the snapshots' directory")]
+    Snapshots(#[from] SnapshotError),
     /// A certificate or key file cannot be read.
     #[error(
         "cannot read {path}: issue certificates with `quoit ca issue`, or mend [tls] in the configuration"
@@ -156,6 +161,15 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         clock,
     })
     .map_err(ServeError::System)?;
+    let (answered, snapshot_answers) = mpsc::unbounded_channel();
+    let snapshots = SnapshotService::open(
+        &config.snapshot_directory(),
+        config.node.id,
+        config.storage.durability,
+        storage.freezer(),
+        clock,
+        answered,
+    )?;
     let (limits_changed, limits) = watch::channel(config.limits);
     let event_loop = EventLoop {
         core,
@@ -164,6 +178,8 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         inbound,
         storage,
         answers,
+        snapshots,
+        snapshot_answers,
         gossip: Some(gossip),
         gossip_events,
         to_gossip,

@@ -35,6 +35,8 @@ mod ring;
 #[cfg(test)]
 mod sample;
 mod scrub;
+mod shortage;
+mod snapshot;
 mod status;
 mod tables;
 
@@ -53,15 +55,16 @@ pub use import::{
 };
 pub use items::{DeleteArguments, GetArguments, PutArguments, ScanArguments, siblings_json};
 pub use order::Order;
-pub use output::put_bytes;
-pub use render::{NodeRow, node_rows, render_nodes_table};
+pub use output::{Output, note, put_bytes};
+pub use progress::{Progress, rate};
+pub use render::{NodeRow, bytes_text, count_text, node_rows, render_nodes_table};
 pub use repair::RepairArguments;
 pub use ring::RingArguments;
 pub use scrub::ScrubArguments;
+pub use shortage::{Shortage, shortages};
+pub use snapshot::SnapshotArguments;
 pub use status::StatusArguments;
 pub use tables::TablesArguments;
-
-use output::{Output, note};
 
 /// A command that speaks to a cluster as a client.
 #[derive(Debug, Subcommand)]
@@ -80,6 +83,7 @@ pub enum ClientCommand {
     Hints(HintsArguments),
     Scrub(ScrubArguments),
     Repair(RepairArguments),
+    Snapshot(SnapshotArguments),
 }
 
 impl ClientCommand {
@@ -152,6 +156,7 @@ pub async fn execute(
         ClientCommand::Hints(arguments) => hints::show(&client, arguments, output).await,
         ClientCommand::Scrub(arguments) => scrub::run(&client, arguments, output).await,
         ClientCommand::Repair(arguments) => repair::run(&client, arguments, output).await,
+        ClientCommand::Snapshot(arguments) => snapshot::run(&client, arguments, output).await,
     };
     client.close().await;
     result

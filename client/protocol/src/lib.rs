@@ -3,6 +3,7 @@
 pub mod frame;
 pub mod message;
 pub mod seen;
+pub mod snapshot;
 pub mod status;
 
 pub use frame::{Frame, FrameError};

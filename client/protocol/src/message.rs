@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::put_frame;
 use crate::seen::Seen;
+use crate::snapshot::{AskSnapshots, NodeSnapshots};
 use crate::status::NodeStatus;
 
 /// The client protocol that this program speaks; both sides name a range and take the greatest
@@ -397,6 +398,7 @@ messages! {
         AskRecord(AskRecord) = 8,
         AcceptLoss(AcceptLoss) = 9,
         AskRepair(AskRepair) = 10,
+        AskSnapshots(AskSnapshots) = 15,
     }
 }
 
@@ -410,6 +412,7 @@ messages! {
         Record(Box<RecordAnswer>) = 69,
         Status(Box<NodeStatus>) = 70,
         Failure(Failure) = 71,
+        Snapshots(Box<NodeSnapshots>) = 79,
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quoit_protocol::{
-    AskRepair, Failure, Got, Key, Page, Seen, TableChange, Written, status::NodeStatus,
+    AskRepair, Failure, Got, Key, Page, Seen, TableChange, Written, snapshot::NodeSnapshots,
+    snapshot::SnapshotAction, status::NodeStatus,
 };
 use quoit_ring::{ClusterRecord, Level, LevelError, NodeId, TableId, VnodeIndex};
 
@@ -120,6 +121,13 @@ pub enum Request {
     },
     /// Asks any node for the cluster record.
     Record,
+    /// Has one node make, list or delete snapshots.
+    Snapshots {
+        /// The node.
+        node: NodeId,
+        /// What is asked.
+        action: SnapshotAction,
+    },
 }
 
 impl Request {
@@ -136,6 +144,8 @@ impl Request {
             Self::Status(_) | Self::Repair { .. } | Self::Record => true,
             // It is of the loss that its sender knows of, and not of a later one.
             Self::AcceptLoss { .. } => false,
+            // The second would find the first one's.
+            Self::Snapshots { action, .. } => *action == SnapshotAction::List,
             Self::Write { idempotent, .. } => *idempotent,
             Self::ChangeTables(TableChange::Create { .. }) => true,
             Self::ChangeTables(TableChange::Drop { .. }) => false,
@@ -149,7 +159,8 @@ impl Request {
             Self::ChangeTables(_)
             | Self::Status(_)
             | Self::AcceptLoss { .. }
-            | Self::Repair { .. } => false,
+            | Self::Repair { .. }
+            | Self::Snapshots { .. } => false,
             _ => self.is_repeatable(),
         }
     }
@@ -157,9 +168,10 @@ impl Request {
     /// The one node that is meant, and no other.
     pub(crate) fn only_node(&self) -> Option<NodeId> {
         match self {
-            Self::Status(node) | Self::AcceptLoss { node, .. } | Self::Repair { node, .. } => {
-                Some(*node)
-            }
+            Self::Status(node)
+            | Self::AcceptLoss { node, .. }
+            | Self::Repair { node, .. }
+            | Self::Snapshots { node, .. } => Some(*node),
             Self::Get { .. }
             | Self::Write { .. }
             | Self::Scan { .. }
@@ -180,6 +192,7 @@ impl Request {
             | Self::Status(_)
             | Self::AcceptLoss { .. }
             | Self::Repair { .. }
+            | Self::Snapshots { .. }
             | Self::Record => None,
         }
     }
@@ -198,6 +211,8 @@ pub enum Answer {
     Record(Arc<ClusterRecord>),
     /// To a question for a node's status.
     Status(Box<NodeStatus>),
+    /// To a question for a node's snapshots.
+    Snapshots(Box<NodeSnapshots>),
 }
 
 /// Why an operation did not yield an answer. All but [`OperationError::Unknown`] mean that the data

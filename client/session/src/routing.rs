@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use quoit_protocol::snapshot::AskSnapshots;
 use quoit_protocol::{
     AcceptLoss, AskRecord, AskStatus, ChangeTables, ClientRequest, Export, Get, Head, Scan, Write,
     value_checksum,
@@ -248,6 +249,7 @@ fn place_of(request: &Request, record: &ClusterRecord) -> Option<Place> {
         | Request::Status(_)
         | Request::AcceptLoss { .. }
         | Request::Repair { .. }
+        | Request::Snapshots { .. }
         | Request::Record => return None,
     };
     let token = record.token(partition);
@@ -294,5 +296,6 @@ fn message(
         Request::AcceptLoss { vnode, .. } => AcceptLoss { vnode }.into(),
         Request::Repair { what, .. } => what.into(),
         Request::Record => AskRecord {}.into(),
+        Request::Snapshots { action, .. } => AskSnapshots { action }.into(),
     }
 }

@@ -343,7 +343,8 @@ impl State {
             }
             ClientRequest::AskStatus(_)
             | ClientRequest::AcceptLoss(_)
-            | ClientRequest::AskRepair(_) => {
+            | ClientRequest::AskRepair(_)
+            | ClientRequest::AskSnapshots(_) => {
                 failure(FailureCode::NotServing, false, "no status here").into()
             }
         }

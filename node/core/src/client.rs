@@ -416,6 +416,7 @@ pub(crate) fn is_operation(request: &ClientRequest) -> bool {
         | ClientRequest::AskStatus(_)
         | ClientRequest::AskRecord(_)
         | ClientRequest::AcceptLoss(_)
-        | ClientRequest::AskRepair(_) => false,
+        | ClientRequest::AskRepair(_)
+        | ClientRequest::AskSnapshots(_) => false,
     }
 }

@@ -107,7 +107,10 @@ impl Counters {
             }
             ClientResponse::Failure(failure) if failure.unknown => self.unknown += 1,
             ClientResponse::Failure(_) => self.failed += 1,
-            ClientResponse::Welcome(_) | ClientResponse::Record(_) | ClientResponse::Status(_) => {}
+            ClientResponse::Welcome(_)
+            | ClientResponse::Record(_)
+            | ClientResponse::Status(_)
+            | ClientResponse::Snapshots(_) => {}
         }
     }
 

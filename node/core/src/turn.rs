@@ -298,7 +298,10 @@ impl Turn<'_> {
             ClientResponse::Written(written) => written.time = time,
             ClientResponse::Page(page) => page.time = time,
             ClientResponse::Failure(failure) => failure.time = time,
-            ClientResponse::Welcome(_) | ClientResponse::Record(_) | ClientResponse::Status(_) => {}
+            ClientResponse::Welcome(_)
+            | ClientResponse::Record(_)
+            | ClientResponse::Status(_)
+            | ClientResponse::Snapshots(_) => {}
         }
         if origin != Origin::Nobody {
             self.shared.counters.on_response(&response);

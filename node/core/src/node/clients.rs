@@ -55,6 +55,10 @@ impl NodeCore {
                 self.accept_loss(accept.vnode, now, effects);
                 self.on_ask_status((connection, request), None, now, effects);
             }
+            ClientRequest::AskSnapshots(asked) => {
+                let action = asked.action;
+                effects.push(Effect::Snapshots { connection, request, action });
+            }
             ClientRequest::ChangeTables(change) => {
                 self.on_change_tables((connection, request), change, now, effects);
             }
