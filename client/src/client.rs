@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quoit_protocol::snapshot::{NodeSnapshots, SnapshotAction};
 use quoit_protocol::{AskRepair, Limits, TableChange, status::NodeStatus};
 use quoit_ring::{ClusterRecord, Level, NodeId, TableOptions, VnodeIndex};
 use quoit_session::{Answer, Instant, Operation, OperationError, Request, Service};
@@ -236,7 +237,26 @@ impl Client {
         self.ask_node(Request::Repair { node, what }, node).await
     }
 
+    /// Has that very node make, list or delete snapshots of what it holds.
+    pub async fn snapshots(
+        &self,
+        node: NodeId,
+        action: SnapshotAction,
+    ) -> Result<NodeSnapshots, StatusError> {
+        match self.answer_of(Request::Snapshots { node, action }, node).await? {
+            Answer::Snapshots(snapshots) => Ok(*snapshots),
+            other => unreachable!("the session answers with snapshots, not {other:?}"),
+        }
+    }
+
     async fn ask_node(&self, request: Request, node: NodeId) -> Result<NodeStatus, StatusError> {
+        match self.answer_of(request, node).await? {
+            Answer::Status(status) => Ok(*status),
+            other => unreachable!("the session answers with a status, not {other:?}"),
+        }
+    }
+
+    async fn answer_of(&self, request: Request, node: NodeId) -> Result<Answer, StatusError> {
         let done = self
             .inner
             .submit(request, None, &self.inner.profile)
@@ -245,10 +265,7 @@ impl Client {
             .await
             .ok_or(StatusError::Closed)?
             .map_err(|error| StatusError::from_session(error, node))?;
-        match done.answer {
-            Answer::Status(status) => Ok(*status),
-            other => unreachable!("the session answers with a status, not {other:?}"),
-        }
+        Ok(done.answer)
     }
 
     /// A handle of a table. Asks for the record anew if it does not know the table.

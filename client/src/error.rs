@@ -438,6 +438,16 @@ pub enum StatusError {
 }
 
 impl StatusError {
+    /// Why the node refused, where it did.
+    pub fn refusal(&self) -> Option<(FailureCode, &str)> {
+        match self {
+            Self::Refused { error: OperationError::Refused { failure, .. }, .. } => {
+                Some((failure.code, &failure.message))
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn from_session(error: OperationError, node: NodeId) -> Self {
         match error {
             OperationError::UnknownNode(node) => Self::UnknownNode(node),

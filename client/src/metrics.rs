@@ -34,6 +34,7 @@ impl Kind {
             | Request::Activity(_)
             | Request::AcceptLoss { .. }
             | Request::Repair { .. }
+            | Request::Snapshots { .. }
             | Request::Record => Self::Other,
         }
     }

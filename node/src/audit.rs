@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use quoit_protocol::snapshot::SnapshotAction;
 use quoit_protocol::{AskRepair, ClientRequest, TableChange};
 use serde::Serialize;
 
@@ -187,7 +188,13 @@ pub(crate) fn administrative(message: &ClientRequest) -> Option<(&'static str, O
             Some(("accept_loss", Some(format!("vnode {vnode}"))))
         }
         ClientRequest::AskRepair(AskRepair { run: true, .. }) => Some(("run_repair", None)),
+        ClientRequest::AskSnapshots(asked) => match &asked.action {
+            SnapshotAction::Create { name } => Some(("create_snapshot", Some(name.clone()))),
+            SnapshotAction::Delete { name } => Some(("delete_snapshot", Some(name.clone()))),
+            SnapshotAction::List => None,
+        },
         ClientRequest::AskRepair(_)
+        | ClientRequest::AskActivity(_)
         | ClientRequest::Hello(_)
         | ClientRequest::Get(_)
         | ClientRequest::Write(_)

@@ -88,7 +88,8 @@ impl Callers {
             ClientRequest::AskStatus(_)
             | ClientRequest::AcceptLoss(_)
             | ClientRequest::AskRepair(_)
-            | ClientRequest::AskActivity(_) => Operation::Status,
+            | ClientRequest::AskActivity(_)
+            | ClientRequest::AskSnapshots(_) => Operation::Status,
             ClientRequest::Hello(_) | ClientRequest::AskRecord(_) => return,
         };
         let action = administrative(message)

@@ -162,6 +162,9 @@ pub struct StorageSettings {
     pub block_cache_bytes: u64,
     /// `segment_mib`: a segment of the commit log; in bytes here.
     pub segment_bytes: u64,
+    /// `snapshot_directory`: where snapshots lie, in a folder of the node's id; `None`: in `snapshots` in
+    /// the data directory.
+    pub snapshot_directory: Option<PathBuf>,
 }
 
 /// `[repair]`
@@ -299,7 +302,8 @@ impl Config {
         let data = data.unwrap_or(Path::new(""));
         let audit = document.section("audit", |section| read_audit(section, directory, data));
         let limits = document.section("limits", read_limits);
-        let storage = document.section("storage", |section| read_storage(section, &limits.memory));
+        let storage =
+            document.section("storage", |section| read_storage(section, directory, &limits.memory));
         let repair = document.section("repair", |section| RepairSettings {
             interval_ms: positive(section, "interval_seconds", 0..=86_400, 60) * 1_000,
             bytes_per_second: positive(section, "mib_per_second", 1..=65_536, 256) << 20,
@@ -339,6 +343,13 @@ impl Config {
             }
             _ => Err(document.problems),
         }
+    }
+
+    /// Where snapshots lie.
+    pub fn snapshot_directory(&self) -> PathBuf {
+        let own = || self.node.data_directory.join("snapshots");
+        let configured = self.storage.snapshot_directory.as_ref();
+        configured.map_or_else(own, |directory| directory.join(self.node.id.to_string()))
     }
 
     /// Only the initial members of a file, ascending by id; its other sections may be incomplete.
@@ -415,7 +426,11 @@ fn read_audit(section: &mut Section<'_>, directory: &Path, data: &Path) -> Audit
     }
 }
 
-fn read_storage(section: &mut Section<'_>, memory: &MemoryBounds) -> StorageSettings {
+fn read_storage(
+    section: &mut Section<'_>,
+    directory: &Path,
+    memory: &MemoryBounds,
+) -> StorageSettings {
     let usual = |bytes: u64| i64::try_from(bytes >> 20).unwrap_or(i64::MAX);
     let memtable_bytes = positive(section, "memtable_mib", 1..=4_096, usual(memory.memtable)) << 20;
     let block_cache_bytes =
@@ -426,6 +441,8 @@ fn read_storage(section: &mut Section<'_>, memory: &MemoryBounds) -> StorageSett
             "with five times memtable_mib it is more than half of limits.memory_mib: leave both out",
         );
     }
+    let snapshots = section.text("snapshot_directory");
+    let snapshots = non_empty(section, "snapshot_directory", snapshots);
     let words = [("group", Durability::Group), ("periodic", Durability::Periodic)];
     StorageSettings {
         durability: section.word("durability", &words, Durability::Group),
@@ -433,6 +450,7 @@ fn read_storage(section: &mut Section<'_>, memory: &MemoryBounds) -> StorageSett
         memtable_bytes,
         block_cache_bytes,
         segment_bytes: positive(section, "segment_mib", 1..=1_024, 64) << 20,
+        snapshot_directory: snapshots.map(|text| directory.join(text)),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::http::NodeHealth;
 use crate::memory;
 use crate::metrics::{Metrics, StoragePart};
 use crate::service_manager::ServiceManager;
+use crate::snapshots::{SnapshotAnswer, SnapshotService};
 use crate::storage_worker::{Answered, Answers, Request, Requests, StorageWorker};
 use crate::transport::{Arrived, Inbound, InboundQueue, Transport};
 
@@ -44,6 +45,8 @@ pub(crate) struct EventLoop {
     pub(crate) inbound: InboundQueue,
     pub(crate) storage: StorageWorker,
     pub(crate) answers: UnboundedReceiver<Answers>,
+    pub(crate) snapshots: SnapshotService,
+    pub(crate) snapshot_answers: UnboundedReceiver<SnapshotAnswer>,
     /// `None` once goodbye was said.
     pub(crate) gossip: Option<Gossip>,
     pub(crate) gossip_events: Receiver<GossipEvent>,
@@ -188,6 +191,10 @@ impl EventLoop {
             _ = self.inbound.recv_many(&mut gathered.messages, TURN_EVENTS_MAX), if has_room => {}
             _ = self.answers.recv_many(&mut gathered.answers, TURN_EVENTS_MAX) => {}
             Some(event) = self.gossip_events.recv() => gathered.beliefs.push(event),
+            Some((connection, request, message)) = self.snapshot_answers.recv() => {
+                self.requests.end(connection, request, &message, &self.metrics);
+                self.transport.send_client(connection, request, &message);
+            }
             _ = self.stop.changed(), if !draining => {}
             Ok(()) = self.limits.changed() => {
                 let limits = *self.limits.borrow_and_update();
@@ -339,6 +346,9 @@ impl EventLoop {
                 self.say_hello();
             }
             Effect::Note(text) => tracing::warn!("{text}"),
+            Effect::Snapshots { connection, request, action } => {
+                self.snapshots.ask(connection, request, action, self.core.record());
+            }
         }
     }
 

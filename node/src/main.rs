@@ -23,6 +23,7 @@ use quoit_client::{ClientBuilder, with_sources};
 use quoit_node::authority::check_credentials;
 use quoit_node::ca::{self, CaCommand, CaError};
 use quoit_node::config::{Config, environment};
+use quoit_node::restore::RestoreArguments;
 use quoit_node::serve::{ServeOptions, check_files};
 use quoit_node::stop::StopSignals;
 use quoit_node::up::{Cluster, PreparedNode, READY_TIMEOUT, UpError, UpOptions, prepare};
@@ -53,6 +54,7 @@ enum Command {
     Ca(CaCommand),
     #[command(flatten)]
     Client(ClientCommand),
+    Restore(RestoreArguments),
     /// Write the man pages and shell completions, for packages.
     #[command(hide = true)]
     Manual {
@@ -121,6 +123,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Client(command) => return quoit_cli::run(&command, &arguments.connection),
+        Command::Restore(options) => {
+            return quoit_node::restore::run(&options, &arguments.connection);
+        }
         Command::Up(options) => up(options),
         Command::Serve(options) => serve(&options),
         Command::Ca(command) => ca::run(&command, arguments.connection.json).map_err(ca_failure),

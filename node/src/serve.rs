@@ -16,6 +16,7 @@ use quoit_storage::disk::Disk;
 use quoit_storage::small_file::{SmallFile, SmallFileError};
 use quoit_storage::store::{self, OpenError, Opened, StoreOptions};
 use quoit_storage_files::disk::FileDisk;
+use quoit_storage_files::snapshot::SnapshotError;
 use quoit_storage_files::tables::{OpenReport, Tables, TablesError, TablesOptions};
 use tokio::sync::{mpsc, watch};
 
@@ -31,6 +32,7 @@ use crate::log::LogLevel;
 use crate::metrics::Metrics;
 use crate::reload::Reloader;
 use crate::service_manager::ServiceManager;
+use crate::snapshots::SnapshotService;
 use crate::stop::{StopReason, StopSignals, hangup_means_reload};
 use crate::storage_worker::{Parts, StorageWorker};
 use crate::transport::{
@@ -70,6 +72,9 @@ pub enum ServeError {
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Store(#[from] OpenError),
+    /// What a crash has left of a snapshot cannot be removed.
+    #[error("cannot use the snapshots' directory")]
+    Snapshots(#[from] SnapshotError),
     /// A certificate or key file cannot be read.
     #[error(
         "cannot read {path}: issue certificates with `quoit ca issue`, or mend [tls] in the configuration"
@@ -190,6 +195,15 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         clock: clock.clone(),
     })
     .map_err(ServeError::System)?;
+    let (answered, snapshot_answers) = mpsc::unbounded_channel();
+    let snapshots = SnapshotService::open(
+        &config.snapshot_directory(),
+        config.node.id,
+        config.storage.durability,
+        storage.freezer(),
+        clock,
+        answered,
+    )?;
     let (limits_changed, limits) = watch::channel(config.limits);
     let (rules_changed, rules) = watch::channel(config.access.rules(config.is_local()));
     let event_loop = EventLoop {
@@ -199,6 +213,8 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         inbound,
         storage,
         answers,
+        snapshots,
+        snapshot_answers,
         gossip: Some(gossip),
         gossip_events,
         to_gossip,

@@ -4,26 +4,28 @@
 //! takes the answers in batches too. The writer takes whatever batches wait, merges all of them,
 //! tells at once what the coordinators may replicate already, and then commits with one log write
 //! and one fsync: group commit costs nothing extra, and while one batch syncs the loop fills the
-//! next. Readers never wait for a sync; what they read is queued by class (`reads`).
+//! next. Readers never wait for a sync; what they read is queued by class (`reads`). A snapshot has the
+//! writer close its memory between two batches ([`Freezer`]); all else of it is done elsewhere.
 //!
 //! Bounds: the core has at most `storage_requests_max` requests under way, so the channels, which
 //! carry nothing else, are bounded by that.
 
 mod reads;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use quoit_core::Spent;
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_storage::codec;
-use quoit_storage::engine::{EngineError, Pressure};
-use quoit_storage::store::{Change, Durability, Maintainer, Mutation, Reader, Writer};
+use quoit_storage::engine::{EngineError, Pressure, Sequence};
+use quoit_storage::store::{Change, CommitError, Durability, Maintainer, Mutation, Reader, Writer};
 use quoit_storage::version::{Content, Version};
-use quoit_storage_files::tables::Tables;
+use quoit_storage_files::tables::{HeldTables, Tables};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::Clock;
@@ -38,6 +40,8 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(50);
 /// After a failed flush or compaction they wait so long; failed commits are told so often.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// Memory that was closed for a snapshot is closed again so often, if it was flushed with what came later.
+const FREEZES_MAX: u32 = 16;
 /// How long a batch is held back while the tables fall behind.
 const SLOW_PAUSE: Duration = Duration::from_millis(1);
 
@@ -96,9 +100,11 @@ pub struct Parts {
 
 /// The threads, from the event loop's side.
 pub struct StorageWorker {
-    writes: Option<Sender<Requests>>,
+    writes: Writes,
     reads: Arc<Reads>,
     reader: Reader,
+    maintainer: Maintainer,
+    tables: Arc<Tables>,
     /// Bytes of values that wait for the writer.
     waiting_bytes: Arc<AtomicUsize>,
     waiting_bytes_max: usize,
@@ -133,10 +139,11 @@ impl StorageWorker {
             let work = move || read_loop(&reader, &clock, &reads, &answers);
             threads.push(spawn(&format!("quoit-read-{number}"), Box::new(work))?);
         }
-        let (writes, requests) = channel();
+        let (writes, works) = channel();
         let writing = Writing {
             writer: parts.writer,
-            requests,
+            works,
+            freezes: Vec::new(),
             answers,
             durability: parts.durability,
             periodic_interval: parts.periodic_interval,
@@ -148,13 +155,15 @@ impl StorageWorker {
         threads.push(spawn("quoit-write", Box::new(move || writing.run()))?);
         let (maintainer, stop) = (parts.maintainer.clone(), stopping.clone());
         threads.push(spawn("quoit-flush", Box::new(move || flush_loop(&maintainer, &stop)))?);
-        let (maintainer, stop) = (parts.maintainer, stopping.clone());
-        let tables = parts.tables;
-        let work = move || compact_loop(&maintainer, &tables, &stop);
+        let (compacted, stop) = (parts.maintainer.clone(), stopping.clone());
+        let tables = parts.tables.clone();
+        let work = move || compact_loop(&compacted, &tables, &stop);
         threads.push(spawn("quoit-compact", Box::new(work))?);
-        let reader = parts.reader;
+        let (reader, maintainer) = (parts.reader, parts.maintainer);
         let worker = Self {
-            writes: Some(writes),
+            writes: Arc::new(Mutex::new(Some(writes))),
+            maintainer,
+            tables: parts.tables,
             reads,
             reader,
             waiting_bytes,
@@ -168,11 +177,11 @@ impl StorageWorker {
     /// Hands over a turn's requests: writes stay in order, reads may overtake them.
     pub fn submit(&mut self, writes: Requests, reads: Requests) {
         if !writes.is_empty()
-            && let Some(sender) = &self.writes
+            && let Some(sender) = &*lock(&self.writes)
         {
             self.waiting_bytes.fetch_add(bytes_of(&writes), Ordering::Relaxed);
             // The writer ends only when this sender is dropped.
-            let _ = sender.send(writes);
+            let _ = sender.send(Work::Batch(writes));
         }
         if !reads.is_empty() {
             self.reads.push(reads);
@@ -195,16 +204,99 @@ impl StorageWorker {
         &self.reader
     }
 
+    /// What holds the store at one moment, for snapshots.
+    pub fn freezer(&self) -> Freezer {
+        let (writes, maintainer) = (self.writes.clone(), self.maintainer.clone());
+        Freezer { writes, maintainer, tables: self.tables.clone() }
+    }
+
     /// Commits what was submitted and ends the threads.
     pub fn stop(mut self) {
         self.stopping.store(true, Ordering::Relaxed);
-        self.writes = None;
+        *lock(&self.writes) = None;
         self.reads.close();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a storage thread panicked");
             }
         }
+    }
+}
+
+/// What the writer is sent.
+enum Work {
+    /// What it is to merge and commit.
+    Batch(Requests),
+    /// It is to close the memory.
+    Freeze(Closed),
+}
+
+/// Whom the writer tells that it has closed the memory.
+type Closed = SyncSender<Result<Sequence, CommitError>>;
+
+/// The way to the writer; `None` once the node stops: the writer ends when no sender is left.
+type Writes = Arc<Mutex<Option<Sender<Work>>>>;
+
+/// A lock that no panic can leave broken: its holders only send.
+fn lock(writes: &Writes) -> std::sync::MutexGuard<'_, Option<Sender<Work>>> {
+    writes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Holds the store at one moment. Any thread; it waits for a flush.
+#[derive(Clone)]
+pub struct Freezer {
+    writes: Writes,
+    maintainer: Maintainer,
+    tables: Arc<Tables>,
+}
+
+/// A store that is held.
+pub struct FrozenStore {
+    /// Every record of the log up to this one is in the tables.
+    pub sequence: Sequence,
+    /// How whole virtual nodes stand in them.
+    pub flushed: Bytes,
+    /// Their files.
+    pub tables: HeldTables,
+}
+
+/// The store could not be held. It goes on as before.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeError {
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The log could not be synced.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The memory could not be flushed, or the files not be read.
+    #[error("{0}")]
+    Flush(String),
+    /// What was flushed each time held later writes, too.
+    #[error("the node writes and flushes too fast: try again when there is less load")]
+    Busy,
+}
+
+impl Freezer {
+    /// Holds all that was committed before this is called, and perhaps what is committed meanwhile.
+    ///
+    /// # Errors
+    /// [`FreezeError`].
+    pub fn freeze(&self) -> Result<FrozenStore, FreezeError> {
+        for _ in 0..FREEZES_MAX {
+            let (closed, sequence) = sync_channel(1);
+            let sent = lock(&self.writes).as_ref().map(|it| it.send(Work::Freeze(closed)));
+            if !matches!(sent, Some(Ok(()))) {
+                return Err(FreezeError::Stopping);
+            }
+            let sequence = sequence.recv().map_err(|_| FreezeError::Stopping)??;
+            let hold = || self.tables.hold().map_err(|error| error.to_string());
+            let held = self.maintainer.freeze(sequence, hold).map_err(FreezeError::Flush)?;
+            if let Some((flushed, tables)) = held {
+                return Ok(FrozenStore { sequence, flushed, tables });
+            }
+        }
+        Err(FreezeError::Busy)
     }
 }
 
@@ -240,7 +332,9 @@ fn read_loop(
 /// The writer's thread.
 struct Writing {
     writer: Writer,
-    requests: Receiver<Requests>,
+    works: Receiver<Work>,
+    /// Who waits for the memory to be closed, once the batch at hand is committed.
+    freezes: Vec<Closed>,
     answers: UnboundedSender<Answers>,
     durability: Durability,
     periodic_interval: Duration,
@@ -255,13 +349,17 @@ impl Writing {
     fn run(mut self) {
         let mut synced_at = Instant::now();
         loop {
-            let batch = match self.requests.recv_timeout(self.periodic_interval) {
-                Ok(batch) => self.gather(batch),
+            let batch = match self.works.recv_timeout(self.periodic_interval) {
+                Ok(work) => self.gather(work),
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             if !batch.is_empty() {
                 self.work(batch);
+            }
+            for closed in std::mem::take(&mut self.freezes) {
+                // Who has gone needs no answer.
+                let _ = closed.send(self.writer.begin_freeze());
             }
             if self.durability == Durability::Periodic
                 && synced_at.elapsed() >= self.periodic_interval
@@ -278,16 +376,28 @@ impl Writing {
     }
 
     /// Adds whatever else waits, up to a bound.
-    fn gather(&self, mut batch: Requests) -> Requests {
+    fn gather(&mut self, first: Work) -> Requests {
+        let mut batch = self.batch_of(first);
         let mut bytes = bytes_of(&batch);
         while batch.len() < BATCH_REQUESTS_MAX
             && bytes < BATCH_BYTES_MAX
-            && let Ok(more) = self.requests.try_recv()
+            && let Ok(more) = self.works.try_recv()
         {
+            let more = self.batch_of(more);
             bytes += bytes_of(&more);
             batch.extend(more);
         }
         batch
+    }
+
+    fn batch_of(&mut self, work: Work) -> Requests {
+        match work {
+            Work::Batch(batch) => batch,
+            Work::Freeze(closed) => {
+                self.freezes.push(closed);
+                Vec::new()
+            }
+        }
     }
 
     /// Merges a batch, tells what may be replicated, commits, and tells what is durable.

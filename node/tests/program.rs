@@ -4,6 +4,7 @@
 //! Everything stays on loopback and in a temporary directory; processes that are ended are those
 //! that the test started, by their ids.
 
+mod backup;
 mod ports;
 
 use std::collections::BTreeSet;
@@ -42,11 +43,21 @@ impl Up {
 
     /// Settings of the nodes come from the environment.
     fn start_with(directory: &Path, base_port: u16, settings: &[(&str, &str)]) -> Self {
+        Self::start_sized(directory, base_port, 3, settings)
+    }
+
+    /// With another number of nodes.
+    fn start_sized(
+        directory: &Path,
+        base_port: u16,
+        nodes: usize,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut process = Command::new(PROGRAM)
             .envs(settings.iter().copied())
             .args(["up", "--vnodes", "64", "--dir"])
             .arg(directory)
-            .args(["--base-port", &base_port.to_string()])
+            .args(["--base-port", &base_port.to_string(), "--nodes", &nodes.to_string()])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -63,7 +74,7 @@ impl Up {
                 (id.to_owned(), process.trim().parse().expect("a number"))
             })
             .collect();
-        assert_eq!(up.nodes.len(), 3, "{line}");
+        assert_eq!(up.nodes.len(), nodes, "{line}");
         up.wait_for("Ctrl-C stops");
         up
     }

@@ -260,6 +260,13 @@ pub fn all_taken_prefix() -> Bytes {
     bytes.freeze()
 }
 
+/// What all begins with that this node took in the place of one primary.
+pub fn taken_prefix(primary: NodeId) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(FOR_NODE_BYTES);
+    put_for_node(TAKEN, primary, &mut bytes);
+    bytes.freeze()
+}
+
 /// What the keys of one partition key begin with.
 pub fn partition_prefix(token: Token, table: TableId, partition: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(FIXED_BYTES + partition.len());

@@ -37,7 +37,10 @@ pub struct ConnectionOptions {
 
 impl ConnectionOptions {
     /// Connects to the cluster.
-    pub(crate) async fn connect(&self) -> Result<Client, CommandError> {
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing was done.
+    pub async fn connect(&self) -> Result<Client, CommandError> {
         let mut builder = ClientBuilder::from_directory(&self.client_directory)?
             .name(format!("quoit {}", env!("CARGO_PKG_VERSION")));
         if let Some(timeout) = self.timeout() {
@@ -47,7 +50,7 @@ impl ConnectionOptions {
     }
 
     /// The timeout that was asked for.
-    pub(crate) fn timeout(&self) -> Option<Duration> {
+    pub fn timeout(&self) -> Option<Duration> {
         self.timeout_ms.map(Duration::from_millis)
     }
 }

@@ -46,12 +46,12 @@ impl CommandError {
     }
 
     /// The same, with words before it.
-    pub(crate) fn prefixed(self, prefix: &str) -> Self {
+    pub fn prefixed(self, prefix: &str) -> Self {
         self.map(|text| format!("{prefix}: {text}"))
     }
 
     /// The same, with words behind it.
-    pub(crate) fn advised(self, advice: &str) -> Self {
+    pub fn advised(self, advice: &str) -> Self {
         self.map(|text| format!("{text}; {advice}"))
     }
 

@@ -38,6 +38,8 @@ mod ring;
 #[cfg(test)]
 mod sample;
 mod scrub;
+mod shortage;
+mod snapshot;
 mod status;
 mod tables;
 mod top;
@@ -58,18 +60,19 @@ pub use import::{
 };
 pub use items::{DeleteArguments, GetArguments, PutArguments, ScanArguments, siblings_json};
 pub use order::Order;
-pub use output::put_bytes;
+pub use output::{Output, note, put_bytes};
 pub use picture::Picture;
-pub use render::{NodeRow, node_rows, render_nodes_table};
+pub use progress::{Progress, rate};
+pub use render::{NodeRow, bytes_text, count_text, node_rows, render_nodes_table};
 pub use repair::RepairArguments;
 pub use ring::RingArguments;
 pub use scrub::ScrubArguments;
+pub use shortage::{Shortage, shortages};
+pub use snapshot::SnapshotArguments;
 pub use status::StatusArguments;
 pub use tables::TablesArguments;
 pub use top::TopArguments;
 pub use trace::TraceArguments;
-
-use output::{Output, note};
 
 /// A command that speaks to a cluster as a client.
 #[derive(Debug, Subcommand)]
@@ -89,6 +92,7 @@ pub enum ClientCommand {
     Hints(HintsArguments),
     Scrub(ScrubArguments),
     Repair(RepairArguments),
+    Snapshot(SnapshotArguments),
 }
 
 impl ClientCommand {
@@ -162,6 +166,7 @@ pub async fn execute(
         ClientCommand::Hints(arguments) => hints::show(&client, arguments, output).await,
         ClientCommand::Scrub(arguments) => scrub::run(&client, arguments, output).await,
         ClientCommand::Repair(arguments) => repair::run(&client, arguments, output).await,
+        ClientCommand::Snapshot(arguments) => snapshot::run(&client, arguments, output).await,
     };
     client.close().await;
     result

@@ -10,28 +10,28 @@ use crate::failure::CommandError;
 
 /// Where a command's results go, and in which form.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Output {
+pub struct Output {
     json: bool,
 }
 
 impl Output {
     /// JSON for programs, or text for people.
-    pub(crate) fn new(json: bool) -> Self {
+    pub fn new(json: bool) -> Self {
         Self { json }
     }
 
     /// Whether JSON was asked for.
-    pub(crate) fn is_json(self) -> bool {
+    pub fn is_json(self) -> bool {
         self.json
     }
 
     /// One JSON document on a line.
-    pub(crate) fn json(self, value: &Value) -> Result<(), CommandError> {
+    pub fn json(self, value: &Value) -> Result<(), CommandError> {
         self.text(&format!("{value}\n"))
     }
 
     /// Text as it is.
-    pub(crate) fn text(self, text: &str) -> Result<(), CommandError> {
+    pub fn text(self, text: &str) -> Result<(), CommandError> {
         self.bytes(text.as_bytes())
     }
 
@@ -53,7 +53,7 @@ impl Output {
 }
 
 /// Words for people.
-pub(crate) fn note(text: &str) {
+pub fn note(text: &str) {
     // Nobody is left to tell when standard error is closed.
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -14,7 +14,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(3);
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Shows bytes, rows and their rate on standard error.
-pub(crate) struct Progress {
+pub struct Progress {
     label: &'static str,
     bar: Option<ProgressBar>,
     total_bytes: Option<u64>,
@@ -24,7 +24,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Progress of `label`, of `total_bytes` where they are known.
-    pub(crate) fn new(label: &'static str, total_bytes: Option<u64>) -> Self {
+    pub fn new(label: &'static str, total_bytes: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(10);
             let bar = ProgressBar::with_draw_target(total_bytes, target);
@@ -43,7 +43,7 @@ impl Progress {
     }
 
     /// So much is done. Cheap enough for every row.
-    pub(crate) fn set(&mut self, bytes: u64, rows: u64) {
+    pub fn set(&mut self, bytes: u64, rows: u64) {
         let interval = if self.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
         let now = Instant::now();
         if now - self.shown_at < interval {
@@ -66,12 +66,12 @@ impl Progress {
     }
 
     /// Seconds since the start.
-    pub(crate) fn seconds(&self) -> f64 {
+    pub fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 
     /// Takes the bar away.
-    pub(crate) fn finish(&self) {
+    pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -127,6 +127,6 @@ impl Drop for Steps {
 }
 
 /// Rows a second, rounded.
-pub(crate) fn rate(rows: u64, seconds: f64) -> u64 {
+pub fn rate(rows: u64, seconds: f64) -> u64 {
     (rows as f64 / seconds.max(1e-6)).round() as u64
 }

@@ -84,7 +84,7 @@ impl Grid {
 }
 
 /// A count with its thousands set apart: `34,924`.
-pub(crate) fn count_text(count: u64) -> String {
+pub fn count_text(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -97,7 +97,7 @@ pub(crate) fn count_text(count: u64) -> String {
 }
 
 /// Bytes in the largest unit that leaves at least one: `1.5 MiB`.
-pub(crate) fn bytes_text(bytes: u64) -> String {
+pub fn bytes_text(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1_024 {
         return format!("{bytes} B");

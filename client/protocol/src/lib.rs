@@ -5,6 +5,7 @@ pub mod decoding;
 pub mod frame;
 pub mod message;
 pub mod seen;
+pub mod snapshot;
 pub mod status;
 pub mod trace;
 

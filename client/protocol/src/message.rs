@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::activity::AskActivity;
 use crate::frame::put_frame;
 use crate::seen::Seen;
+use crate::snapshot::{AskSnapshots, NodeSnapshots};
 use crate::status::NodeStatus;
 use crate::trace::{TraceId, Traced};
 
@@ -404,6 +405,7 @@ messages! {
         AskRecord(AskRecord) = 8,
         AcceptLoss(AcceptLoss) = 9,
         AskRepair(AskRepair) = 10,
+        AskSnapshots(AskSnapshots) = 15,
         AskActivity(AskActivity) = 21,
     }
 }
@@ -421,7 +423,9 @@ impl ClientRequest {
             | Self::AskStatus(_)
             | Self::AskRecord(_)
             | Self::AcceptLoss(_)
-            | Self::AskRepair(_) => None,
+            | Self::AskRepair(_)
+            | Self::AskSnapshots(_)
+            | Self::AskActivity(_) => None,
         }
     }
 }
@@ -437,6 +441,7 @@ messages! {
         Status(Box<NodeStatus>) = 70,
         Failure(Failure) = 71,
         Traced(Traced) = 72,
+        Snapshots(Box<NodeSnapshots>) = 79,
     }
 }
 

@@ -138,6 +138,11 @@ impl Session {
                 self.on_epoch(node, status.epoch, effects);
                 Ok(Answer::Status(status))
             }
+            (Request::Snapshots { node: asked, .. }, ClientResponse::Snapshots(snapshots))
+                if *asked == snapshots.node =>
+            {
+                Ok(Answer::Snapshots(snapshots))
+            }
             _ => Err(AnswerFault::Wrong("it answered with something else than was asked")),
         };
         match answer {

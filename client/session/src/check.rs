@@ -66,6 +66,7 @@ pub(crate) fn request_fits(request: &Request, limits: &Limits) -> Result<(), Ope
         | Request::Activity(_)
         | Request::AcceptLoss { .. }
         | Request::Repair { .. }
+        | Request::Snapshots { .. }
         | Request::Record => 0,
     };
     bounded("the request", whole, BODY_BYTES_MAX - REQUEST_SURROUNDINGS_BYTES).map(|_| ())
@@ -138,6 +139,8 @@ pub(crate) fn time_of(response: &ClientResponse) -> HybridTime {
         ClientResponse::Page(page) => page.time,
         ClientResponse::Record(answer) => answer.time,
         ClientResponse::Failure(failure) => failure.time,
-        ClientResponse::Status(_) | ClientResponse::Traced(_) => HybridTime::ZERO,
+        ClientResponse::Status(_) | ClientResponse::Traced(_) | ClientResponse::Snapshots(_) => {
+            HybridTime::ZERO
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quoit_protocol::{
     AskRepair, Failure, Got, Key, Page, Seen, Stage, TableChange, TraceId, Written,
-    status::NodeStatus,
+    snapshot::NodeSnapshots, snapshot::SnapshotAction, status::NodeStatus,
 };
 use quoit_ring::{ClusterRecord, Level, LevelError, NodeId, TableId, VnodeIndex};
 
@@ -127,6 +127,13 @@ pub enum Request {
     Activity(NodeId),
     /// Asks any node for the cluster record.
     Record,
+    /// Has one node make, list or delete snapshots.
+    Snapshots {
+        /// The node.
+        node: NodeId,
+        /// What is asked.
+        action: SnapshotAction,
+    },
 }
 
 impl Request {
@@ -143,6 +150,8 @@ impl Request {
             Self::Status(_) | Self::Activity(_) | Self::Repair { .. } | Self::Record => true,
             // It is of the loss that its sender knows of, and not of a later one.
             Self::AcceptLoss { .. } => false,
+            // The second would find the first one's.
+            Self::Snapshots { action, .. } => *action == SnapshotAction::List,
             Self::Write { idempotent, .. } => *idempotent,
             Self::ChangeTables(TableChange::Create { .. }) => true,
             Self::ChangeTables(TableChange::Drop { .. }) => false,
@@ -157,7 +166,8 @@ impl Request {
             | Self::Status(_)
             | Self::Activity(_)
             | Self::AcceptLoss { .. }
-            | Self::Repair { .. } => false,
+            | Self::Repair { .. }
+            | Self::Snapshots { .. } => false,
             _ => self.is_repeatable(),
         }
     }
@@ -168,7 +178,8 @@ impl Request {
             Self::Status(node)
             | Self::Activity(node)
             | Self::AcceptLoss { node, .. }
-            | Self::Repair { node, .. } => Some(*node),
+            | Self::Repair { node, .. }
+            | Self::Snapshots { node, .. } => Some(*node),
             Self::Get { .. }
             | Self::Write { .. }
             | Self::Scan { .. }
@@ -190,6 +201,7 @@ impl Request {
             | Self::Activity(_)
             | Self::AcceptLoss { .. }
             | Self::Repair { .. }
+            | Self::Snapshots { .. }
             | Self::Record => None,
         }
     }
@@ -208,6 +220,8 @@ pub enum Answer {
     Record(Arc<ClusterRecord>),
     /// To a question for a node's status.
     Status(Box<NodeStatus>),
+    /// To a question for a node's snapshots.
+    Snapshots(Box<NodeSnapshots>),
 }
 
 /// Why an operation did not yield an answer. All but [`OperationError::Unknown`] mean that the data

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use quoit_protocol::activity::AskActivity;
+use quoit_protocol::snapshot::AskSnapshots;
 use quoit_protocol::{
     AcceptLoss, AskRecord, AskStatus, ChangeTables, ClientRequest, Export, Get, Head, Scan, Write,
     value_checksum,
@@ -250,6 +251,7 @@ fn place_of(request: &Request, record: &ClusterRecord) -> Option<Place> {
         | Request::Activity(_)
         | Request::AcceptLoss { .. }
         | Request::Repair { .. }
+        | Request::Snapshots { .. }
         | Request::Record => return None,
     };
     let token = record.token(partition);
@@ -298,5 +300,6 @@ fn message(
         Request::AcceptLoss { vnode, .. } => AcceptLoss { vnode }.into(),
         Request::Repair { what, .. } => what.into(),
         Request::Record => AskRecord {}.into(),
+        Request::Snapshots { action, .. } => AskSnapshots { action }.into(),
     }
 }

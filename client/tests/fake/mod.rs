@@ -345,7 +345,8 @@ impl State {
             ClientRequest::AskStatus(_)
             | ClientRequest::AcceptLoss(_)
             | ClientRequest::AskRepair(_)
-            | ClientRequest::AskActivity(_) => {
+            | ClientRequest::AskActivity(_)
+            | ClientRequest::AskSnapshots(_) => {
                 failure(FailureCode::NotServing, false, "no status here").into()
             }
         }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use quoit_protocol::snapshot::SnapshotAction;
 use quoit_protocol::{ClientRequest, TableChange};
 use quoit_ring::{ClusterRecord, TableId};
 
@@ -185,7 +186,12 @@ impl Rights {
             },
             ClientRequest::AskStatus(_) | ClientRequest::AskActivity(_) => Need::Observe,
             ClientRequest::AskRepair(what) if !what.run => Need::Observe,
-            ClientRequest::AskRepair(_) | ClientRequest::AcceptLoss(_) => Need::Operate,
+            ClientRequest::AskSnapshots(asked) if asked.action == SnapshotAction::List => {
+                Need::Observe
+            }
+            ClientRequest::AskRepair(_)
+            | ClientRequest::AcceptLoss(_)
+            | ClientRequest::AskSnapshots(_) => Need::Operate,
         };
         self.refuse(need)
     }

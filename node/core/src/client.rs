@@ -418,6 +418,7 @@ pub(crate) fn is_operation(request: &ClientRequest) -> bool {
         | ClientRequest::AskRecord(_)
         | ClientRequest::AcceptLoss(_)
         | ClientRequest::AskRepair(_)
-        | ClientRequest::AskActivity(_) => false,
+        | ClientRequest::AskActivity(_)
+        | ClientRequest::AskSnapshots(_) => false,
     }
 }

@@ -110,6 +110,7 @@ impl Counters {
             ClientResponse::Welcome(_)
             | ClientResponse::Record(_)
             | ClientResponse::Status(_)
+            | ClientResponse::Snapshots(_)
             | ClientResponse::Traced(_) => {}
         }
     }

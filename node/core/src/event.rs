@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quoit_protocol::snapshot::SnapshotAction;
 use quoit_protocol::{AskRepair, ClientRequest, ClientResponse};
 use quoit_ring::{NodeId, VnodeIndex};
 use quoit_storage::layout::HintKind;
@@ -239,6 +240,16 @@ pub enum Effect {
     FollowRecord(Box<quoit_ring::ClusterRecord>),
     /// For observers: a line for the log.
     Note(String),
+    /// Make, list or delete snapshots, and answer the client: they are files, of which the core knows
+    /// nothing.
+    Snapshots {
+        /// The client's connection.
+        connection: ConnectionId,
+        /// Its request id.
+        request: u64,
+        /// What is asked.
+        action: SnapshotAction,
+    },
 }
 
 /// Where effects are gathered.

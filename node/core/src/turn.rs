@@ -318,6 +318,7 @@ impl Turn<'_> {
             ClientResponse::Welcome(_)
             | ClientResponse::Record(_)
             | ClientResponse::Status(_)
+            | ClientResponse::Snapshots(_)
             | ClientResponse::Traced(_) => {}
         }
         self.tell_trace(origin);

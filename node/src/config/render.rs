@@ -62,6 +62,9 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "memtable_mib = {}", storage.memtable_bytes / MIB)?;
     writeln!(text, "block_cache_mib = {}", storage.block_cache_bytes / MIB)?;
     writeln!(text, "segment_mib = {}", storage.segment_bytes / MIB)?;
+    if let Some(directory) = &storage.snapshot_directory {
+        writeln!(text, "snapshot_directory = {}", path(directory))?;
+    }
     writeln!(text, "\n[repair]")?;
     writeln!(text, "interval_seconds = {}", repair.interval_ms / 1_000)?;
     writeln!(text, "mib_per_second = {}", repair.bytes_per_second / MIB)?;

@@ -311,9 +311,9 @@ impl HttpServer {
             // Nobody may ever look at the page: for that alone the cluster is not connected to.
             let gateway = Gateway::start(builder, in_flight_max, options.data, stop.clone());
             let (doors, audit) = (self.doors.subscribe(), self.audit);
-            cluster = options.page.then(|| {
-                Cluster::new(options.node, gateway.clone(), doors.clone(), audit.clone())
-            });
+            cluster = options
+                .page
+                .then(|| Cluster::new(options.node, gateway.clone(), doors.clone(), audit.clone()));
             data = options.data.then_some(Data { gateway, doors, audit });
         }
         let front = Arc::new(Front { health, metrics, data, cluster });

@@ -519,7 +519,8 @@ impl World {
             Effect::Disconnect { node: peer, reason } => {
                 panic!("n{} takes {peer} for no right node: {reason}", node + 1);
             }
-            Effect::Publish { .. } => {}
+            // No client here asks for snapshots: they are of files.
+            Effect::Publish { .. } | Effect::Snapshots { .. } => {}
             Effect::Note(text) => {
                 let at_us = self.time_us;
                 self.trace.line(at_us, || format!("n{} notes: {text}", node + 1));

@@ -36,6 +36,8 @@
 
 mod collect;
 mod compare;
+mod freeze;
+mod frozen;
 mod hints;
 mod mutation;
 mod open;
@@ -65,6 +67,8 @@ use vnodes::Vnodes;
 
 pub use collect::Collectible;
 pub use compare::{Range, Reconciliation, Root, RootsCompared, Row, Survey, Unknown};
+pub use freeze::FlushedError;
+pub use frozen::{Frozen, FrozenRow, Known, Stream};
 pub use hints::{CountedHints, Hint, HintFigures, Hints};
 pub(crate) use mutation::check_record;
 pub use mutation::{Change, Mutation};
@@ -129,6 +133,8 @@ struct Shared {
     flushing: Mutex<SpareKeeper>,
     /// Checkpoints taken when memory was closed, waiting for its flush; ascending.
     checkpoints: Mutex<Vec<Checkpoint>>,
+    /// How whole virtual nodes stand in the tables' files, since the last flush.
+    flushed: Mutex<Option<freeze::Flushed>>,
     /// Bytes that lie here in the place of others.
     taken_bytes: AtomicU64,
 }

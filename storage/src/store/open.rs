@@ -124,6 +124,7 @@ pub fn open(
         tables: Mutex::new(checkpoint.digests.tables().clone()),
         flushing: Mutex::new(log.spare_keeper()),
         checkpoints: Mutex::new(Vec::new()),
+        flushed: Mutex::new(None),
         taken_bytes: AtomicU64::new(0),
     });
     let mut writer = Writer {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use quoit_ring::{HybridTime, TableId, VnodeIndex};
 
+use super::freeze::Flushed;
 use super::{CHECKPOINT_FILE, Shared, lock};
 use crate::codec;
 use crate::digest::TableFigures;
@@ -307,13 +308,18 @@ impl Maintainer {
     pub fn flush(&self) -> Result<(), String> {
         let keeper = lock(&self.shared.flushing);
         if self.has_work() {
-            let flushed = self.flush_closed();
-            *lock(&self.shared.flush_failure) = flushed.clone().err();
-            flushed?;
+            self.flush_noting()?;
         }
         // Without a spare the log looks for space itself.
         let _ = keeper.keep();
         Ok(())
+    }
+
+    /// Flushes, and keeps what failed for people. To be called by whoever holds `flushing`.
+    pub(super) fn flush_noting(&self) -> Result<(), String> {
+        let flushed = self.flush_closed();
+        *lock(&self.shared.flush_failure) = flushed.clone().err();
+        flushed
     }
 
     fn flush_closed(&self) -> Result<(), String> {
@@ -324,6 +330,8 @@ impl Maintainer {
         };
         if let Some(mut checkpoint) = due {
             checkpoint.tables = persisted;
+            *lock(&self.shared.flushed) =
+                Some(Flushed { sequence: checkpoint.sequence, vnodes: checkpoint.vnodes.clone() });
             SmallFile::new(self.disk.clone(), CHECKPOINT_FILE)
                 .save(&checkpoint.encode())
                 .map_err(|error| error.to_string())?;

@@ -67,7 +67,7 @@ impl Taken {
         out.freeze()
     }
 
-    fn decode(mut input: Bytes) -> Option<Self> {
+    pub(super) fn decode(mut input: Bytes) -> Option<Self> {
         if input.try_get_u8().ok()? != RECORD_FORMAT {
             return None;
         }
@@ -96,6 +96,11 @@ impl Taken {
         };
         let values: Option<Vec<_>> = set.apart().map(|version| value(version.dot)).collect();
         Some(Self { values: values?, set })
+    }
+
+    /// The set, and its values that lie apart.
+    pub(super) fn into_parts(self) -> (SiblingSet, Vec<ApartValue>) {
+        (self.set, self.values)
     }
 
     /// A row to be handed over.

@@ -6,6 +6,7 @@ mod damage;
 mod distrust;
 mod faults;
 mod floors;
+mod frozen;
 mod hints;
 mod model;
 mod rules;

@@ -287,8 +287,11 @@ impl Writer {
         if self.options.durability == Durability::Periodic && self.sync().is_err() {
             return;
         }
+        // Held from before: no flush takes the memory for that of an earlier checkpoint.
+        let shared = self.shared.clone();
+        let mut checkpoints = lock(&shared.checkpoints);
         let Some(closed) = self.engine.rotate() else { return };
-        lock(&self.shared.checkpoints).push(self.checkpoint(closed));
+        checkpoints.push(self.checkpoint(closed));
     }
 
     pub(super) fn checkpoint(&self, sequence: Sequence) -> Checkpoint {

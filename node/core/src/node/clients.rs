@@ -1,8 +1,6 @@
 //! What clients ask, and what is begun for them.
 
-use quoit_protocol::{
-    ChangeTables, ClientRequest, Failure, FailureCode, Get, StageKind, Write,
-};
+use quoit_protocol::{ChangeTables, ClientRequest, Failure, FailureCode, Get, StageKind, Write};
 use quoit_storage::planted::{PlantedBug, is_planted};
 
 use super::{KnownWrite, NodeCore, Operation, known_writes};
@@ -64,6 +62,10 @@ impl NodeCore {
             ClientRequest::AcceptLoss(accept) => {
                 self.accept_loss(accept.vnode, now, effects);
                 self.on_ask_status((connection, request), More::Nothing, now, effects);
+            }
+            ClientRequest::AskSnapshots(asked) => {
+                let action = asked.action;
+                effects.push(Effect::Snapshots { connection, request, action });
             }
             ClientRequest::ChangeTables(change) => {
                 self.on_change_tables((connection, request), change, now, effects);

@@ -49,6 +49,8 @@ pub(super) enum Inspection {
 pub(super) struct Contents {
     pub(super) version: u64,
     pub(super) tables: Vec<u64>,
+    /// The xxh3-128 of each of these files, as it was when the file was written.
+    pub(super) checksums: Vec<u128>,
 }
 
 /// Why a tree must not be opened as it is.
@@ -66,7 +68,7 @@ pub(super) enum Flaw {
 
 impl Flaw {
     /// Missing and short files are damage: the caller asks only for files that must be there.
-    fn reading(path: &Path, error: io::Error) -> Flaw {
+    pub(super) fn reading(path: &Path, error: io::Error) -> Flaw {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => {
                 Flaw::Damaged(format!("{}: {error}", file_name(path)))
@@ -139,7 +141,8 @@ fn list_tables(folder: &Path) -> Result<Vec<u64>, Flaw> {
     Ok(tables)
 }
 
-fn read_version(directory: &Path, current: &Path) -> Result<Contents, Flaw> {
+/// The version that `current` names.
+pub(super) fn read_version(directory: &Path, current: &Path) -> Result<Contents, Flaw> {
     let bytes = read_bounded(current, CURRENT_BYTES as u64)?;
     let bytes: [u8; CURRENT_BYTES] =
         bytes.try_into().map_err(|_| Flaw::Damaged("`current` is too short".into()))?;
@@ -164,21 +167,23 @@ fn read_version(directory: &Path, current: &Path) -> Result<Contents, Flaw> {
         newer if newer > LSM_FORMAT => return Err(Flaw::Newer(newer)),
         older => return Err(archive.flaw(&format!("has format {older}"))),
     }
-    let tables = read_table_numbers(section("tables")?)?;
-    Ok(Contents { version, tables })
+    let (tables, checksums) = read_tables(section("tables")?)?;
+    Ok(Contents { version, tables, checksums })
 }
 
-fn read_table_numbers(mut fields: Fields<'_>) -> Result<Vec<u64>, Flaw> {
-    let mut tables = Vec::new();
+/// The tables' numbers and checksums.
+fn read_tables(mut fields: Fields<'_>) -> Result<(Vec<u64>, Vec<u128>), Flaw> {
+    let (mut tables, mut checksums) = (Vec::new(), Vec::new());
     for _level in 0..fields.u8()? {
         for _run in 0..fields.u8()? {
             for _table in 0..fields.u32()? {
                 tables.push(fields.u64()?);
-                let (_kind, _checksum, _first) = (fields.u8()?, fields.u128()?, fields.u64()?);
+                let (_kind, checksum, _first) = (fields.u8()?, fields.u128()?, fields.u64()?);
+                checksums.push(checksum);
             }
         }
     }
-    Ok(tables)
+    Ok((tables, checksums))
 }
 
 /// A file of named sections with a checked table of contents at its end, as lsm-tree writes its

@@ -63,6 +63,7 @@
 //! it was 5 to 8 % more for gets, and about a million a second for absent keys.
 
 mod guard;
+mod held;
 mod open;
 mod record;
 #[cfg(test)]
@@ -88,6 +89,7 @@ use lsm_tree::{
 use quoit_storage::engine::{Change, Engine, EngineError, EngineSize, Pressure, Sequence};
 
 use self::{open::Place, record::Persisted};
+pub use held::{HeldFile, HeldTables};
 
 /// Log sequences are written above this; the tree's own commits stay below.
 const NUMBERS_START: SeqNo = 1 << 32;
@@ -230,11 +232,16 @@ impl Tables {
     ) -> Result<(Tables, OpenReport), TablesError> {
         let place = Place { directory: directory.to_owned() };
         let opened = open::open(&place, &options)?;
-        let (mut record, _) = Persisted::read(directory).map_err(TablesError::io(directory))?;
+        let (record, _) = Persisted::read(directory).map_err(TablesError::io(directory))?;
+        let report = opened.report.clone();
+        Ok((Self::new(place, opened, record), report))
+    }
+
+    fn new(place: Place, opened: open::Opened, mut record: Persisted) -> Tables {
         let highest = opened.tree.get_highest_persisted_seqno().unwrap_or(0);
         let in_tree = Sequence(highest.saturating_sub(NUMBERS_START));
         record.sequence = record.sequence.max(in_tree);
-        let tables = Tables {
+        Tables {
             runs_count: AtomicUsize::new(opened.tree.l0_run_count()),
             tree: opened.tree,
             commits: opened.commits,
@@ -248,8 +255,7 @@ impl Tables {
             sealed_count: AtomicUsize::new(0),
             record: Mutex::new(record),
             _lock: opened.lock,
-        };
-        Ok((tables, opened.report))
+        }
     }
 
     /// The caller has durably noted that nothing is known of any key, so that later opens need not

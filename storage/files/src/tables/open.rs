@@ -26,13 +26,13 @@ use lsm_tree::{
 };
 
 use super::{
-    Compression, OpenReport, TablesError, TablesOptions,
+    Compression, OpenReport, Tables, TablesError, TablesOptions,
     guard::{self, CURRENT_FILE, Contents, Flaw, Inspection, TABLES_FOLDER},
-    record::{self, Marker},
+    record::{self, Marker, Persisted},
 };
 
 /// The format that this code writes. Raise it when an older binary could not read the tables.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// Damaged trees that are kept for someone to look at.
 const ASIDE_COUNT_MAX: u32 = 2;
 /// A reason in a note is for people; more than this is not read.
@@ -121,6 +121,22 @@ pub(super) fn open(place: &Place, options: &TablesOptions) -> Result<Opened, Tab
     settle(place, marker).map_err(TablesError::io(&place.directory))?;
     let report = report(place, created).map_err(TablesError::io(&place.rebuilt()))?;
     Ok(Opened { tree: opened, commits, report, lock })
+}
+
+/// Opens a tree that is only read; whoever asks has seen to it that it is sound.
+pub(super) fn open_frozen(place: Place, options: &TablesOptions) -> Result<Tables, TablesError> {
+    let lock = place.lock()?;
+    let commits = SequenceNumberCounter::default();
+    let failed = TablesError::io(&place.directory);
+    let tree = match open_contained(&place, options, &commits) {
+        Ok(tree) => tree,
+        Err(Refusal::Io(error)) => return Err(failed(error)),
+        Err(Refusal::Damaged(reason)) => {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, reason)));
+        }
+    };
+    let report = OpenReport::Opened;
+    Ok(Tables::new(place, Opened { tree, commits, report, lock }, Persisted::default()))
 }
 
 enum Attempt {

@@ -488,7 +488,10 @@ impl World {
                 self.ask_storage(id, tag, request, until);
             }
             Effect::Disconnect { node, reason } => self.disconnected.push((id, node, reason)),
-            Effect::Publish { .. } | Effect::FollowRecord(_) | Effect::Note(_) => {}
+            Effect::Publish { .. }
+            | Effect::FollowRecord(_)
+            | Effect::Note(_)
+            | Effect::Snapshots { .. } => {}
         }
     }
 
