@@ -28,8 +28,8 @@ use crate::snapshots::{SnapshotAnswer, SnapshotService};
 use crate::storage_worker::{Answered, Answers, Request, Requests, StorageWorker};
 use crate::transport::{Arrived, Inbound, InboundQueue, Transport};
 
-/// A turn takes at most so many messages.
-const TURN_EVENTS_MAX: usize = 2_048;
+/// A turn takes at most so many messages: what comes next waits for no longer than they take.
+const TURN_EVENTS_MAX: usize = 256;
 /// Without any event, a turn is made so often, to tell that the loop lives.
 const IDLE_TURN: Duration = Duration::from_millis(250);
 /// Figures that change slowly are read so often.

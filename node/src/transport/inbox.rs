@@ -2,7 +2,9 @@
 //! and they, by QUIC's flow control, the senders.
 //!
 //! Each client has a queue of its own, and the queues take turns: one that sends faster than it is
-//! served waits behind itself and holds up no other. What peers say goes before what clients ask, since
+//! served waits behind itself and holds up no other. A client of which nothing waited goes before those
+//! that always have something waiting, once a round (as in FQ-CoDel, RFC 8290): who asks and waits for
+//! the answer does not wait for a thousand who do not. What peers say goes before what clients ask, since
 //! it ends what was begun, but never alone; and it has room of its own, which clients cannot take.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -43,7 +45,9 @@ struct Lanes {
     /// Messages of peers that were handed out since one of a client was.
     peers_in_a_row: usize,
     clients: BTreeMap<ConnectionId, Lane>,
-    /// The clients for whom something waits, in turn.
+    /// Clients of which something has come and nothing was waiting, in the order of that.
+    fresh: VecDeque<ConnectionId>,
+    /// The clients that had a turn since, in turn. Who has nothing more goes when it is its turn.
     turns: VecDeque<ConnectionId>,
     /// The other end is gone.
     closed: bool,
@@ -53,6 +57,8 @@ struct Lanes {
 #[derive(Debug)]
 struct Lane {
     waiting: VecDeque<Charged>,
+    /// It is among the fresh, or those that take turns.
+    listed: bool,
     room: Arc<Semaphore>,
     /// Bytes that may still be handed out in this turn.
     credit: usize,
@@ -136,8 +142,9 @@ impl Lanes {
     fn lane(&mut self, connection: ConnectionId) -> &mut Lane {
         self.clients.entry(connection).or_insert_with(|| Lane {
             waiting: VecDeque::new(),
+            listed: false,
             room: Arc::new(Semaphore::new(CLIENT_INBOUND_BYTES_MAX)),
-            credit: 0,
+            credit: TURN_BYTES,
         })
     }
 
@@ -145,10 +152,9 @@ impl Lanes {
         match arrived.inbound {
             Inbound::Client { connection, .. } | Inbound::ClientClosed { connection } => {
                 let lane = self.lane(connection);
-                let was_empty = lane.waiting.is_empty();
                 lane.waiting.push_back((arrived, bytes));
-                if was_empty {
-                    self.turns.push_back(connection);
+                if !std::mem::replace(&mut lane.listed, true) {
+                    self.fresh.push_back(connection);
                 }
             }
             _ => self.peers.push_back((arrived, bytes)),
@@ -156,7 +162,8 @@ impl Lanes {
     }
 
     fn take(&mut self) -> Option<Charged> {
-        let peers_turn = self.peers_in_a_row < PEERS_IN_A_ROW || self.turns.is_empty();
+        let peers_turn = self.peers_in_a_row < PEERS_IN_A_ROW
+            || (self.fresh.is_empty() && self.turns.is_empty());
         if peers_turn && let Some(charged) = self.peers.pop_front() {
             self.peers_in_a_row += 1;
             return Some(charged);
@@ -167,28 +174,34 @@ impl Lanes {
 
     fn take_of_client(&mut self) -> Option<Charged> {
         loop {
-            let connection = *self.turns.front()?;
+            let is_fresh = !self.fresh.is_empty();
+            let list = if is_fresh { &mut self.fresh } else { &mut self.turns };
+            let connection = *list.front()?;
             let Some(lane) = self.clients.get_mut(&connection) else {
-                self.turns.pop_front();
+                list.pop_front();
                 continue;
             };
-            let bytes = lane.waiting.front().map_or(0, |(_, bytes)| *bytes as usize);
+            let Some((_, bytes)) = lane.waiting.front() else {
+                list.pop_front();
+                if is_fresh {
+                    // It has had its turn: what comes now waits with the others for the next one.
+                    self.turns.push_back(connection);
+                } else {
+                    self.clients.remove(&connection);
+                }
+                continue;
+            };
+            let bytes = *bytes as usize;
             if lane.credit < bytes {
                 // Its turn is over; in its next ones it saves for what is large.
                 lane.credit += TURN_BYTES;
-                self.turns.rotate_left(1);
+                list.pop_front();
+                self.turns.push_back(connection);
                 continue;
             }
-            let charged = lane.waiting.pop_front();
             lane.credit -= bytes;
             lane.room.add_permits(bytes.min(CLIENT_INBOUND_BYTES_MAX));
-            if lane.waiting.is_empty() {
-                self.turns.pop_front();
-                self.clients.remove(&connection);
-            }
-            if charged.is_some() {
-                return charged;
-            }
+            return lane.waiting.pop_front();
         }
     }
 }
@@ -230,7 +243,7 @@ impl Inbox {
     /// A client is gone: what it has sent is handed up all the same.
     pub(super) fn forget(&self, connection: ConnectionId) {
         let mut lanes = self.waiting.lanes();
-        if lanes.clients.get(&connection).is_some_and(|lane| lane.waiting.is_empty()) {
+        if lanes.clients.get(&connection).is_some_and(|lane| !lane.listed) {
             lanes.clients.remove(&connection);
         }
     }
@@ -310,6 +323,30 @@ mod tests {
             let requests = order.iter().filter(|(of, _)| *of == client).map(|(_, request)| request);
             assert!(requests.is_sorted(), "of one client all come in their order");
         }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_each_answer_goes_before_who_does_not_but_once_a_round() {
+        let (inbox, mut queue) = Inbox::new(64 << 20);
+        let mut inbound = Vec::new();
+        for request in 0..400 {
+            for client in 1..=3 {
+                inbox.send(asks(client, request), 100).await.unwrap();
+            }
+        }
+        queue.take_ready(&mut inbound, 200);
+        inbox.send(asks(9, 0), 100).await.unwrap();
+        inbox.send(asks(9, 1), 100).await.unwrap();
+        inbound.clear();
+        queue.take_ready(&mut inbound, 2);
+        assert_eq!(inbound, [asks(9, 0), asks(9, 1)]);
+        // What it sends at once again waits for a round of the others.
+        queue.take_ready(&mut inbound, 1);
+        inbox.send(asks(9, 2), 100).await.unwrap();
+        inbound.clear();
+        queue.take_ready(&mut inbound, 300);
+        let place = inbound.iter().position(|one| *one == asks(9, 2)).unwrap();
+        assert!((46..200).contains(&place), "{place}");
     }
 
     #[tokio::test]

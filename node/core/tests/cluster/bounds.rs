@@ -105,9 +105,9 @@ fn one_client_has_no_more_under_way_than_its_share() {
     world.form();
     let table = world.table("t", options(ConflictPolicy::Latest));
     world.run_ms(100);
-    let requests: Vec<u64> = (0..8)
-        .map(|number| world.send_put(node(1), table, put(&format!("k{number}"), "v")))
-        .collect();
+    let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let requests: Vec<u64> =
+        keys.map(|key| world.send_put(node(1), table, put(key, "v"))).into_iter().collect();
     let results: Vec<_> = requests.into_iter().map(|request| world.written(request)).collect();
     let refused = results.iter().filter_map(|result| result.as_ref().err());
     assert!(refused.clone().all(|failure| failure.code == FailureCode::Overloaded));
