@@ -323,6 +323,7 @@ async fn new_certificates_count_from_the_next_handshake() {
 #[tokio::test]
 async fn who_is_removed_by_the_record_is_hung_up_on_and_not_let_in_again() {
     let (one, two) = pair(&Authority::new()).await;
+    one.until(|stats| stats.peers_accepted == 1).await;
     let decided = |node: &Node| PeerHello { epoch: Epoch(3), ..node.hello() };
     for node in [&one, &two] {
         node.transport.set_hello(decided(node));
