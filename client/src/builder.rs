@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quoit_protocol::FailureCode;
 use quoit_ring::{ClusterId, ParseClusterIdError, Zone};
-use quoit_session::{Configuration, Request, Seed};
+use quoit_session::{Configuration, OperationError, Request, Seed};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
@@ -84,9 +85,26 @@ pub enum ConnectError {
     /// No randomness could be had from the operating system.
     #[error("the operating system gives no random numbers: {0}")]
     Randomness(String),
+    /// The cluster knows this client, and lets it do nothing. Ask whoever runs it for a role.
+    #[error("{message}")]
+    Forbidden {
+        /// What would be needed, and who may give it, for people.
+        message: String,
+    },
     /// No contact point led to the cluster. The trail names each and why.
     #[error("the cluster cannot be reached ({0})")]
     Unreachable(Trail),
+}
+
+impl ConnectError {
+    fn from_session(error: OperationError) -> Self {
+        match error {
+            OperationError::Refused { failure, .. } if failure.code == FailureCode::Forbidden => {
+                Self::Forbidden { message: failure.message }
+            }
+            error => Self::Unreachable(trail_of(error)),
+        }
+    }
 }
 
 /// `client.toml`.
@@ -237,10 +255,10 @@ impl ClientBuilder {
         let inner = Inner::new(commands, known_seen, clock, self.in_flight_max, self.profile);
         let submission = inner
             .submit(Request::Record, None, &Profile::new().timeout(CONNECT_TIMEOUT))
-            .map_err(|error| ConnectError::Unreachable(trail_of(error)))?;
+            .map_err(ConnectError::from_session)?;
         match submission.outcome().await {
             Some(Ok(_)) => Ok(Client::new(inner)),
-            Some(Err(error)) => Err(ConnectError::Unreachable(trail_of(error))),
+            Some(Err(error)) => Err(ConnectError::from_session(error)),
             None => Err(ConnectError::Unreachable(Trail::default())),
         }
     }

@@ -48,7 +48,7 @@ pub const HTTP_PORT_OFFSET: u16 = 100;
 pub const REPLICATION: u8 = 3;
 
 /// The audit log in the data directory, when nobody says otherwise.
-const AUDIT_FILE: &str = "audit.jsonl";
+pub const AUDIT_FILE: &str = "audit.jsonl";
 /// A configuration file is never longer, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// The wire's frames end a little above this.
@@ -380,7 +380,9 @@ impl Config {
     /// Whether the cluster is for trying: only its own host reaches it.
     pub fn is_local(&self) -> bool {
         let members = self.cluster.members.iter().map(|member| member.address);
-        members.chain([self.node.listen, self.node.advertise]).all(|at| at.ip().is_loopback())
+        let http = self.http.data.then_some(self.http.listen);
+        let own = [self.node.listen, self.node.advertise].into_iter().chain(http);
+        members.chain(own).all(|at| at.ip().is_loopback())
     }
 
     /// The whole configuration as a file, with every default written out. Reading it gives the same

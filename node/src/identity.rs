@@ -10,6 +10,8 @@ use quoit_storage::disk::Disk;
 use quoit_storage::small_file::{SmallFile, SmallFileError};
 use serde::{Deserialize, Serialize};
 
+use crate::config::AUDIT_FILE;
+
 /// The document's name on the disk; its copies are `identity.a` and `identity.b`.
 pub const IDENTITY_FILE: &str = "identity";
 
@@ -184,7 +186,10 @@ impl Identity {
 /// this node's.
 fn check_new(disk: &dyn Disk) -> Result<(), IdentityError> {
     let root = disk.list("").map_err(IdentityError::Disk)?;
-    if let Some(example) = root.into_iter().find(|name| !NEW_FILES.contains(&name.as_str())) {
+    // The audit log may be there before any data is, and tells of none.
+    let is_data =
+        |name: &String| !NEW_FILES.contains(&name.as_str()) && !name.starts_with(AUDIT_FILE);
+    if let Some(example) = root.into_iter().find(is_data) {
         return Err(IdentityError::Gone { example });
     }
     for directory in DATA_DIRECTORIES {

@@ -123,7 +123,7 @@ fn a_hangup_takes_good_files_whole_and_bad_ones_not_at_all() {
     let changed = "[log]\nlevel = \"info,quoit_node=debug\"\n[storage]\nsegment_mib = 32\n";
     fs::write(&config, format!("{settings}\n{changed}")).expect("written");
     up.hang_up();
-    wait_for(&log, "reloaded: certificates, log.level and [limits]");
+    wait_for(&log, "reloaded: certificates, roles, tokens, log.level and [limits]");
     wait_for(&log, "settings=\"storage.segment_mib\"");
     let list = || {
         let mut command = Command::new(PROGRAM);

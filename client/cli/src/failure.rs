@@ -91,6 +91,7 @@ impl From<ConnectError> for CommandError {
             ConnectError::Unreachable(_) => {
                 Self::NotDone(format!("{text}; nothing was done; check that the nodes are running"))
             }
+            ConnectError::Forbidden { .. } => Self::Forbidden(text),
             ConnectError::Socket(_) | ConnectError::Randomness(_) => Self::NotDone(text),
             _ => Self::BadInput(text),
         }

@@ -42,9 +42,10 @@ impl Session {
                     Err(failure) => failure,
                 }
             }
-            ClientResponse::Failure(failure)
-                if matches!(failure.code, FailureCode::Protocol | FailureCode::Forbidden) =>
-            {
+            ClientResponse::Failure(failure) if failure.code == FailureCode::Forbidden => {
+                LinkFailure::Forbidden(failure.message)
+            }
+            ClientResponse::Failure(failure) if failure.code == FailureCode::Protocol => {
                 LinkFailure::Refused(format!("the node refuses this client: {}", failure.message))
             }
             ClientResponse::Failure(failure) => LinkFailure::Unreachable(failure.message),

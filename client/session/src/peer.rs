@@ -204,7 +204,10 @@ impl Peers {
     /// Whether every peer was refused, so that waiting for one is of no use.
     pub(crate) fn are_hopeless(&self) -> bool {
         self.all().all(|(_, peer)| {
-            peer.state == LinkState::Idle && matches!(peer.problem, Some(LinkFailure::Refused(_)))
+            let problem = peer.problem.as_ref();
+            let is_final =
+                |problem| matches!(problem, &LinkFailure::Refused(_) | &LinkFailure::Forbidden(_));
+            peer.state == LinkState::Idle && problem.is_some_and(is_final)
         })
     }
 

@@ -5,7 +5,7 @@
 //! sent again, and no end but success or "unknown" is reported.
 
 use quoit_protocol::{Failure, FailureCode};
-use quoit_ring::NodeId;
+use quoit_ring::{HybridTime, NodeId};
 
 use crate::pending::{Attempt, Phase};
 use crate::{Effect, Instant, LinkFailure, LinkId, OperationError, OperationId, Request, Session};
@@ -314,17 +314,37 @@ impl Session {
     pub(crate) fn fail_unreachable(&mut self, id: OperationId, effects: &mut Vec<Effect>) {
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
         let only = pending.what.request.only_node();
+        let mut forbidden = None;
         for (node, peer) in self.peers.all() {
             if only.is_some() && node != only {
                 continue;
             }
-            if let Some(LinkFailure::Refused(text) | LinkFailure::Unreachable(text)) = &peer.problem
-            {
-                pending.trail.note(node, format!("at {}: {text}", peer.address));
+            if let Some(problem) = &peer.problem {
+                pending.trail.note(node, format!("at {}: {problem}", peer.address));
+            }
+            if let Some(LinkFailure::Forbidden(text)) = &peer.problem {
+                forbidden = Some(text.clone());
             }
         }
         let trail = pending.trail.clone();
-        self.fail(id, OperationError::Unreachable { trail }, effects);
+        let error = match forbidden {
+            Some(message) => OperationError::Refused { failure: forbidding(message), trail },
+            None => OperationError::Unreachable { trail },
+        };
+        self.fail(id, error, effects);
+    }
+}
+
+/// What a node would have said of a request, that said it when the connection was made.
+fn forbidding(message: String) -> Failure {
+    Failure {
+        code: FailureCode::Forbidden,
+        unknown: false,
+        answered: 0,
+        required: 0,
+        retry_after_ms: 0,
+        message,
+        time: HybridTime::ZERO,
     }
 }
 

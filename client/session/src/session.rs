@@ -38,6 +38,9 @@ pub enum LinkFailure {
     /// It will not get better by itself: a certificate, another cluster, another protocol.
     #[error("{0}")]
     Refused(String),
+    /// The node knows this client, and lets it do nothing.
+    #[error("{0}")]
+    Forbidden(String),
     /// It may get better: no answer, a closed or broken connection.
     #[error("{0}")]
     Unreachable(String),

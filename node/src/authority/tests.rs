@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use quoit_core::access::{Grant, Role};
 use quoit_ring::NodeId;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -235,4 +236,99 @@ fn several_hosts_make_no_authority_each_by_itself() {
     assert!(error.to_string().contains("share one authority"), "{error}");
     assert!(!directory.path().join("authority").exists());
     prepare_members(directory.path(), &members, false, now()).unwrap();
+}
+
+#[test]
+fn a_renewed_certificate_says_the_same_with_the_same_key_for_longer() {
+    let (directory, authority) = authority();
+    let grant = Grant { role: Role::ReadOnly, tables: vec!["carts".into()] };
+    let subject = Subject::client("shop", Some(grant)).unwrap();
+    authority.issue(&subject, 1, now()).unwrap().write(directory.path(), "shop").unwrap();
+    let path = directory.path().join("shop.pem");
+    let former = parsed(&path);
+    // It may have expired.
+    let renewed = authority.renew(&path, directory.path(), LEAF_DAYS, now() + 2 * DAY).unwrap();
+    assert_eq!(renewed.subject, subject);
+    put_renewed(&path, &renewed).unwrap();
+    let new = parsed(&path);
+    check::keys_match(&renewed.certificate_pem, &read(&directory.path().join("shop.key")).unwrap())
+        .unwrap();
+    assert_eq!(hex(&new.serial), renewed.serial);
+    assert!(new.serial != former.serial && new.not_after > former.not_after + 300 * DAY);
+    let at = since_1970(now() + 2 * DAY);
+    check::is_issued(authority.certificate_pem(), &renewed.certificate_pem, at).unwrap();
+    let text = show(&path, None, now()).unwrap()[0].text();
+    for part in ["shop", "read-only in carts", &renewed.serial, "367", "quoit authority"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn another_authority_of_the_cluster_renews_what_the_former_issued_and_no_other() {
+    let (directory, former) = authority();
+    let new = directory.path().join("new");
+    let authority = Authority::create_for(former.cluster(), &new, 9, now()).unwrap();
+    let tls = credentials(directory.path(), &former, &Subject::Node(NodeId(7)));
+    let error = authority.renew(&tls.certificate, &new, 9, now()).unwrap_err();
+    assert!(error.to_string().contains("another authority"), "{error}");
+    let renewed = authority.renew(&tls.certificate, directory.path(), 9, now()).unwrap();
+    put_renewed(&tls.certificate, &renewed).unwrap();
+
+    // Both in one file: either's certificates are good, and the cluster is found.
+    let both = directory.path().join("both.pem");
+    let text = format!("{}{}", former.certificate_pem(), authority.certificate_pem());
+    fs::write(&both, text).unwrap();
+    let trusting = |authority: &Path| TlsSettings { authority: authority.into(), ..tls.clone() };
+    let check =
+        |tls: &TlsSettings| check_credentials(tls, former.cluster(), NodeId(7), since_1970(now()));
+    check(&trusting(&both)).unwrap();
+    check(&trusting(&new.join(AUTHORITY_CERTIFICATE))).unwrap();
+    assert!(check(&tls).unwrap_err().to_string().contains("another authority"));
+    let shown = show(&tls.certificate, Some(&both), now()).unwrap()[0].json();
+    assert_eq!(shown["signed_by"], parsed(&new.join(AUTHORITY_CERTIFICATE)).fingerprint());
+    let (_elsewhere, foreign) = self::authority();
+    fs::write(&both, format!("{}{}", former.certificate_pem(), foreign.certificate_pem())).unwrap();
+    assert!(check(&trusting(&both)).unwrap_err().to_string().contains("two clusters"));
+}
+
+#[test]
+fn what_is_revoked_is_listed_once_and_not_renewed() {
+    let (directory, authority) = authority();
+    let tls = credentials(directory.path(), &authority, &Subject::admin());
+    let (subject, serial) = authority.serial_of(&tls.certificate).unwrap();
+    assert_eq!(subject, Subject::admin());
+    let lost = parse_serial("0a:FF").unwrap();
+    assert_eq!(lost, [10, 255]);
+    for expected in [1, 2, 2] {
+        let serials =
+            if expected == 1 { vec![serial.clone()] } else { vec![lost.clone(), serial.clone()] };
+        assert_eq!(authority.revoke(directory.path(), &serials, now()).unwrap(), expected);
+    }
+    let list = &show(&directory.path().join(REVOKED), None, now()).unwrap()[0];
+    assert_eq!(list.json()["revoked"][0]["serial"], hex(&serial));
+    assert!(list.text().contains("0aff at 2026-"), "{}", list.text());
+    let error = authority.renew(&tls.certificate, directory.path(), 9, now()).unwrap_err();
+    assert!(error.to_string().contains("revoked"), "{error}");
+    for wrong in ["", "0", "xy", &"00".repeat(21)] {
+        assert!(matches!(parse_serial(wrong), Err(AuthorityError::Serial(_))), "{wrong}");
+    }
+    let (elsewhere, other) = self::authority();
+    let foreign = credentials(elsewhere.path(), &other, &Subject::admin());
+    assert!(authority.serial_of(&foreign.certificate).is_err());
+}
+
+#[test]
+fn names_and_tables_that_cannot_be_are_refused() {
+    for name in ["", "Shop", "a b", "-a", "a-", "a.b", &"x".repeat(64)] {
+        assert!(matches!(Subject::client(name, None), Err(AuthorityError::Name(_))), "{name}");
+    }
+    for table in ["", "a b", "a&role=admin"] {
+        let grant = Grant { role: Role::ReadOnly, tables: vec![table.to_owned()] };
+        let refused = Subject::client("shop", Some(grant));
+        assert!(matches!(refused, Err(AuthorityError::Grant(_))), "{table}");
+    }
+}
+
+fn parsed(path: &Path) -> Parsed {
+    Parsed::read_pem(read(path).unwrap().as_bytes()).unwrap().swap_remove(0)
 }

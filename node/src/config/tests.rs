@@ -1,3 +1,4 @@
+use quoit_core::access::{Grant, Role};
 use quoit_ring::Zone;
 
 use super::*;
@@ -418,4 +419,46 @@ fn the_packaged_file_shows_every_setting_with_its_default() {
         let is_shown = shown.lines().any(|shown| shown.starts_with(&format!("{key} = ")));
         assert!(is_shown || unlisted.contains(&key), "{key} is not in the packaged file");
     }
+}
+
+#[test]
+fn roles_are_read_and_written_again() {
+    let text = format!(
+        "{}\n[access]\ndefault_role = \"read-only\"\n[[access.clients]]\nname = \"shop\"\nrole = \
+         \"read-write\"\ntables = [\"carts\", \"orders\"]\n[[access.clients]]\nname = \"shop\"\nrole = \
+         \"read-only\"\n[audit]\nfile = \"a/log\"\n",
+        minimal()
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(parse(&config.to_toml()).unwrap(), config);
+    let rights = config.access.rules(false).rights_by_name("shop", None);
+    assert_eq!(rights.role_in("carts"), Role::ReadWrite);
+    assert_eq!(rights.role_in("salaries"), Role::ReadOnly);
+    // What a certificate gives does not count beside it, and counts before the default.
+    let own = [Grant { role: Role::Admin, tables: Vec::new() }];
+    let rules = config.access.rules(false);
+    assert_eq!(rules.rights_by_name("shop", Some(&own)).role_in("salaries"), Role::ReadOnly);
+    assert_eq!(rules.rights_by_name("till", Some(&own)).role_in("salaries"), Role::Admin);
+    assert_eq!(rules.rights_by_name("till", Some(&[])).role_in("salaries"), Role::None);
+    assert_eq!(rules.rights_by_name("till", None).role_in("salaries"), Role::ReadOnly);
+
+    // Nobody may anything where other hosts reach a member, unless it is written.
+    let usual = parse(&minimal()).unwrap();
+    let role = |config: &Config| {
+        config.access.rules(config.is_local()).rights_by_name("till", None).role_in("carts")
+    };
+    assert_eq!(role(&usual), Role::Admin);
+    let text = minimal().replace("127.0.0.1:7103", "192.0.2.3:7103");
+    assert_eq!(role(&parse(&text).unwrap()), Role::None);
+
+    let says = |lines: &str, expected: &str| {
+        let told = parse(&format!("{}\n{lines}\n", minimal())).unwrap_err();
+        assert!(told.len() == 1 && told[0].to_string().contains(expected), "{told:?}");
+    };
+    says("[access]\ndefault_role = \"root\"", "access.default_role: \"root\" is not understood");
+    let client = |lines: &str| format!("[[access.clients]]\nname = \"shop\"\n{lines}");
+    says(&client(""), "access.clients.role: is missing");
+    says(&client("role = \"admin\"\ntables = \"carts\""), "write a list of texts");
+    says(&client("role = \"admin\"\ntables = []"), "leave it out");
+    says(&client("role = \"admin\"\ntable = [\"t\"]"), "did you mean tables?");
 }

@@ -42,9 +42,9 @@ pub(super) struct Data {
 
 impl Front {
     /// Answers a request.
-    pub(super) async fn answer(&self, peer: &Caller, request: Request<Incoming>) -> Response {
+    pub(super) async fn answer(&self, caller: &Caller, request: Request<Incoming>) -> Response {
         let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
-        let answering = self.route(peer, request);
+        let answering = self.route(caller, request);
         let mut response = match tokio::time::timeout(ANSWER_TIMEOUT, answering).await {
             Ok(Ok(response)) => response,
             Ok(Err(problem)) => problem.into_response(),
@@ -67,7 +67,11 @@ impl Front {
         response
     }
 
-    async fn route(&self, peer: &Caller, request: Request<Incoming>) -> Result<Response, Problem> {
+    async fn route(
+        &self,
+        caller: &Caller,
+        request: Request<Incoming>,
+    ) -> Result<Response, Problem> {
         let route = Route::of(request.uri().path())?;
         if !route.methods().contains(request.method()) {
             return Err(method_not_allowed(&route));
@@ -90,7 +94,7 @@ impl Front {
                     let detail = "this node serves no data by HTTP: set http.data = true";
                     return Err(Problem::new(Kind::NoSuchPath, detail).closing());
                 };
-                data.answer(peer, route, request).await
+                data.answer(caller, route, request).await
             }
         }
     }
@@ -99,14 +103,14 @@ impl Front {
 impl Data {
     async fn answer(
         &self,
-        peer: &Caller,
+        caller: &Caller,
         route: DataRoute,
         request: Request<Incoming>,
     ) -> Result<Response, Problem> {
         let doors = Arc::clone(&self.doors.borrow());
-        let rights = doors.check(peer, request.headers(), request.uri())?;
+        let rights = doors.check(caller, request.headers(), request.uri())?;
         let (rights, audit) = (Arc::new(rights), self.audit.clone());
-        let asker = Asker { rights, address: peer.peer.address, audit };
+        let asker = Asker { rights, address: caller.peer.address, audit };
         asker.check(asker::need(&route, request.method()))?;
         let gateway = &self.gateway;
         let turn = gateway.admit()?;

@@ -202,7 +202,7 @@ async fn welcome_peer(
     let (mut send, mut frames) = halves(shared, streams, BACKGROUND_PRIORITY)?;
     let theirs = read_hello(&frames.first().await?)?;
     let own = own_hello(shared).await;
-    let verdict = judge(&own, &theirs, node);
+    let verdict = judge(&own, &theirs, node).and_then(|()| shared.check_member(&own, &theirs));
     let welcome = PeerWelcome { hello: own, refused: verdict.clone().err() };
     say(&mut send, &PeerMessage::Welcome(welcome)).await?;
     if let Err(reason) = verdict {

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use quinn::{Connection, Endpoint};
 use quoit_core::event::ConnectionId;
 use quoit_core::peer::{Class, PeerHello};
-use quoit_ring::{ClusterId, NodeId};
+use quoit_ring::{ClusterId, Epoch, NodeId};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
@@ -207,6 +207,15 @@ impl Shared {
             return Vec::new();
         }
         state.members.retain(|node, member| wanted.contains(&(*node, member.address)));
+        if self.hello.borrow().as_ref().is_some_and(|hello| hello.epoch > Epoch(0)) {
+            let gone = state
+                .accepted
+                .iter()
+                .filter(|(peer, _)| wanted.iter().all(|(node, _)| node != *peer));
+            gone.for_each(|(_, link)| {
+                Close::NotMember.close(&link.connection, "no member of the cluster any more");
+            });
+        }
         let mut to_dial = Vec::new();
         for &(node, address) in wanted {
             if node == self.node || state.members.contains_key(&node) {
@@ -219,6 +228,19 @@ impl Shared {
             to_dial.push((node, address, nudge, over));
         }
         to_dial
+    }
+
+    /// Whether a peer may ask that has opened a connection: only a member, once a record says who is one.
+    /// A peer that knows a later record may be a member by that.
+    pub(super) fn check_member(&self, own: &PeerHello, theirs: &PeerHello) -> Result<(), String> {
+        let is_judged = own.epoch > Epoch(0) && theirs.epoch <= own.epoch;
+        if is_judged && !self.state().members.contains_key(&theirs.node) {
+            return Err(format!(
+                "{} is no member of the cluster, as version {} of its record says",
+                theirs.node, own.epoch
+            ));
+        }
+        Ok(())
     }
 
     pub(super) fn member_address(&self, node: NodeId) -> Option<SocketAddr> {

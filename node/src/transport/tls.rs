@@ -19,7 +19,7 @@ use rustls::{CertificateError, CipherSuite, RootCertStore};
 
 use super::limits::Limits;
 use crate::authority::{Parsed, ParsedList};
-use crate::bearer::{Bearer, BearerError, bearer};
+use crate::bearer::{Bearer, BearerError, UNNAMED, bearer};
 
 /// What a node proves itself with, as PEM text.
 #[derive(Clone, PartialEq, Eq)]
@@ -229,7 +229,10 @@ impl Identity {
                 Err(TlsError::WrongNode { found: format!("node {found}"), wanted: node })
             }
             Bearer::Client(client) => {
-                let found = format!("the client {}", client.name);
+                let found = match client.name.as_str() {
+                    UNNAMED => "a client".to_owned(),
+                    name => format!("the client {name}"),
+                };
                 Err(TlsError::WrongNode { found, wanted: node })
             }
         }

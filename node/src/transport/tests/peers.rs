@@ -1,10 +1,12 @@
 use quoit_core::handshake::PeerHello;
 use quoit_core::peer::{AskRecord, MergeAnswer, PeerHead, PeerMerge, Ping};
-use quoit_protocol::Key;
+use quoit_protocol::{ALPN_CLIENT, Key};
 use quoit_ring::{ConfigurationNumber, Epoch, HybridTime, TableId, VnodeIndex, WallTime};
 
 use super::super::*;
 use super::world::*;
+use crate::authority::Parsed;
+use crate::bearer::chain_of;
 
 fn ping() -> PeerMessage {
     Ping {
@@ -317,4 +319,93 @@ async fn new_certificates_count_from_the_next_handshake() {
     of_two.authority_pem.extend_from_slice(&old.node(2).authority_pem);
     two.transport.set_tls(&of_two).unwrap();
     assert_eq!(two.next().await, Inbound::PeerConnected { node: one.id });
+}
+
+#[tokio::test]
+async fn who_is_removed_by_the_record_is_hung_up_on_and_not_let_in_again() {
+    let (one, two) = pair(&Authority::new()).await;
+    one.until(|stats| stats.peers_accepted == 1).await;
+    let decided = |node: &Node| PeerHello { epoch: Epoch(3), ..node.hello() };
+    for node in [&one, &two] {
+        node.transport.set_hello(decided(node));
+    }
+    one.transport.set_members(&[]);
+    let because = |stats: &TransportStats| {
+        let refusal = |reason: &str| stats.refusals.iter().any(|one| one.reason.contains(reason));
+        refusal("n2 is no member of the cluster, as version 3 of its record says")
+    };
+    one.until(because).await;
+    two.until(because).await;
+    // By a later record it may be one.
+    two.transport.set_hello(PeerHello { epoch: Epoch(4), ..two.hello() });
+    one.until(|stats| stats.peers_accepted == 1).await;
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_ends_what_stands_and_lets_nobody_in() {
+    let authority = Authority::new();
+    let (own, stolen, good) = (authority.node(1), authority.node(2), authority.client());
+    let lost = authority.issue_until(&[format!("lost.client.{CLUSTER}.quoit")], 2999);
+    let mut one = Node::start(config(own.clone(), 1, 0));
+    let mut two = Node::start(config(stolen.clone(), 2, 0));
+    one.dial(&[&two]);
+    two.dial(&[&one]);
+    assert_eq!(one.next().await, Inbound::PeerConnected { node: two.id });
+    assert_eq!(two.next().await, Inbound::PeerConnected { node: one.id });
+    let (kept, cut) =
+        (Client::connect(one.address, &good).await, Client::connect(one.address, &lost).await);
+    one.until(|stats| stats.clients == 2 && stats.peers_accepted == 1).await;
+
+    let revoked_pem = authority.revoke(&[&stolen, &lost]);
+    one.transport.set_tls(&TlsMaterial { revoked_pem, ..own.clone() }).unwrap();
+    assert!(ended(&cut.connection).await.contains("not good any more"));
+    one.until(|stats| stats.peers_connected == 0 && stats.peers_accepted == 0).await;
+    let refused = connect(one.address, &lost, ALPN_CLIENT).await.unwrap();
+    assert!(ended(&refused).await.contains("our certificate was revoked"));
+    assert!(kept.connection.close_reason().is_none(), "the other client is not touched");
+    drop(Client::connect(one.address, &good).await);
+
+    // Nobody starts with a certificate that the others refuse, or with a list that counts for nothing.
+    let revoked_pem = authority.revoke(&[&own]);
+    let error = one.transport.set_tls(&TlsMaterial { revoked_pem, ..own.clone() }).unwrap_err();
+    assert!(matches!(error, TlsError::Revoked), "{error}");
+    let revoked_pem = b"nothing".to_vec();
+    let error = one.transport.set_tls(&TlsMaterial { revoked_pem, ..own }).unwrap_err();
+    assert!(error.to_string().contains("list of revoked certificates"), "{error}");
+}
+
+#[tokio::test]
+async fn new_certificates_are_used_between_peers_at_once_and_nothing_is_lost() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let both = |material: TlsMaterial| {
+        let authority_pem = [old.node(1).authority_pem, new.node(1).authority_pem].concat();
+        TlsMaterial { authority_pem, ..material }
+    };
+    let mut one = Node::start(config(both(old.node(1)), 1, 0));
+    let mut two = Node::start(config(both(old.node(2)), 2, 0));
+    one.dial(&[&two]);
+    two.dial(&[&one]);
+    assert_eq!(one.next().await, Inbound::PeerConnected { node: two.id });
+    assert_eq!(two.next().await, Inbound::PeerConnected { node: one.id });
+    // Both get certificates of the new authority, and once they have shown them trust no other.
+    for (node, material) in [(&one, new.node(1)), (&two, new.node(2))] {
+        node.transport.set_tls(&both(material)).unwrap();
+    }
+    one.until(|_| shows_own(&one, &two) && shows_own(&two, &one)).await;
+    for (node, material) in [(&one, new.node(1)), (&two, new.node(2))] {
+        node.transport.set_tls(&material).unwrap();
+    }
+    for request in 0..200 {
+        one.transport.send_peer(two.id, request, &ping());
+        one.transport.flush();
+        assert_eq!(two.next_message().await, from(&one, request, ping()));
+    }
+    assert_eq!(two.transport.stats().refused, 0);
+}
+
+/// Whether the connection that a peer has opened shows the certificate that the peer has now.
+fn shows_own(node: &Node, peer: &Node) -> bool {
+    let Some(link) = node.transport.shared().accepted(peer.id) else { return false };
+    let pem = &peer.transport.shared().tls().material.certificate_pem;
+    chain_of(link.connection.peer_identity())[0] == Parsed::read_pem(pem).unwrap()[0].der
 }

@@ -10,7 +10,10 @@ use quoit_core::handshake::PEER_VERSION;
 use quoit_core::peer::PeerHello;
 use quoit_protocol::{ALPN_CLIENT, ClientRequest, Hello};
 use quoit_ring::{ClusterId, Epoch, NodeId};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa,
+    KeyIdMethod, KeyPair, RevokedCertParams, date_time_ymd,
+};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,6 +21,7 @@ use tokio::time::timeout;
 
 use super::super::closing::explain;
 use super::super::*;
+use crate::authority::Parsed;
 
 pub(super) const CLUSTER: ClusterId = ClusterId(0x5150);
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +51,28 @@ impl Authority {
             key_pem: key.serialize_pem().into_bytes(),
             revoked_pem: Vec::new(),
         }
+    }
+
+    /// A list that revokes the certificates of these.
+    pub(super) fn revoke(&self, revoked: &[&TlsMaterial]) -> Vec<u8> {
+        let serial = |one: &&TlsMaterial| {
+            Parsed::read_pem(&one.certificate_pem).unwrap().swap_remove(0).serial
+        };
+        let revoked_certs = revoked.iter().map(|one| RevokedCertParams {
+            serial_number: serial(one).into(),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2999, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap().into_bytes()
     }
 
     pub(super) fn node(&self, node: u64) -> TlsMaterial {
