@@ -11,8 +11,9 @@ use crate::nemesis::Nemesis;
 use crate::workload::Workload;
 
 /// The most telling first.
-const MATRIX: [(Workload, Nemesis); 20] = [
+const MATRIX: &[(Workload, Nemesis)] = &[
     (Workload::Register, Nemesis::Partition),
+    (Workload::Insert, Nemesis::PowerCut),
     (Workload::Scan, Nemesis::Kill),
     (Workload::Set, Nemesis::Mix),
     (Workload::Latest, Nemesis::Partition),
@@ -20,17 +21,25 @@ const MATRIX: [(Workload, Nemesis); 20] = [
     (Workload::Counter, Nemesis::Pause),
     (Workload::Insert, Nemesis::Corrupt),
     (Workload::Sloppy, Nemesis::Partition),
+    (Workload::Register, Nemesis::LastCopy),
+    (Workload::Scan, Nemesis::FailFsync),
     (Workload::Delete, Nemesis::Partition),
     (Workload::Register, Nemesis::Clock),
+    (Workload::Delete, Nemesis::Age),
     (Workload::Insert, Nemesis::Restore),
+    (Workload::Sloppy, Nemesis::Hints),
     (Workload::Set, Nemesis::Kill),
     (Workload::Scan, Nemesis::DiskFull),
     (Workload::Latest, Nemesis::Mix),
     (Workload::Counter, Nemesis::Mix),
     (Workload::Sloppy, Nemesis::Mix),
+    (Workload::Blind, Nemesis::PowerBlink),
     (Workload::Register, Nemesis::Loss),
+    (Workload::Insert, Nemesis::LastCopyRot),
     (Workload::Insert, Nemesis::KillAll),
     (Workload::Delete, Nemesis::Mix),
+    (Workload::Counter, Nemesis::SlowFsync),
+    (Workload::Scan, Nemesis::DiskErrors),
     (Workload::Latest, Nemesis::Rolling),
 ];
 /// What a test takes beside its own time, until one has been measured.
@@ -53,7 +62,8 @@ pub(crate) fn run(
     let began = Instant::now();
     let has_network = common.network == NetworkKind::Namespaces;
     let tests: Vec<_> = MATRIX
-        .into_iter()
+        .iter()
+        .copied()
         .filter(|(_, nemesis)| has_network || !nemesis.needs_network())
         .filter(|(_, nemesis)| has_network || nemesis.disks() == DiskKind::Plain)
         .take(first.unwrap_or(MATRIX.len()))

@@ -112,7 +112,7 @@ pub(crate) enum Nemesis {
     Hints,
     /// Time leaps ahead for all, what was deleted is collected, and an old copy of a disk comes back.
     Age,
-    /// Partitions, losses, kills, pauses, clocks and wiped disks, often two at a time.
+    /// Partitions, losses, kills, power cuts, pauses, clocks and wiped disks, often two at a time.
     Mix,
 }
 
@@ -123,8 +123,16 @@ const PARTITIONS: [Fault; 5] = [
     Fault::PartitionBridge,
     Fault::PartitionOneWay,
 ];
-const PROCESSES: [Fault; 6] =
-    [Fault::KillOne, Fault::KillSome, Fault::KillAll, Fault::Pause, Fault::Rolling, Fault::Clock];
+const PROCESSES: [Fault; 8] = [
+    Fault::KillOne,
+    Fault::KillSome,
+    Fault::KillAll,
+    Fault::CutSome,
+    Fault::CutAll,
+    Fault::Pause,
+    Fault::Rolling,
+    Fault::Clock,
+];
 
 impl Nemesis {
     pub(crate) fn name(self) -> String {
@@ -170,7 +178,8 @@ impl Nemesis {
             | Self::FailFsync
             | Self::DiskErrors
             | Self::PowerCut
-            | Self::PowerBlink => DiskKind::Volatile,
+            | Self::PowerBlink
+            | Self::Mix => DiskKind::Volatile,
             _ => DiskKind::Plain,
         }
     }
@@ -179,6 +188,8 @@ impl Nemesis {
     pub(crate) fn repair_interval_seconds(self) -> u8 {
         match self {
             Self::Hints => 0,
+            // What a node has lost stays lost for a while.
+            Self::PowerBlink => 60,
             Self::Age => 1,
             _ => 5,
         }
