@@ -42,6 +42,7 @@
 //! |---|---|---|
 //! | `set` | `siblings`, read-modify-write | what was known to be there is in every later read (`set-full`) |
 //! | `insert`, `scan` | `latest`, unique blind inserts | the same, by point reads and by scans |
+//! | `blind` | `siblings`, unique blind writes | the same: each stays as a sibling |
 //! | `register`, `delete` | `siblings` | every later read gives all known values that no write may have covered, and none that a known write has covered: nothing lost, nothing resurrected |
 //! | `latest` | `latest` | regular and monotonic by dots; linearizability is looked for, and its absence allowed |
 //! | `counter` | `siblings`, read-modify-write | bounds, and never back |
@@ -100,6 +101,11 @@
 //!   as long as they remembered it (`counter` + `mix`, seed 13: not whole again after 90 s). Mended:
 //!   `Identity::generation`. The simulator cannot show it: there gossip is an adversary that says what it
 //!   likes, and chitchat's count of lives is no part of it.
+//! - A node that was given back an older disk, and had been started more than once since that was copied,
+//!   counted its starts from there, and gossip believed none but the greatest: it was filled and served, but
+//!   seemed dead to all others (`delete` + `age`, seed 1: not whole again after 90 s). Mended: a life that has
+//!   long been silent gives way to an earlier one that lives (`gossip::peers`), and two starts never
+//!   have one number (`Identity::generation`). The simulator cannot show it, for the same reason.
 //! - What the docs of the client said of the context that a write gives back held only where no sibling
 //!   remained (`register`: hundreds of "superseded but there" in 15 s). The docs were wrong, not the store.
 //! - A node whose clock was more than the bound (5 minutes) ahead told clients its time in reads and
@@ -114,19 +120,31 @@
 //!
 //! | planted | test | found after | as |
 //! |---|---|---|---|
-//! | a merge of three siblings or more drops one | `register` + `none` | 0.7 s | lost |
-//! | a coordinator sends the new value alone, not the set | `register` + `partition` | 0.3 s | lost, resurrected |
-//! | a fallback counts as a primary in a strict quorum | `register` + `partition` | 4 s | stale, lost, resurrected |
-//! | a write is acknowledged by one replica less (W-1) | `register` + `partition` | 6 s | stale, resurrected |
-//! | an unknown write is said to be certainly not done | `register` + `partition` | 8 s | failed but there |
-//! | a write does not claim what its context covers | `register` + `partition` | 9 s | resurrected |
-//! | a quorum read does not write back what differs | `latest` + `loss` | 6 s | went back |
-//! | a `latest` table takes an older dot for merged | `latest` + `clock` | 9 s | stale |
+//! | a merge of three siblings or more drops one | `register` + `none` | 0.4 s | lost |
+//! | a coordinator sends the new value alone, not the set | `register` + `partition` | 0.4 s | lost, resurrected |
+//! | a write is acknowledged by one replica less (W-1) | `register` + `partition` | 0.5 s | stale |
+//! | a fallback counts as a primary in a strict quorum | `register` + `partition` | 0.8 s | stale |
+//! | a write does not claim what its context covers | `register` + `partition` | 7 s | superseded but there |
+//! | an unknown write is said to be certainly not done | `register` + `partition` | 25 s | failed but there |
+//! | a quorum read does not write back what differs | `latest` + `loss` | 55 s | went back |
+//! | a `latest` table takes an older dot for merged | `latest` + `clock` | 10 s | stale |
+//! | a write is acknowledged without its fsync | `register` + `power-cut` | 5 s | lost |
+//! | a write whose fsync failed is acknowledged | `scan` + `fail-fsync` | 20 s | lost |
+//! | an actor is used again by the next start | `blind` + `power-blink` | 8 s | lost |
+//! | a wiped replica counts at once | `register` + `last-copy` | 10 s | lost |
+//! | a wiped replica counts once one other was merged | `insert` + `last-copy` | 14 s | lost |
+//! | a damaged record is taken for absence | `insert` + `last-copy-rot` | 10 s | lost |
+//! | a merge does not change the digests | `insert` + `last-copy` | 27 s | lost |
+//! | a hint is forgotten undelivered | `sloppy` + `hints` | the end | lost, replicas differ |
+//! | tombstones are collected before all replicas agreed | `insert` + `age` | 54 s | lost |
 //!
-//! Looked for in 20 s each and not found: an actor that is kept after a wipe, a wiped replica that counts at
-//! once, a damaged record taken for absence, a merge that does not change the digests. The simulator finds
-//! these, and all others. That plain quorum registers are not linearizable is found too (`latest` + `loss`
-//! at 800 operations a second: 3 of 78 keys in 20 s), and allowed.
+//! (Debug build of the suite, release build of the node, load about 20 on two cores; a test ends with what it
+//! finds, and looks for at most 90 s.) Of the bugs that the simulator knows seven more are not looked for
+//! here: nothing here expires, no client hands in the context of another key or asks for more than a node
+//! takes, sessions are not checked, the cluster's record does not change, and two need a message that is
+//! late by a whole collection. The simulator finds these, and all others. That plain quorum registers are not
+//! linearizable is found too (`latest` + `loss` at 800 operations a second: 3 of 78 keys in 20 s), and
+//! allowed.
 
 mod checker;
 pub mod cli;

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::cli::CommonArguments;
-use crate::cluster::{DiskKind, NetworkKind};
+use crate::cluster::{Disk, DiskKind, NetworkKind};
 use crate::nemesis::Nemesis;
 use crate::workload::Workload;
 
@@ -61,11 +61,20 @@ pub(crate) fn run(
 ) -> Result<bool, Box<dyn Error>> {
     let began = Instant::now();
     let has_network = common.network == NetworkKind::Namespaces;
+    let has_volatile = Disk::check();
+    if let (true, Err(error)) = (has_network, &has_volatile) {
+        println!("no power is cut and no sync fails: {error}");
+    }
+    let is_possible = |disks: DiskKind| match disks {
+        DiskKind::Plain => true,
+        DiskKind::Small => has_network,
+        DiskKind::Volatile => has_network && has_volatile.is_ok(),
+    };
     let tests: Vec<_> = MATRIX
         .iter()
         .copied()
         .filter(|(_, nemesis)| has_network || !nemesis.needs_network())
-        .filter(|(_, nemesis)| has_network || nemesis.disks() == DiskKind::Plain)
+        .filter(|(_, nemesis)| is_possible(nemesis.disks()))
         .take(first.unwrap_or(MATRIX.len()))
         .collect();
     let mut overhead = OVERHEAD;
