@@ -20,7 +20,8 @@
 //!   mutually authenticated connections. Each is walked by a guard before chitchat decodes it, for
 //!   chitchat bounds little and asserts much.
 //! - The caller is told differences as [`GossipEvent`]s, of the greatest generation of each node id
-//!   only. What it has no room for is merged, not queued.
+//!   only, or of a lower one that lives when that has long been silent (an older disk was put back).
+//!   What it has no room for is merged, not queued.
 //!
 //! # Figures
 //! Rounds of 400 ms, delays of 1 to 20 ms; `cargo test -p quoit-gossip --test cluster -- --nocapture`

@@ -114,7 +114,7 @@ struct AllArguments {
 #[derive(Debug, Args)]
 struct PlantedArguments {
     /// For how many seconds each is looked for at most.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=TIME_MAX))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=TIME_MAX))]
     time: u64,
     /// Only this one (may be repeated).
     #[arg(long, value_name = "BUG")]

@@ -53,6 +53,7 @@
 //! |---|---|---|
 //! | `set` | `siblings`, read-modify-write | what was known to be there is in every later read (`set-full`) |
 //! | `insert`, `scan` | `latest`, unique blind inserts | the same, by point reads and by scans |
+//! | `blind` | `siblings`, unique blind writes | the same: each stays as a sibling |
 //! | `register`, `delete` | `siblings` | every later read gives all known values that no write may have covered, and none that a known write has covered: nothing lost, nothing resurrected |
 //! | `latest` | `latest` | regular and monotonic by dots; linearizability is looked for, and its absence allowed |
 //! | `counter` | `siblings`, read-modify-write | bounds, and never back |
@@ -71,7 +72,7 @@
 //! # A run
 //!
 //! `all --time 960 --seed 20261126` on 2 shared cores (load 7 to 10 from other builds), 5 nodes, N=3, R and W
-//! by quorum, 20 processes, 200 operations a second; each test 27 to 46 s: 20 tests, 137,667 operations done,
+//! by quorum, 20 processes, 200 operations a second; each test 27 to 46 s: the first 20 tests, 137,667 operations done,
 //! 4,325 certainly not, of 775 not known; all valid, all replicas equal at the end. Medians are of what was
 //! done, gaps the longest time in which nothing was answered while a fault was active or recovered from (a
 //! fault that kills all nodes keeps them down for 4 to 9 s), recovery the longest from the healing to the
@@ -103,6 +104,29 @@
 //! The sloppy table was stale in the partition as expected (1,174 stale reads, 229 values not seen again
 //! until the final reads, 479 that had been replaced or deleted), and whole and equal after it.
 //!
+//! The disks and the faults in one order came later: 30 s each (load 20; debug build of the suite), all valid,
+//! all replicas equal at the end. With syncs that take seconds, or a majority of replicas that is away,
+//! nothing can be acknowledged for as long:
+//!
+//! | test | done / not / unknown | faults | p50, p99 ms | gap ms | recovery ms |
+//! |---|---|---|---|---|---|
+//! | `blind` + `mix` (3 nodes) | 5,507 / 6 / 38 | 3 | 1.0, 14 | 389 | 15 |
+//! | `blind` + `power-blink` | 5,785 / 0 / 10 | 3 | 1.1, 38 | 430 | 10 |
+//! | `counter` + `fail-fsync` | 2,995 / 1351 / 333 | 3 | 2.2, 417 | 979 | 977 |
+//! | `counter` + `slow-fsync` | 3,292 / 1 / 34 | 3 | 1.9, 2274 | 1489 | 31 |
+//! | `delete` + `age` | 5,008 / 69 / 28 | 1 | 1.7, 382 | 1502 | 0 |
+//! | `insert` + `last-copy` | 4,348 / 107 / 480 | 1 | 4.6, 213 | 696 | 11 |
+//! | `insert` + `last-copy-rot` (3 nodes) | 5,189 / 462 / 1676 | 2 | 1.8, 62 | 14244 | 44 |
+//! | `latest` + `last-copy` (3 nodes) | 4,140 / 2262 / 1874 | 2 | 1.0, 64 | 15741 | 1160 |
+//! | `latest` + `mix` | 6,248 / 0 / 14 | 2 | 0.8, 22 | 464 | 7 |
+//! | `latest` + `power-cut` | 6,687 / 0 / 27 | 3 | 0.8, 44 | 477 | 5 |
+//! | `register` + `age` | 5,623 / 101 / 30 | 1 | 1.4, 62 | 565 | 0 |
+//! | `register` + `power-cut` | 6,737 / 12 / 21 | 3 | 0.8, 42 | 472 | 4 |
+//! | `scan` + `disk-errors` | 7,148 / 0 / 7 | 3 | 2.2, 92 | 428 | 20 |
+//! | `scan` + `fail-fsync` | 4,487 / 310 / 728 | 3 | 1.6, 63 | 472 | 337 |
+//! | `set` + `mix` | 2,612 / 605 / 28 | 3 | 1.3, 1381 | 2513 | 329 |
+//! | `sloppy` + `hints` | 5,280 / 0 / 5 | 2 | 1.4, 270 | 169 | 16 |
+//!
 //! # What it has found
 //!
 //! - A node that lost its disk after it had been started more than once counted its starts from 1 again,
@@ -110,6 +134,11 @@
 //!   as long as they remembered it (`counter` + `mix`, seed 13: not whole again after 90 s). Mended:
 //!   `Identity::generation`. The simulator cannot show it: there gossip is an adversary that says what it
 //!   likes, and chitchat's count of lives is no part of it.
+//! - A node that was given back an older disk, and had been started more than once since that was copied,
+//!   counted its starts from there, and gossip believed none but the greatest: it was filled and served, but
+//!   seemed dead to all others (`delete` + `age`, seed 1: not whole again after 90 s). Mended: a life that has
+//!   long been silent gives way to an earlier one that lives (`gossip::peers`), and two starts never
+//!   have one number (`Identity::generation`). The simulator cannot show it, for the same reason.
 //! - What the docs of the client said of the context that a write gives back held only where no sibling
 //!   remained (`register`: hundreds of "superseded but there" in 15 s). The docs were wrong, not the store.
 //! - A node whose clock was more than the bound (5 minutes) ahead told clients its time in reads and
@@ -124,19 +153,31 @@
 //!
 //! | planted | test | found after | as |
 //! |---|---|---|---|
-//! | a merge of three siblings or more drops one | `register` + `none` | 0.7 s | lost |
-//! | a coordinator sends the new value alone, not the set | `register` + `partition` | 0.3 s | lost, resurrected |
-//! | a fallback counts as a primary in a strict quorum | `register` + `partition` | 4 s | stale, lost, resurrected |
-//! | a write is acknowledged by one replica less (W-1) | `register` + `partition` | 6 s | stale, resurrected |
-//! | an unknown write is said to be certainly not done | `register` + `partition` | 8 s | failed but there |
-//! | a write does not claim what its context covers | `register` + `partition` | 9 s | resurrected |
-//! | a quorum read does not write back what differs | `latest` + `loss` | 6 s | went back |
-//! | a `latest` table takes an older dot for merged | `latest` + `clock` | 9 s | stale |
+//! | a merge of three siblings or more drops one | `register` + `none` | 0.4 s | lost |
+//! | a coordinator sends the new value alone, not the set | `register` + `partition` | 0.4 s | lost, resurrected |
+//! | a write is acknowledged by one replica less (W-1) | `register` + `partition` | 0.5 s | stale |
+//! | a fallback counts as a primary in a strict quorum | `register` + `partition` | 0.8 s | stale |
+//! | a write does not claim what its context covers | `register` + `partition` | 7 s | superseded but there |
+//! | an unknown write is said to be certainly not done | `register` + `partition` | 25 s | failed but there |
+//! | a quorum read does not write back what differs | `latest` + `loss` | 55 s | went back |
+//! | a `latest` table takes an older dot for merged | `latest` + `clock` | 10 s | stale |
+//! | a write is acknowledged without its fsync | `register` + `power-cut` | 5 s | lost |
+//! | a write whose fsync failed is acknowledged | `scan` + `fail-fsync` | 20 s | lost |
+//! | an actor is used again by the next start | `blind` + `power-blink` | 8 s | lost |
+//! | a wiped replica counts at once | `register` + `last-copy` | 10 s | lost |
+//! | a wiped replica counts once one other was merged | `insert` + `last-copy` | 14 s | lost |
+//! | a damaged record is taken for absence | `insert` + `last-copy-rot` | 10 s | lost |
+//! | a merge does not change the digests | `insert` + `last-copy` | 27 s | lost |
+//! | a hint is forgotten undelivered | `sloppy` + `hints` | the end | lost, replicas differ |
+//! | tombstones are collected before all replicas agreed | `insert` + `age` | 54 s | lost |
 //!
-//! Looked for in 20 s each and not found: an actor that is kept after a wipe, a wiped replica that counts at
-//! once, a damaged record taken for absence, a merge that does not change the digests. The simulator finds
-//! these, and all others. That plain quorum registers are not linearizable is found too (`latest` + `loss`
-//! at 800 operations a second: 3 of 78 keys in 20 s), and allowed.
+//! (Debug build of the suite, release build of the node, load about 20 on two cores; a test ends with what it
+//! finds, and looks for at most 90 s.) Of the bugs that the simulator knows seven more are not looked for
+//! here: nothing here expires, no client hands in the context of another key or asks for more than a node
+//! takes, sessions are not checked, the cluster's record does not change, and two need a message that is
+//! late by a whole collection. The simulator finds these, and all others. That plain quorum registers are not
+//! linearizable is found too (`latest` + `loss` at 800 operations a second: 3 of 78 keys in 20 s), and
+//! allowed.
 
 mod checker;
 pub mod cli;

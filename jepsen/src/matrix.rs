@@ -6,13 +6,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::cli::CommonArguments;
-use crate::cluster::{DiskKind, NetworkKind};
+use crate::cluster::{Disk, DiskKind, NetworkKind};
 use crate::nemesis::Nemesis;
 use crate::workload::Workload;
 
 /// The most telling first.
-const MATRIX: [(Workload, Nemesis); 28] = [
+const MATRIX: &[(Workload, Nemesis)] = &[
     (Workload::Register, Nemesis::Partition),
+    (Workload::Insert, Nemesis::PowerCut),
     (Workload::Scan, Nemesis::Kill),
     (Workload::Set, Nemesis::Mix),
     (Workload::Latest, Nemesis::Partition),
@@ -24,17 +25,25 @@ const MATRIX: [(Workload, Nemesis); 28] = [
     (Workload::Register, Nemesis::ClockJump),
     (Workload::Delete, Nemesis::Delay),
     (Workload::Latest, Nemesis::ClockStrobe),
+    (Workload::Register, Nemesis::LastCopy),
+    (Workload::Scan, Nemesis::FailFsync),
     (Workload::Delete, Nemesis::Partition),
     (Workload::Register, Nemesis::Clock),
+    (Workload::Delete, Nemesis::Age),
     (Workload::Insert, Nemesis::Restore),
+    (Workload::Sloppy, Nemesis::Hints),
     (Workload::Set, Nemesis::Kill),
     (Workload::Scan, Nemesis::DiskFull),
     (Workload::Latest, Nemesis::Mix),
     (Workload::Counter, Nemesis::Mix),
     (Workload::Sloppy, Nemesis::Mix),
+    (Workload::Blind, Nemesis::PowerBlink),
     (Workload::Register, Nemesis::Loss),
+    (Workload::Insert, Nemesis::LastCopyRot),
     (Workload::Insert, Nemesis::KillAll),
     (Workload::Delete, Nemesis::Mix),
+    (Workload::Counter, Nemesis::SlowFsync),
+    (Workload::Scan, Nemesis::DiskErrors),
     (Workload::Latest, Nemesis::Rolling),
     (Workload::Set, Nemesis::Reorder),
     (Workload::Session, Nemesis::Pause),
@@ -60,9 +69,19 @@ pub(crate) fn run(
 ) -> Result<bool, Box<dyn Error>> {
     let began = Instant::now();
     let has_root = common.network == NetworkKind::Namespaces;
+    let has_volatile = Disk::check();
+    if let (true, Err(error)) = (has_root, &has_volatile) {
+        println!("no power is cut and no sync fails: {error}");
+    }
+    let is_possible = |disks: DiskKind| match disks {
+        DiskKind::Plain => true,
+        DiskKind::Small => has_root,
+        DiskKind::Volatile => has_root && has_volatile.is_ok(),
+    };
     let tests: Vec<_> = MATRIX
-        .into_iter()
-        .filter(|(_, nemesis)| has_root || nemesis.disks() == DiskKind::Plain)
+        .iter()
+        .copied()
+        .filter(|(_, nemesis)| is_possible(nemesis.disks()))
         .take(first.unwrap_or(MATRIX.len()))
         .collect();
     let mut overhead = OVERHEAD;

@@ -3,7 +3,8 @@
 //!
 //! The names are those of `PlantedBug` in `quoit-storage`. The others of its bugs this suite does not look
 //! for: nothing here expires, no client hands in the context of another key or asks for more than a node
-//! takes, and nobody changes the cluster's record. The simulator finds all of them.
+//! takes, nobody changes the cluster's record, and two need a message that is late by a whole collection.
+//! The simulator finds all of them.
 
 use std::error::Error;
 use std::fs;
@@ -29,7 +30,7 @@ const fn case(bug: &'static str, workload: Workload, nemesis: Nemesis, nodes: u1
     Case { bug, workload, nemesis, nodes }
 }
 
-const CASES: [Case; 19] = [
+const CASES: [Case; 17] = [
     case("DropSibling", Workload::Register, Nemesis::None, 5),
     case("ForgetContext", Workload::Register, Nemesis::Partition, 5),
     case("AcknowledgeEarly", Workload::Register, Nemesis::Partition, 5),
@@ -39,16 +40,14 @@ const CASES: [Case; 19] = [
     case("SkipWriteBack", Workload::Latest, Nemesis::Loss, 5),
     case("SkipOlder", Workload::Latest, Nemesis::Clock, 5),
     case("SkipSync", Workload::Register, Nemesis::PowerCut, 5),
-    case("IgnoreFailedSync", Workload::Insert, Nemesis::FailFsync, 3),
+    case("IgnoreFailedSync", Workload::Scan, Nemesis::FailFsync, 3),
     case("KeepActor", Workload::Blind, Nemesis::PowerBlink, 3),
     case("CountAtOnce", Workload::Register, Nemesis::LastCopy, 3),
-    case("RefillFromOne", Workload::Register, Nemesis::LastCopy, 3),
+    case("RefillFromOne", Workload::Insert, Nemesis::LastCopy, 5),
     case("CorruptIsAbsent", Workload::Insert, Nemesis::LastCopyRot, 3),
     case("SkipDigest", Workload::Insert, Nemesis::LastCopy, 3),
     case("DropHint", Workload::Sloppy, Nemesis::Hints, 5),
     case("SettleWithoutPromises", Workload::Insert, Nemesis::Age, 5),
-    case("TakeUnderFloor", Workload::Delete, Nemesis::Age, 3),
-    case("SettleOverStandIns", Workload::Sloppy, Nemesis::Age, 5),
 ];
 
 /// Plants each bug that is named, or all; whether all were found. Their results go to the folder that

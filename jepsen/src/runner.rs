@@ -21,6 +21,8 @@ use crate::workload::{End, Memory, Plan, Request, Workload, name};
 
 /// Clients, each with connections of its own, that the processes share.
 const CLIENTS: usize = 4;
+/// Every node knows a new table within this.
+const TABLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The final reads in flight.
 const FINAL_READS: usize = 16;
 /// Where a test ends with what it finds, it looks so often.
@@ -140,9 +142,19 @@ async fn make_table(client: &Client, options: &TestOptions) -> Result<(), Cluste
     made.map(drop).map_err(|error| ClusterError::Program(error.to_string()))
 }
 
+/// The table, as soon as the node that this client asks has heard of it.
 async fn table_of(client: &Client, options: &TestOptions) -> Result<Table, ClusterError> {
-    let table = client.table(options.workload.name()).await;
-    table.map_err(|error: TableError| ClusterError::Program(error.to_string()))
+    let until = Instant::now() + TABLE_TIMEOUT;
+    loop {
+        match client.table(options.workload.name()).await {
+            Ok(table) => return Ok(table),
+            Err(error @ TableError::Unknown { .. }) if Instant::now() > until => {
+                return Err(ClusterError::Program(error.to_string()));
+            }
+            Err(TableError::Unknown { .. }) => sleep(FINAL_PAUSE).await,
+            Err(error) => return Err(ClusterError::Program(error.to_string())),
+        }
+    }
 }
 
 async fn start_workers(

@@ -65,6 +65,12 @@ pub(crate) enum ClusterError {
          with --network loopback"
     )]
     Rights(String),
+    /// File systems of our own cannot be mounted.
+    #[error(
+        "/dev/fuse cannot be opened, and so there is no disk whose power can be cut or whose syncs fail: \
+         `modprobe fuse` (as root), or choose another nemesis"
+    )]
+    NoFuse(#[source] io::Error),
     /// A command of the system failed.
     #[error("`{command}` failed: {message}")]
     Command { command: String, message: String },

@@ -131,7 +131,8 @@ pub(crate) enum Nemesis {
     Hints,
     /// Time leaps ahead for all, what was deleted is collected, and an old copy of a disk comes back.
     Age,
-    /// Partitions, losses, delays, kills, pauses, clocks and wiped disks, often two at a time.
+    /// Partitions, losses, delays, kills, power cuts, pauses, clocks and wiped disks, often two at a
+    /// time.
     Mix,
 }
 
@@ -143,10 +144,12 @@ const PARTITIONS: [Fault; 5] = [
     Fault::PartitionOneWay,
 ];
 const PACKETS: [Fault; 4] = [Fault::Delay, Fault::Reorder, Fault::Duplicate, Fault::DamagePackets];
-const PROCESSES: [Fault; 8] = [
+const PROCESSES: [Fault; 10] = [
     Fault::KillOne,
     Fault::KillSome,
     Fault::KillAll,
+    Fault::CutSome,
+    Fault::CutAll,
     Fault::Pause,
     Fault::Rolling,
     Fault::Clock,
@@ -202,7 +205,8 @@ impl Nemesis {
             | Self::FailFsync
             | Self::DiskErrors
             | Self::PowerCut
-            | Self::PowerBlink => DiskKind::Volatile,
+            | Self::PowerBlink
+            | Self::Mix => DiskKind::Volatile,
             _ => DiskKind::Plain,
         }
     }
@@ -211,6 +215,8 @@ impl Nemesis {
     pub(crate) fn repair_interval_seconds(self) -> u8 {
         match self {
             Self::Hints => 0,
+            // What a node has lost stays lost for a while.
+            Self::PowerBlink => 60,
             Self::Age => 1,
             _ => 5,
         }

@@ -92,8 +92,8 @@ impl Workload {
     /// So many keys are in use at a time.
     fn keys_active(self) -> i64 {
         match self {
-            // They are used up soon.
-            Self::Blind => 40,
+            // So many that a while passes between two writes of one key.
+            Self::Blind => 300,
             _ => KEYS_ACTIVE,
         }
     }

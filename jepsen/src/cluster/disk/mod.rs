@@ -20,6 +20,7 @@ mod contents;
 mod filesystem;
 mod tree;
 
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -121,19 +122,13 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Whether such a disk can be made here.
+    /// Whether such a disk can be made here (by root).
     ///
     /// # Errors
-    /// [`ClusterError::Rights`].
+    /// [`ClusterError::NoFuse`].
     pub(crate) fn check() -> Result<(), ClusterError> {
-        if Path::new("/dev/fuse").exists() {
-            return Ok(());
-        }
-        Err(ClusterError::Rights(
-            "there is no /dev/fuse, and with it no disk whose power can be cut or whose syncs can fail \
-             (`modprobe fuse`, or choose another nemesis)"
-                .to_owned(),
-        ))
+        let opened = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        opened.map(drop).map_err(ClusterError::NoFuse)
     }
 
     /// Mounts an empty disk of so many bytes.
