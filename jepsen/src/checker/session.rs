@@ -30,7 +30,7 @@ pub(super) fn check(
         match keyed.f() {
             "read" if keyed.call.is_ok() => checker.read(keyed, verdict)?,
             "read" => {}
-            "write" => checker.wrote(keyed.call)?,
+            "write" => checker.wrote(keyed.call),
             _ => return Err(keyed.wrong("a session has `write` and `read`")),
         }
     }
@@ -84,11 +84,10 @@ impl<'a> Checker<'a> {
     }
 
     /// In the order in which operations begin, which for one process is that of their ends too.
-    fn wrote(&mut self, call: Call<'a>) -> Result<(), HistoryError> {
+    fn wrote(&mut self, call: Call<'a>) {
         if let (true, Some(process), Some(number)) = (call.is_ok(), session(&call), value(&call)) {
             raise(&mut self.own, process, number, call);
         }
-        Ok(())
     }
 
     fn read(&mut self, keyed: &Keyed<'a>, verdict: &mut Verdict) -> Result<(), HistoryError> {
