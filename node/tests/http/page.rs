@@ -12,20 +12,39 @@ const NASTY: &str = "<script>document.title='taken'</script><img src=x onerror=a
 const NASTY_ENCODED: &str =
     "%3Cscript%3Edocument.title=%27taken%27%3C%2Fscript%3E%3Cimg%20src=x%20onerror=alert(1)%3E";
 
-/// Writes a key several times without having read it, so that it is hot and has several values.
-async fn write_siblings(nodes: &Nodes, path: &str, times: usize) {
-    for number in 0..times {
+/// So many make a key hot, whoever coordinates them.
+const READS: usize = 90;
+
+/// Makes a table, and a key in it that has several values and is hot.
+async fn make_carts(nodes: &Nodes, path: &str, siblings: usize) {
+    nodes.table("carts", r#"{"policy": "siblings"}"#).await;
+    let began = std::time::Instant::now();
+    while !all_follow_the_record(nodes).await {
+        assert!(began.elapsed() < LIMIT, "a node does not hear of the table");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Nobody has read it.
+    for number in 0..siblings {
         let body = format!("value {number}");
         let answer = nodes.ask("PUT", path, &[], body.as_bytes()).await;
         assert!((200..300).contains(&answer.status), "{answer:?}");
     }
+    for _ in 0..READS {
+        assert_eq!(nodes.ask("GET", path, &[], b"").await.status, 300);
+    }
+}
+
+async fn all_follow_the_record(nodes: &Nodes) -> bool {
+    let document = nodes.ask("GET", "/ui/cluster.json", &[], b"").await.json();
+    let epochs = document["nodes"].as_array().expect("a list").iter().map(|node| &node["epoch"]);
+    // The first record has no tables.
+    epochs.into_iter().all(|epoch| epoch.as_u64().is_some_and(|epoch| epoch > 1))
 }
 
 #[tokio::test]
 async fn what_the_page_shows_is_what_top_prints_and_not_for_everybody() {
     let nodes = Nodes::start().await;
-    nodes.table("carts", r#"{"policy": "siblings"}"#).await;
-    write_siblings(&nodes, "/v1/tables/carts/keys/alice", 6).await;
+    make_carts(&nodes, "/v1/tables/carts/keys/alice", 6).await;
 
     let page = nodes.ask("GET", "/", &[], b"").await;
     assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
@@ -80,8 +99,7 @@ async fn a_browser_shows_the_ring_and_a_node_that_is_clicked_and_what_goes_wrong
         return;
     };
     let nodes = Nodes::start().await;
-    nodes.table("carts", r#"{"policy": "siblings"}"#).await;
-    write_siblings(&nodes, &format!("/v1/tables/carts/keys/{NASTY_ENCODED}"), 5).await;
+    make_carts(&nodes, &format!("/v1/tables/carts/keys/{NASTY_ENCODED}"), 5).await;
 
     let mut page = Browser::open(program).await;
     page.resize(1280, 900).await;
