@@ -283,11 +283,15 @@ fn hot_keys(activities: &[(NodeId, Activity)]) -> Vec<HotKeyRow> {
                 nodes: Vec::new(),
             });
             row.per_second += hot.per_second;
-            row.writes_per_second += hot.per_second * u64::from(hot.writes_permille) / 1_000;
+            // Thousandths yet: a node's own may be less than one.
+            row.writes_per_second += hot.per_second * u64::from(hot.writes_permille);
             row.nodes.push(*node);
         }
     }
     let mut rows: Vec<HotKeyRow> = rows.into_values().collect();
+    for row in &mut rows {
+        row.writes_per_second /= 1_000;
+    }
     rows.sort_by_key(|row| std::cmp::Reverse(row.per_second));
     rows.truncate(KEYS_MAX);
     rows
