@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quoit_client::Client;
-use quoit_protocol::activity::{Activity, OperationActivity, ShownKey};
+use quoit_protocol::activity::{Activity, OperationActivity, ShownKey, SlowKey};
 use quoit_protocol::status::NodeStatus;
 use quoit_ring::{ClusterRecord, NodeId};
 use serde_json::{Map, Value, json};
@@ -27,6 +27,7 @@ pub struct Picture {
     pub(crate) operations: Vec<OperationActivity>,
     pub(crate) hot_keys: Vec<HotKeyRow>,
     pub(crate) large_sets: Vec<LargeSetRow>,
+    pub(crate) slow_keys: Vec<SlowKeyRow>,
 }
 
 /// A key that is asked for often, over all nodes.
@@ -46,6 +47,13 @@ pub(crate) struct LargeSetRow {
     pub(crate) age_ms: u64,
 }
 
+/// A key of which a request took long.
+pub(crate) struct SlowKeyRow {
+    pub(crate) slow: SlowKey,
+    /// Who coordinated it.
+    pub(crate) node: NodeId,
+}
+
 impl Picture {
     /// Asks every member at once; one that does not answer within `patience` is shown as silent.
     pub async fn take(client: &Client, patience: Duration) -> Self {
@@ -63,7 +71,8 @@ impl Picture {
         let activities = activities();
         let (operations, hot_keys, large_sets) =
             (operations(&activities), hot_keys(&activities), large_sets(&activities));
-        Self { view, operations, hot_keys, large_sets }
+        let slow_keys = slow_keys(&activities);
+        Self { view, operations, hot_keys, large_sets, slow_keys }
     }
 
     /// The record that it is about.
@@ -91,6 +100,14 @@ impl Picture {
             row.insert("age_ms".into(), set.age_ms.into());
             Value::Object(row)
         });
+        let slow_keys = self.slow_keys.iter().map(|row| {
+            let mut shown = self.key_json(&row.slow.key);
+            shown.insert("operation".into(), row.operation().into());
+            shown.insert("took_us".into(), row.slow.took_us.into());
+            shown.insert("age_ms".into(), row.slow.age_ms.into());
+            shown.insert("node".into(), row.node.to_string().into());
+            Value::Object(shown)
+        });
         let problems: Vec<Value> =
             self.view.problems().iter().map(crate::problem::Problem::json).collect();
         json!({
@@ -102,6 +119,7 @@ impl Picture {
             "nodes": nodes,
             "hot_keys": hot_keys.collect::<Vec<_>>(),
             "large_sets": large_sets.collect::<Vec<_>>(),
+            "slow_keys": slow_keys.collect::<Vec<_>>(),
             "hints": self.hints_json(),
             "exchanges": self.exchanges_json(),
         })
@@ -212,6 +230,13 @@ impl Picture {
     }
 }
 
+impl SlowKeyRow {
+    /// `read` or `write`.
+    pub(crate) fn operation(&self) -> &'static str {
+        if self.slow.is_write { "write" } else { "read" }
+    }
+}
+
 fn names(nodes: &[NodeId]) -> Value {
     nodes.iter().map(NodeId::to_string).collect()
 }
@@ -259,11 +284,15 @@ fn hot_keys(activities: &[(NodeId, Activity)]) -> Vec<HotKeyRow> {
                 nodes: Vec::new(),
             });
             row.per_second += hot.per_second;
-            row.writes_per_second += hot.per_second * u64::from(hot.writes_permille) / 1_000;
+            // Thousandths yet: a node's own may be less than one.
+            row.writes_per_second += hot.per_second * u64::from(hot.writes_permille);
             row.nodes.push(*node);
         }
     }
     let mut rows: Vec<HotKeyRow> = rows.into_values().collect();
+    for row in &mut rows {
+        row.writes_per_second /= 1_000;
+    }
     rows.sort_by_key(|row| std::cmp::Reverse(row.per_second));
     rows.truncate(KEYS_MAX);
     rows
@@ -286,6 +315,22 @@ fn large_sets(activities: &[(NodeId, Activity)]) -> Vec<LargeSetRow> {
     }
     let mut rows: Vec<LargeSetRow> = rows.into_values().collect();
     rows.sort_by_key(|row| std::cmp::Reverse((row.siblings, row.bytes)));
+    rows.truncate(KEYS_MAX);
+    rows
+}
+
+fn slow_keys(activities: &[(NodeId, Activity)]) -> Vec<SlowKeyRow> {
+    let of_node = |(node, activity): &(NodeId, Activity)| {
+        let node = *node;
+        activity
+            .slow_keys
+            .iter()
+            .cloned()
+            .map(move |slow| SlowKeyRow { slow, node })
+            .collect::<Vec<_>>()
+    };
+    let mut rows: Vec<SlowKeyRow> = activities.iter().flat_map(of_node).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.slow.took_us));
     rows.truncate(KEYS_MAX);
     rows
 }
@@ -315,6 +360,12 @@ mod tests {
             hot_keys: vec![hot(b"a", per_second), hot(b"\xff", 1)],
             large_sets: vec![LargeSet { key: key(b"a"), siblings: id as u32, bytes: 9, age_ms }],
             exchanges: Vec::new(),
+            slow_keys: vec![SlowKey {
+                key: key(b"a"),
+                is_write: true,
+                took_us: 10_000 * id,
+                age_ms,
+            }],
             measured: Measured { operations: vec![operation], ..Measured::default() },
         };
         NodeStatus { activity: Some(Box::new(activity)), ..sample::status(id, &[]) }
@@ -348,5 +399,8 @@ mod tests {
         let json = picture().json();
         assert_eq!(json["large_sets"].as_array().unwrap().len(), 1);
         assert_eq!(json["large_sets"][0]["siblings"], 2);
+        // Of requests each is one.
+        assert_eq!(json["slow_keys"].as_array().unwrap().len(), 2);
+        assert_eq!(json["slow_keys"][0]["node"], "n2");
     }
 }

@@ -98,6 +98,7 @@ pub(crate) fn picture() -> Picture {
         hot_keys: vec![HotKey { key: key.clone(), per_second: 900, writes_permille: 100 }],
         large_sets: vec![LargeSet { key, siblings: 5, bytes: 2_048, age_ms: 61_000 }],
         exchanges: Vec::new(),
+        slow_keys: Vec::new(),
         measured: Measured {
             operations: vec![operation("get", 1_200), operation("put", 30)],
             in_flight: 3,

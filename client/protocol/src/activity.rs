@@ -28,6 +28,9 @@ pub struct Activity {
     pub exchanges: Vec<ExchangeStatus>,
     /// What the program around the core measures.
     pub measured: Measured,
+    /// The keys of requests that took the longest in the last minute, the longest first.
+    #[serde(default)]
+    pub slow_keys: Vec<SlowKey>,
 }
 
 /// A key that is asked for often.
@@ -51,6 +54,19 @@ pub struct LargeSet {
     /// Their bytes.
     pub bytes: u64,
     /// How long ago it was met, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// A key of which a request took long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowKey {
+    /// Which.
+    pub key: ShownKey,
+    /// Whether it was a write.
+    pub is_write: bool,
+    /// From its begin at the coordinator to its answer, in microseconds.
+    pub took_us: u64,
+    /// How long ago it ended, in milliseconds.
     pub age_ms: u64,
 }
 

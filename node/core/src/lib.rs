@@ -42,6 +42,7 @@ pub mod random;
 pub mod record;
 mod repair;
 pub mod replica;
+mod slow_keys;
 mod status;
 mod storage;
 pub mod time;

@@ -107,6 +107,7 @@ impl NodeCore {
             hot_keys: shared.hot_keys.told(vnodes, now.instant),
             large_sets: shared.large_sets.told(vnodes, now.instant),
             exchanges,
+            slow_keys: shared.slow_keys.told(vnodes, now.instant),
             measured: Measured::default(),
         })
     }

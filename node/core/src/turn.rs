@@ -27,6 +27,7 @@ use crate::record::Keeper;
 use crate::repair::anti_entropy::Foreground;
 use crate::repair::hints::Hints;
 use crate::replica::{self, ReplicaAnswer, ReplicaRequest};
+use crate::slow_keys::SlowKeys;
 use crate::time::{Instant, Now};
 use crate::trace::Traces;
 
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) hot_keys: HotKeys,
     pub(crate) large_sets: LargeSets,
+    pub(crate) slow_keys: SlowKeys,
     pub(crate) foreground: Foreground,
     pub(crate) patience: Patience,
     pub(crate) hints: Hints,
@@ -102,6 +104,7 @@ impl Shared {
             counters: Counters::default(),
             hot_keys: HotKeys::default(),
             large_sets: LargeSets::default(),
+            slow_keys: SlowKeys::default(),
             foreground: Foreground::default(),
             hints,
             actors: BTreeMap::new(),

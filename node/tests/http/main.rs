@@ -64,12 +64,27 @@ impl Nodes {
         self.cluster.nodes()[node].config.http.listen
     }
 
-    /// Makes a table by the first node.
+    /// Makes a table by the first node, and waits until all nodes that answer know it: a majority decides,
+    /// and the others refuse what is about it until they have heard of it.
     async fn table(&self, name: &str, options: &str) {
         let request = asking::request("PUT", &format!("/v1/tables/{name}"))
             .header("content-type", "application/json");
         let answer = ask(self.address(0), request, options.to_owned()).await;
         assert_eq!(answer.status, 201, "{answer:?}");
+        let began = std::time::Instant::now();
+        while !self.all_know_the_tables().await {
+            assert!(began.elapsed() < LIMIT, "a node does not hear of the table {name}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn all_know_the_tables(&self) -> bool {
+        let tables = self.ask("GET", "/v1/tables", &[], b"").await.json();
+        let tables = tables["tables"].as_array().expect("a list").len() as u64;
+        let cluster = self.ask("GET", "/ui/cluster.json", &[], b"").await.json();
+        let nodes = cluster["nodes"].as_array().expect("a list");
+        // The first record has no tables, and each that is made makes another record.
+        nodes.iter().filter_map(|node| node["epoch"].as_u64()).all(|epoch| epoch > tables)
     }
 
     /// Asks the first node.

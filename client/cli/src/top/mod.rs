@@ -22,7 +22,7 @@ use crate::picture::Picture;
 
 /// Show what the whole cluster does just now: rates, times, hot keys, large sibling sets, repair.
 ///
-/// Keys: 1 to 5 or Tab switch panes, s sorts by the next column, r turns the order round, p pauses,
+/// Keys: 1 to 6 or Tab switch panes, s sorts by the next column, r turns the order round, p pauses,
 /// q or Ctrl-C ends.
 #[derive(Debug, Args)]
 pub struct TopArguments {

@@ -15,6 +15,7 @@ pub(super) enum Pane {
     Operations,
     HotKeys,
     LargeSets,
+    SlowKeys,
     Repair,
 }
 
@@ -43,8 +44,14 @@ pub(super) enum Rank {
 }
 
 impl Pane {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Nodes, Self::Operations, Self::HotKeys, Self::LargeSets, Self::Repair];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Nodes,
+        Self::Operations,
+        Self::HotKeys,
+        Self::LargeSets,
+        Self::SlowKeys,
+        Self::Repair,
+    ];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -52,6 +59,7 @@ impl Pane {
             Self::Operations => "operations",
             Self::HotKeys => "hot keys",
             Self::LargeSets => "sibling sets",
+            Self::SlowKeys => "slow keys",
             Self::Repair => "hints and repair",
         }
     }
@@ -62,6 +70,7 @@ impl Pane {
             Self::Nodes | Self::Operations => "no node has answered",
             Self::HotKeys => "no key is asked for often",
             Self::LargeSets => "no key that was met of late has several values",
+            Self::SlowKeys => "no request took 10 ms in the last minute",
             Self::Repair => "no hints wait, and no comparison is under way",
         }
     }
@@ -72,6 +81,7 @@ impl Pane {
             Self::Operations => operations(picture),
             Self::HotKeys => hot_keys(picture),
             Self::LargeSets => large_sets(picture),
+            Self::SlowKeys => slow_keys(picture),
             Self::Repair => repair(picture),
         }
     }
@@ -209,6 +219,24 @@ fn large_sets(picture: &Picture) -> Rows {
     Rows {
         headings: &["TABLE", "KEY", "SIBLINGS", "BYTES", "VNODE", "MET"],
         numeric: &[2, 3, 4, 5],
+        rows: rows.collect(),
+    }
+}
+
+fn slow_keys(picture: &Picture) -> Rows {
+    let rows = picture.slow_keys.iter().map(|row| {
+        vec![
+            Cell::text(picture.table_name(&row.slow.key)),
+            Cell::text(key_text(&row.slow.key)),
+            Cell::text(row.operation()),
+            Cell::time(row.slow.took_us),
+            Cell::shown(row.slow.age_ms, format!("{} ago", uptime_text(row.slow.age_ms))),
+            Cell::text(row.node.to_string()),
+        ]
+    });
+    Rows {
+        headings: &["TABLE", "KEY", "OPERATION", "TOOK", "ENDED", "COORDINATED BY"],
+        numeric: &[3, 4],
         rows: rows.collect(),
     }
 }

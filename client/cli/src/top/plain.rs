@@ -59,6 +59,8 @@ mod tests {
              TABLE  KEY    SIBLINGS    BYTES  VNODE       MET\n\
              carts  alice         5  2.0 KiB      3  1m1s ago\n\
              \n\
+             no request took 10 ms in the last minute\n\
+             \n\
              no hints wait, and no comparison is under way\n"
         );
     }

@@ -151,7 +151,7 @@ impl Screen {
         let style = Style::new().add_modifier(Modifier::BOLD | Modifier::REVERSED);
         frame.render_widget(Tabs::new(titles).select(self.pane).highlight_style(style), tabs);
         self.draw_table(frame, table, &picture);
-        let words = "1-5 Tab  pane   s  sort   r  turn round   p  pause   q  end";
+        let words = "1-6 Tab  pane   s  sort   r  turn round   p  pause   q  end";
         frame.render_widget(Line::from(words).dim(), keys);
         self.picture = Some(picture);
     }

@@ -548,7 +548,11 @@ impl ReadOperation {
                 return self.give_up(turn);
             }
         };
-        turn.shared.large_sets.note(&self.stored_key, &set, turn.now.instant);
+        let now = turn.now.instant;
+        turn.shared.large_sets.note(&self.stored_key, &set, now);
+        if let Origin::Client { .. } = self.origin {
+            turn.shared.slow_keys.note(&self.stored_key, false, self.began, now);
+        }
         let got = Got {
             time: HybridTime::ZERO,
             siblings: live_siblings(&set, &self.values, turn.judging_time()),

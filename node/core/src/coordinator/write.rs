@@ -49,6 +49,7 @@ pub(crate) struct WriteOperation {
     /// Who waits: more than one where a write was sent again under its id.
     origins: Vec<Origin>,
     pub(crate) write_id: Option<WriteId>,
+    began: Instant,
     deadline: Instant,
     /// When primaries that have not answered are stood in for, in a sloppy table.
     patience_ends: Instant,
@@ -109,6 +110,7 @@ impl WriteOperation {
             id: parts.id,
             origins: vec![parts.origin],
             write_id: parts.write_id,
+            began: turn.instant(),
             deadline: parts.deadline,
             patience_ends: parts.deadline,
             place: parts.place,
@@ -570,6 +572,7 @@ impl WriteOperation {
             for origin in std::mem::take(&mut self.origins) {
                 turn.reply(origin, written.clone().into());
             }
+            turn.shared.slow_keys.note(&self.stored_key, true, self.began, turn.now.instant);
             self.written = Some(written);
             return Progress::Done;
         }

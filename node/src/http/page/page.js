@@ -326,6 +326,24 @@ function showKeys(picture) {
       "No key that was met of late has several values.",
     ),
   );
+  showSlowKeys(picture, name);
+}
+
+function showSlowKeys(picture, name) {
+  $("slow-keys").replaceChildren(
+    table(
+      [
+        ["Key", "wide-cell", name],
+        ["Table", "", (row) => row.table],
+        ["", "optional", (row) => row.operation],
+        ["Took", "number", (row) => time(row.took_us)],
+        ["Ended", "number optional", (row) => `${age(row.age_ms)} ago`],
+        ["By", "chips", (row) => chip(row.node)],
+      ],
+      picture.slow_keys.slice(0, 10),
+      "No request took 10 ms.",
+    ),
+  );
 }
 
 function showRepair(picture) {
