@@ -16,7 +16,6 @@ use quoit_storage::disk::Disk;
 use quoit_storage::small_file::{SmallFile, SmallFileError};
 use quoit_storage::store::{self, OpenError, Opened, StoreOptions};
 use quoit_storage_files::disk::FileDisk;
-use quoit_storage_files::snapshot::SnapshotError;
 use quoit_storage_files::tables::{OpenReport, Tables, TablesError, TablesOptions};
 use tokio::sync::{mpsc, watch};
 
@@ -72,9 +71,6 @@ pub enum ServeError {
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Store(#[from] OpenError),
-    /// What a crash has left of a snapshot cannot be removed.
-    #[error("cannot use the snapshots' directory")]
-    Snapshots(#[from] SnapshotError),
     /// A certificate or key file cannot be read.
     #[error(
         "cannot read {path}: issue certificates with `quoit ca issue`, or mend [tls] in the configuration"
@@ -196,14 +192,14 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     })
     .map_err(ServeError::System)?;
     let (answered, snapshot_answers) = mpsc::unbounded_channel();
-    let snapshots = SnapshotService::open(
+    let snapshots = SnapshotService::new(
         &config.snapshot_directory(),
         config.node.id,
         config.storage.durability,
         storage.freezer(),
         clock,
         answered,
-    )?;
+    );
     let (limits_changed, limits) = watch::channel(config.limits);
     let (rules_changed, rules) = watch::channel(config.access.rules(config.is_local()));
     let event_loop = EventLoop {

@@ -73,26 +73,29 @@ impl From<SnapshotError> for Refusal {
 }
 
 impl SnapshotService {
-    /// A service over a folder, from which what a crash has left is removed.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub(crate) fn open(
+    /// A service over a folder, from which what a crash has left is removed. A folder that cannot be
+    /// used, as one on a disk that is not there, is no reason for a node not to serve: whoever asks for
+    /// snapshots is told.
+    pub(crate) fn new(
         directory: &Path,
         node: NodeId,
         durability: Durability,
         freezer: Freezer,
         clock: Clock,
         answers: UnboundedSender<SnapshotAnswer>,
-    ) -> Result<Self, SnapshotError> {
-        let snapshots = Snapshots::open(directory)?;
+    ) -> Self {
+        let snapshots = Snapshots::new(directory);
+        if let Err(error) = snapshots.clean() {
+            let reason = quoit_client::with_sources(&error);
+            tracing::warn!(reason, "what a crash may have left of a snapshot is not removed");
+        }
         let durability = match durability {
             Durability::Group => "group",
             Durability::Periodic => "periodic",
         };
         let (last, questions) = (Mutex::new(None), AtomicUsize::new(0));
         let inner = Inner { node, durability, snapshots, freezer, clock, last, questions, answers };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Has a question answered, by and by.

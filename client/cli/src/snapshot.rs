@@ -117,7 +117,7 @@ impl Answers {
 
     fn note_silent(&self) {
         for (node, why) in &self.silent {
-            note(&format!("{node} did not answer: {why}"));
+            note(&format!("{node}: {why}"));
         }
     }
 }

@@ -107,22 +107,22 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Removes what was half made or half deleted. The folder itself is made with the first snapshot.
+    /// Snapshots in a folder, which is made with the first of them.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), hand: Arc::new(FileSystem) }
+    }
+
+    /// Removes what was half made or half deleted. For the start: nothing may be under way.
     ///
     /// # Errors
     /// The disk failed.
-    pub fn open(root: &Path) -> Result<Self, SnapshotError> {
-        Self::open_by(root, Arc::new(FileSystem))
-    }
-
-    fn open_by(root: &Path, hand: Arc<dyn Hand>) -> Result<Self, SnapshotError> {
-        let snapshots = Self { root: root.to_owned(), hand };
-        for (name, path) in snapshots.folders()? {
+    pub fn clean(&self) -> Result<(), SnapshotError> {
+        for (name, path) in self.folders()? {
             if name.starts_with(MAKING) || name.starts_with(DELETING) {
-                snapshots.hand.remove(&path).map_err(SnapshotError::io("removed", &path))?;
+                self.hand.remove(&path).map_err(SnapshotError::io("removed", &path))?;
             }
         }
-        Ok(snapshots)
+        Ok(())
     }
 
     /// Where they lie.

@@ -126,7 +126,7 @@ fn expected(time: u64) -> BTreeMap<StoredKey, SiblingSet> {
 fn a_snapshot_stays_as_it_was_whatever_the_node_writes_and_compacts() {
     let directory = tempfile::tempdir().unwrap();
     let mut node = open(directory.path());
-    let snapshots = Snapshots::open(&directory.path().join("snapshots")).unwrap();
+    let snapshots = Snapshots::new(&directory.path().join("snapshots"));
     let stopping = AtomicBool::new(false);
     let (maintainer, others) = (node.opened.maintainer.clone(), node.opened.maintainer.clone());
     std::thread::scope(|scope| {
@@ -233,7 +233,8 @@ fn a_crash_at_any_step_of_making_or_deleting_leaves_a_whole_snapshot_or_none() {
     for steps in 0.. {
         let stopped = Snapshots { root: root.clone(), hand: StopsAfter::new(steps) };
         let made = stopped.create(manifest("a"), &held, &flushed);
-        let again = Snapshots::open(&root).unwrap();
+        let again = Snapshots::new(&root);
+        again.clean().unwrap();
         let there = again.list().unwrap();
         assert!(again.folders().unwrap().len() == there.len(), "nothing half made is left");
         match there.first() {
@@ -249,13 +250,14 @@ fn a_crash_at_any_step_of_making_or_deleting_leaves_a_whole_snapshot_or_none() {
         }
     }
     for steps in 0.. {
-        let whole = Snapshots::open(&root).unwrap();
+        let whole = Snapshots::new(&root);
         if whole.list().unwrap().is_empty() {
             whole.create(manifest("a"), &held, &flushed).unwrap();
         }
         let stopped = Snapshots { root: root.clone(), hand: StopsAfter::new(steps) };
         let deleted = stopped.delete(&name("a"));
-        let again = Snapshots::open(&root).unwrap();
+        let again = Snapshots::new(&root);
+        again.clean().unwrap();
         if again.list().unwrap().is_empty() {
             assert_eq!(again.folders().unwrap(), [], "nothing half deleted is left");
         } else {
@@ -274,7 +276,7 @@ fn whatever_is_changed_cut_or_lost_is_told_by_its_name() {
     let mut node = open(directory.path());
     fill(&mut node, 1);
     let (flushed, held) = freeze(&mut node);
-    let snapshots = Snapshots::open(&directory.path().join("snapshots")).unwrap();
+    let snapshots = Snapshots::new(&directory.path().join("snapshots"));
     snapshots.create(manifest("a"), &held, &flushed).unwrap();
     // As it is when it was carried elsewhere: the links of a live node are its own files.
     let folder = directory.path().join("carried");

@@ -22,6 +22,9 @@ const TRY_PAUSE: Duration = Duration::from_millis(5);
 /// `current` and the version file that it names change between the two reads at most so often.
 const CURRENT_READS_MAX: u32 = 3;
 
+/// Names and bytes.
+pub type SmallFiles = Vec<(String, Vec<u8>)>;
+
 /// One file of the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldFile {
@@ -38,7 +41,7 @@ pub struct HeldTables {
     /// Those that never change.
     pub tables: Vec<HeldFile>,
     /// Small ones, by name, that are gone with the next compaction: their bytes.
-    pub small: Vec<(String, Vec<u8>)>,
+    pub small: SmallFiles,
     _version: Box<dyn Any + Send + Sync>,
 }
 
@@ -109,7 +112,7 @@ fn held_files(contents: &Contents) -> Vec<HeldFile> {
 }
 
 /// What `current` names, and the bytes of it and of the version's file.
-fn read_current(directory: &Path) -> Result<(Contents, Vec<(String, Vec<u8>)>), Flaw> {
+fn read_current(directory: &Path) -> Result<(Contents, SmallFiles), Flaw> {
     let path = directory.join(CURRENT_FILE);
     let read = |path: &Path| fs::read(path).map_err(|error| Flaw::reading(path, error));
     let mut flaw = None;

@@ -89,7 +89,7 @@ use lsm_tree::{
 use quoit_storage::engine::{Change, Engine, EngineError, EngineSize, Pressure, Sequence};
 
 use self::{open::Place, record::Persisted};
-pub use held::{HeldFile, HeldTables};
+pub use held::{HeldFile, HeldTables, SmallFiles};
 
 /// Log sequences are written above this; the tree's own commits stay below.
 const NUMBERS_START: SeqNo = 1 << 32;
