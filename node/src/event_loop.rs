@@ -12,6 +12,7 @@ use std::time::Duration;
 use quoit_core::event::{Effect, Effects, Event, StorageRequest};
 use quoit_core::{NodeCore, Now, Spent};
 use quoit_gossip::{Gossip, GossipEvent};
+use quoit_protocol::ClientResponse;
 use quoit_ring::Member;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver};
 use tokio::sync::watch;
@@ -192,7 +193,7 @@ impl EventLoop {
             _ = self.answers.recv_many(&mut gathered.answers, TURN_EVENTS_MAX) => {}
             Some(event) = self.gossip_events.recv() => gathered.beliefs.push(event),
             Some((connection, request, message)) = self.snapshot_answers.recv() => {
-                self.requests.end(connection, request, &message, &self.metrics);
+                self.callers.end(connection, request, &message, &self.metrics);
                 self.transport.send_client(connection, request, &message);
             }
             _ = self.stop.changed(), if !draining => {}

@@ -197,7 +197,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         config.node.id,
         config.storage.durability,
         storage.freezer(),
-        clock,
+        clock.clone(),
         answered,
     );
     let (limits_changed, limits) = watch::channel(config.limits);

@@ -34,7 +34,7 @@ pub(crate) fn requests(bytes: &[u8]) {
         }
     }
     let _ = accept::choose(&headers, &[("multipart/mixed", 'm'), ("application/json", 'j')]);
-    let _ = Access::default().check(Peer::default(), &headers, &uri);
+    let _ = Access::default().check(&Peer::default(), &headers, &uri);
     if let Ok(Some(context)) = context_of_headers(&headers) {
         let text = headers.get(CONTEXT).and_then(|value| value.to_str().ok());
         assert_eq!(Some(context_text(&context).as_str()), text, "base64url has one form");

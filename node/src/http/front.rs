@@ -87,7 +87,7 @@ impl Front {
                 Ok(asset.response())
             }
             Route::Cluster => {
-                self.cluster.as_ref().ok_or_else(no_page)?.answer(peer, &request).await
+                self.cluster.as_ref().ok_or_else(no_page)?.answer(caller, &request).await
             }
             Route::Data(route) => {
                 let Some(data) = &self.data else {
