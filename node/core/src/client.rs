@@ -91,7 +91,8 @@ impl Turn<'_> {
                  clocks of the cluster's nodes",
             ));
         }
-        self.shared.clock.observe(time);
+        // Where this node's own clock is wrong, sessions bring back what it has told them.
+        self.shared.observe_peer(time, self.now);
         Ok(())
     }
 

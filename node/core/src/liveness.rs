@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quoit_ring::{NodeId, WallTime};
 
-use crate::time::Instant;
+use crate::time::{Instant, Now};
 
 /// A peer that owes an answer for so long is asked last.
 const SLOW_AFTER_MS: u64 = 40;
@@ -23,8 +23,9 @@ struct Peer {
     seems_dead: bool,
     /// Since when it owes an answer, with nothing heard in between.
     owes_since: Option<Instant>,
-    /// Its wall clock less ours, in milliseconds, and when that was read.
-    offset: Option<(i64, Instant)>,
+    /// Its wall clock less our monotonic one, in milliseconds, and when that was read. Whatever our own
+    /// wall clock does, this stays true.
+    ahead: Option<(i64, Instant)>,
 }
 
 impl Liveness {
@@ -62,9 +63,9 @@ impl Liveness {
     }
 
     /// Notes a reading of the peer's wall clock.
-    pub fn on_clock(&mut self, node: NodeId, theirs: WallTime, own: WallTime, now: Instant) {
-        let offset = i64::try_from(i128::from(theirs.0) - i128::from(own.0)).unwrap_or(i64::MAX);
-        self.peers.entry(node).or_default().offset = Some((offset, now));
+    pub fn on_clock(&mut self, node: NodeId, theirs: WallTime, now: Instant) {
+        let ahead = Now { instant: now, wall: theirs }.wall_ahead_ms();
+        self.peers.entry(node).or_default().ahead = Some((ahead, now));
     }
 
     /// Whether requests can be sent.
@@ -90,16 +91,18 @@ impl Liveness {
     }
 
     /// The last reading of a peer's clock against ours, in milliseconds.
-    pub fn offset_ms(&self, node: NodeId) -> i64 {
-        self.peers.get(&node).and_then(|peer| peer.offset).map_or(0, |(offset, _)| offset)
+    pub fn offset_ms(&self, node: NodeId, now: Now) -> i64 {
+        let ahead = self.peers.get(&node).and_then(|peer| peer.ahead);
+        ahead.map_or(0, |(ahead, _)| ahead.saturating_sub(now.wall_ahead_ms()))
     }
 
     /// How far the median of all wall clocks (ours among them) is from ours, in milliseconds. Of
     /// two middle ones the nearer to ours.
-    pub fn median_offset_ms(&self, now: Instant) -> i64 {
+    pub fn median_offset_ms(&self, now: Now) -> i64 {
         let fresh = self.peers.values().filter(|peer| peer.connected).filter_map(|peer| {
-            let (offset, read) = peer.offset?;
-            (now.ms_since(read) <= OFFSET_VALID_MS).then_some(offset)
+            let (ahead, read) = peer.ahead?;
+            let offset = ahead.saturating_sub(now.wall_ahead_ms());
+            (now.instant.ms_since(read) <= OFFSET_VALID_MS).then_some(offset)
         });
         let mut offsets: Vec<i64> = fresh.chain([0]).collect();
         offsets.sort_unstable();
@@ -117,21 +120,40 @@ mod tests {
         for (node, offset) in (1..).map(NodeId).zip(offsets) {
             liveness.on_connected(node);
             let theirs = WallTime(1_000_000_u64.saturating_add_signed(*offset));
-            liveness.on_clock(node, theirs, WallTime(1_000_000), Instant(0));
+            liveness.on_clock(node, theirs, Instant(0));
         }
         liveness
     }
 
+    /// So long after the readings, by a wall clock that has jumped by so much since.
+    fn later(milliseconds: u64, jump_ms: i64) -> Now {
+        let wall = (1_000_000 + milliseconds).saturating_add_signed(jump_ms);
+        Now { instant: Instant(0).plus_ms(milliseconds), wall: WallTime(wall) }
+    }
+
     #[test]
     fn one_wrong_clock_among_three_is_told_by_its_owner_only() {
-        assert_eq!(liveness(&[0, 900_000]).median_offset_ms(Instant(0)), 0);
-        assert_eq!(liveness(&[-900_000, -900_000]).median_offset_ms(Instant(0)), -900_000);
+        assert_eq!(liveness(&[0, 900_000]).median_offset_ms(later(0, 0)), 0);
+        assert_eq!(liveness(&[-900_000, -900_000]).median_offset_ms(later(0, 0)), -900_000);
+    }
+
+    #[test]
+    fn a_jump_of_the_own_clock_is_seen_before_peers_are_heard_again() {
+        let liveness = liveness(&[0, 5]);
+        for jump in [7_200_000, -800_000] {
+            assert_eq!(
+                liveness.median_offset_ms(later(700, jump)),
+                -jump + if jump > 0 { 5 } else { 0 }
+            );
+            assert_eq!(liveness.offset_ms(NodeId(1), later(700, jump)), -jump);
+        }
+        assert_eq!(liveness.median_offset_ms(later(700, 0)), 0);
     }
 
     #[test]
     fn old_readings_do_not_count() {
         let liveness = liveness(&[900_000, 900_000]);
-        assert_eq!(liveness.median_offset_ms(Instant(0).plus_ms(20_000)), 0);
+        assert_eq!(liveness.median_offset_ms(later(20_000, 0)), 0);
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl NodeCore {
         let members = shared.keeper.members().map(|node| MemberStatus {
             node,
             up: node == own || shared.liveness.is_up(node),
-            clock_offset_ms: shared.liveness.offset_ms(node),
+            clock_offset_ms: shared.liveness.offset_ms(node, now),
         });
         NodeStatus {
             node: own,

@@ -26,3 +26,12 @@ pub struct Now {
     /// May be wrong and may jump.
     pub wall: WallTime,
 }
+
+impl Now {
+    /// The wall clock's reading less the monotonic one's, in milliseconds: it changes when the wall clock
+    /// jumps, and hardly otherwise.
+    pub fn wall_ahead_ms(self) -> i64 {
+        let ahead = i128::from(self.wall.0) - i128::from(self.instant.0 / 1_000);
+        i64::try_from(ahead).unwrap_or(i64::MAX)
+    }
+}

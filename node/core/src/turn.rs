@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quoit_protocol::{ClientResponse, Failure, FailureCode, Key, Limits, StageKind, Traced};
-use quoit_ring::{ClusterRecord, HybridClock, HybridTime, NodeId, VnodeIndex};
+use quoit_ring::{ClusterRecord, HybridClock, HybridTime, NodeId, VnodeIndex, WallTime};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::version::{Actor, Dot, VersionVector};
@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) in_storage: usize,
     /// The lease that is being made durable.
     pub(crate) lease_wanted: HybridTime,
+    /// What the wall clock lacks to its peers' median, where that is beyond the bound; 0 otherwise.
+    pub(crate) clock_correction_ms: i64,
     /// Why this node does not coordinate writes, for people; `None` if it does.
     pub(crate) clock_problem: Option<String>,
     pub(crate) storage_problem: Option<String>,
@@ -114,6 +116,7 @@ impl Shared {
             in_flight: InFlight::default(),
             in_storage: 0,
             lease_wanted: HybridTime::ZERO,
+            clock_correction_ms: 0,
             clock_problem: None,
             storage_problem: None,
         }
@@ -128,10 +131,11 @@ impl Shared {
         }
     }
 
-    /// No time of others is believed beyond this. It rests on the wall clock alone: a bound above
-    /// what was seen could be pushed further with each message.
+    /// No time of others is believed beyond this. It rests on the wall clock alone, or where that is wrong
+    /// on the peers': a bound above what was seen could be pushed further with each message.
     pub(crate) fn time_bound(&self, now: Now) -> HybridTime {
-        HybridTime::at(now.wall).plus_ms(self.config.clock_offset_ms_max)
+        let wall = WallTime(now.wall.0.saturating_add_signed(self.clock_correction_ms));
+        HybridTime::at(wall).plus_ms(self.config.clock_offset_ms_max)
     }
 
     /// Notes that the storage worker has answered.

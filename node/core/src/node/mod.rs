@@ -44,6 +44,8 @@ use operations::{Operation, Operations};
 /// The other members' majority is waited for no longer than this before the node calls itself
 /// ready all the same.
 const READY_ALONE_AFTER_MS: u64 = 30_000;
+/// A wall clock that has gone so much more or less than the monotonic one is judged at once.
+const CLOCK_JUMP_MS: u64 = 1_000;
 
 /// Sets what repair draws apart from what requests do.
 const REPAIR_SEED: u64 = 0x7265_7061_6972;
@@ -82,6 +84,8 @@ pub struct NodeCore {
     durable_asked: bool,
     started: Instant,
     next_ping: Instant,
+    /// How far the wall clock was ahead of the monotonic one when it was judged last.
+    judged_ahead_ms: i64,
     lease_asked: bool,
     /// A lease that could not be saved is not asked for again before.
     lease_not_before: Instant,
@@ -136,6 +140,7 @@ impl NodeCore {
             durable_asked: false,
             started: now.instant,
             next_ping: now.instant,
+            judged_ahead_ms: now.wall_ahead_ms(),
             lease_asked: false,
             lease_not_before: now.instant,
             was_ready: false,
@@ -148,6 +153,9 @@ impl NodeCore {
 
     /// Handles one event; what is to be done about it is appended to `effects`.
     pub fn handle(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        if now.wall_ahead_ms().abs_diff(self.judged_ahead_ms) >= CLOCK_JUMP_MS {
+            self.judge_clock(now);
+        }
         match event {
             Event::Client { connection, request, message, rights } => {
                 let origin = Origin::Client { connection, request };

@@ -253,7 +253,7 @@ impl NodeCore {
 
     fn on_ping(&mut self, from: NodeId, ping: &Ping, now: Now, effects: &mut Effects) {
         self.shared.observe_peer(ping.time, now);
-        self.shared.liveness.on_clock(from, ping.wall, now.wall, now.instant);
+        self.shared.liveness.on_clock(from, ping.wall, now.instant);
         self.shared.keeper.on_epoch_seen(from, ping.epoch, now.instant, effects);
         self.judge_clock(now);
         self.on_life_told(from, ping.life, ping.remembered, now, effects);

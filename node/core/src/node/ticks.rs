@@ -60,9 +60,11 @@ impl NodeCore {
     /// A node whose wall clock is far from its peers' makes no dots: they would order its writes
     /// before or after all others.
     pub(super) fn judge_clock(&mut self, now: Now) {
-        let offset = self.shared.liveness.median_offset_ms(now.instant);
-        let bound = self.shared.config.clock_offset_ms_max;
-        self.shared.clock_problem = (offset.unsigned_abs() > bound).then(|| {
+        let offset = self.shared.liveness.median_offset_ms(now);
+        let is_wrong = offset.unsigned_abs() > self.shared.config.clock_offset_ms_max;
+        self.judged_ahead_ms = now.wall_ahead_ms();
+        self.shared.clock_correction_ms = if is_wrong { offset } else { 0 };
+        self.shared.clock_problem = is_wrong.then(|| {
             format!(
                 "this node's clock is {} s {} its peers': it coordinates no writes until it is \
                  set right",
@@ -87,8 +89,11 @@ impl NodeCore {
                 break;
             }
         }
+        // A lease is for good, over restarts too: what a wrong clock says must not get into it.
+        let may_be_lent = self.shared.clock_problem.is_none();
         let wanted = self.shared.clock.wanted_lease(now.wall, self.shared.config.lease_ms);
         if let Some(lease) = wanted
+            && may_be_lent
             && !self.lease_asked
             && self.lease_not_before <= now.instant
         {

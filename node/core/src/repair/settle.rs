@@ -752,6 +752,7 @@ impl Progress {
 fn may_promise(until: HybridTime, oldest_dot: Option<HybridTime>, turn: &Turn<'_>) -> bool {
     let clock = &turn.shared.clock;
     until < clock.read(turn.now.wall)
+        && until <= turn.shared.time_bound(turn.now)
         && oldest_dot.is_none_or(|dot| dot > until)
         && clock.lease() > until
 }

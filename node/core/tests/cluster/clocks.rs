@@ -1,7 +1,7 @@
 //! Hybrid time, its lease, and nodes whose wall clock is wrong.
 
 use quoit_core::context;
-use quoit_protocol::{ClientResponse, FailureCode, Hello, PROTOCOL_VERSION};
+use quoit_protocol::{ClientResponse, FailureCode, Get, Hello, PROTOCOL_VERSION, Seen, Write};
 use quoit_ring::{ConflictPolicy, HybridTime, Level, TableOptions, WallTime};
 use quoit_storage::layout::StoredKey;
 use quoit_storage::version::{Actor, VersionVector};
@@ -99,6 +99,39 @@ fn a_node_far_from_its_peers_clocks_coordinates_no_writes_but_takes_part_in_thei
         world.put(node(1), table, put("k", "x")).expect("its clock was set right");
         assert_eq!(world.read(node(3), table, "k"), ["x"]);
     }
+}
+
+/// A time that is hours ahead, once it is in a dot, is in every context of that key, and no node whose
+/// clock is right takes such a context: the key could not be written over for hours.
+#[test]
+fn a_clock_that_jumps_ahead_for_a_while_leaves_nothing_behind() {
+    let (mut world, table) = World::with_table(10, 3, options(ConflictPolicy::Siblings));
+    world.run_ms(3_000);
+    world.skew(node(1), 7_200_000);
+    let failure = world.put(node(1), table, put("k", "v")).expect_err("it has jumped just now");
+    assert_eq!((failure.code, failure.unknown), (FailureCode::NotServing, false));
+    // What it tells its sessions they tell it again.
+    for _ in 0..20 {
+        let Write { mut head, key, .. } = world.write(node(1), table, put("k", "v"));
+        head.time = HybridTime::at(WallTime(1_700_000_000_000 + 7_200_000));
+        let request = world.send(node(1), Get { head, key, at_least: Seen::default() });
+        world.wait(request);
+        world.run_ms(1_000);
+    }
+    for is_restarted in [false, true] {
+        world.skew(node(1), 0);
+        if is_restarted {
+            world.crash(node(1), false);
+            world.start(node(1));
+        }
+        world.run_ms(3_000);
+        world.put(node(1), table, put("k", "v")).expect("its clock is right again");
+        let context = world.get(node(2), table, "k").expect("read").context;
+        let over = Put { context, ..put("k", "w") };
+        world.put(node(2), table, over).expect("the context is of the present");
+        assert_eq!(world.read(node(3), table, "k"), ["w"]);
+    }
+    world.end();
 }
 
 /// One wrong clock must not make all that may expire expire everywhere.
