@@ -37,7 +37,7 @@ const CASES: [Case; 17] = [
     case("UnknownIsNotDone", Workload::Register, Nemesis::Partition, 5),
     case("SendOnlyNew", Workload::Register, Nemesis::Partition, 5),
     case("CountFallback", Workload::Register, Nemesis::Partition, 5),
-    case("SkipWriteBack", Workload::Latest, Nemesis::Loss, 5),
+    case("SkipWriteBack", Workload::Latest, Nemesis::SlowFsync, 3),
     case("SkipOlder", Workload::Latest, Nemesis::Clock, 5),
     case("SkipSync", Workload::Register, Nemesis::PowerCut, 5),
     case("IgnoreFailedSync", Workload::Scan, Nemesis::FailFsync, 3),

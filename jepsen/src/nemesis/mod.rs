@@ -27,6 +27,8 @@ const GAP_MS: std::ops::Range<u64> = 2_000..4_000;
 const HOLD_MS: std::ops::Range<u64> = 4_000..9_000;
 /// How long one lasts whose point comes when nodes that were started have listened to the others.
 const HOLD_LONG_MS: std::ops::Range<u64> = 11_000..15_000;
+/// How long one lasts that is over at once, until the next.
+const HOLD_SHORT_MS: std::ops::Range<u64> = 1_000..3_000;
 /// A copy of a disk is put back when it is at least so old: what a node did in the last ten seconds
 /// before it was copied may not have been written down by the others, as the README says.
 const COPY_AGE_MIN: Duration = Duration::from_secs(20);
@@ -333,8 +335,11 @@ async fn hold(
     random: &mut Rng,
     faults: &[Fault],
 ) -> Result<(), ClusterError> {
-    let is_long = faults.iter().any(|fault| fault.is_held_long());
-    let hold = if is_long { HOLD_LONG_MS } else { HOLD_MS };
+    let hold = match faults {
+        [Fault::LastCopyWiped | Fault::LastCopyDamaged] => HOLD_LONG_MS,
+        [Fault::Blink] => HOLD_SHORT_MS,
+        _ => HOLD_MS,
+    };
     let time = Duration::from_millis(random.u64(hold));
     match std::mem::take(&mut state.strobes).as_slice() {
         [] => sleep(time).await,
@@ -354,10 +359,6 @@ fn tell_changes(cluster: &Cluster, known: &mut Counts, recorder: &Recorder) {
 }
 
 impl Fault {
-    fn is_held_long(self) -> bool {
-        matches!(self, Self::LastCopyWiped | Self::LastCopyDamaged)
-    }
-
     /// Whether the next one waits until all is whole: a second loss before would be one too many.
     fn must_be_recovered(self) -> bool {
         matches!(
