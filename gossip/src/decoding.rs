@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use chitchat::{ChitchatMessage, Deserializable, Serializable};
+use chitchat::{ChitchatMessage, Deserializable};
 use quoit_ring::NodeId;
 
 use crate::guard::{Guard, MESSAGE_BYTES_MAX};
@@ -24,8 +24,5 @@ pub fn messages(bytes: &[u8]) {
     assert!(bytes.len() <= MESSAGE_BYTES_MAX, "the bound is kept");
     assert!(admitted.cut || admitted.bytes == bytes, "a message is left as it came, or cut");
     let decoded = ChitchatMessage::deserialize(&mut &admitted.bytes[..]);
-    let message = decoded.expect("what the guard lets through is a message");
-    let again = message.serialize_to_vec();
-    let again = ChitchatMessage::deserialize(&mut &again[..]);
-    assert!(again.is_ok(), "and so is what chitchat makes of it");
+    assert!(decoded.is_ok(), "what the guard lets through is a message");
 }

@@ -10,6 +10,7 @@
 //! near its end; no one speaks for us; and chitchat never learns more ids than it can hold (those
 //! beyond are cut out of the digest, the rest of the message stands).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -122,16 +123,19 @@ impl Guard {
         let mut operations = Walk { bytes: &inflated };
         // How many facts of the node at hand were seen, and the version of the last.
         let mut node: Option<(usize, u64)> = None;
-        let mut nodes = 0;
+        let mut nodes = BTreeSet::new();
         while !operations.bytes.is_empty() {
             match (operations.u8()?, &mut node) {
                 (0, _) => {
-                    if operations.incarnation()? == self.me {
+                    let one = operations.incarnation()?;
+                    if one == self.me {
                         return Err(Refusal::SpeaksForUs);
                     }
                     let (collected, _from) = (operations.u64()?, operations.counter()?);
-                    nodes += 1;
-                    if collected != 0 || nodes > NODES_MAX {
+                    if !nodes.insert(one) {
+                        return Err(Refusal::Malformed("it speaks of a node twice"));
+                    }
+                    if collected != 0 || nodes.len() > NODES_MAX {
                         return Err(Refusal::Malformed("facts are never deleted, nodes are few"));
                     }
                     node = Some((0, 0));
