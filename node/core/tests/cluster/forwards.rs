@@ -1,7 +1,7 @@
 //! Writes that reach a node which is no primary of their key.
 
-use quoit_core::Effect;
 use quoit_core::peer::{Forward, PeerMessage};
+use quoit_core::{Effect, Event};
 use quoit_protocol::{FailureCode, WriteId};
 use quoit_ring::{ConflictPolicy, NodeId, TableId};
 
