@@ -84,7 +84,6 @@ pub(crate) async fn run(
         seed: options.seed,
         plant: options.plant.clone(),
         is_network_disturbed: options.nemesis.disturbs_packets(),
-        seed: options.seed,
     })
     .await?;
     cluster.start_all()?;

@@ -27,7 +27,7 @@ impl Tally {
             Ok(Answer::Got(_)) => "read",
             Ok(Answer::Written(_)) => "written",
             Ok(Answer::Page(_)) => "scanned",
-            Ok(Answer::Record(_) | Answer::Status(_)) => "told",
+            Ok(Answer::Record(_) | Answer::Status(_) | Answer::Snapshots(_)) => "told",
             Err(OperationError::Unknown { .. }) => "unknown",
             Err(OperationError::Timeout { .. }) => "timed out",
             Err(OperationError::Refused { .. }) => "refused",

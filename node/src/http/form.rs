@@ -181,6 +181,7 @@ mod tests {
                 level: Level::Quorum,
                 trail: Trail::default(),
                 took: Duration::ZERO,
+                stages: Vec::new(),
             },
         }
     }

@@ -140,7 +140,7 @@ mod tests {
     fn read() -> Request {
         let key = StoredKey::new(Token(1), TableId(1), b"k", b"").unwrap();
         let request = StorageRequest::Read { key, whole: false };
-        Request { tag: Tag::Own(1), request, until: None }
+        Request { tag: Tag::Own(1), request, until: None, asked: quoit_core::Instant(0) }
     }
 
     fn page() -> Request {
@@ -152,7 +152,8 @@ mod tests {
             bytes_max: 1,
             whole: false,
         };
-        Request { tag: Tag::Inner(Inner::ScrubRead), request, until: None }
+        let tag = Tag::Inner(Inner::ScrubRead);
+        Request { tag, request, until: None, asked: quoit_core::Instant(0) }
     }
 
     #[test]

@@ -17,7 +17,7 @@ async fn serve(transport: Transport, mut queue: InboundQueue) {
     let mut inbound = Vec::new();
     while queue.recv_many(&mut inbound, 64).await > 0 {
         for one in inbound.drain(..) {
-            if let Inbound::Client { connection, request, .. } = one {
+            if let Inbound::Client { connection, request, .. } = one.inbound {
                 transport.send_client(connection, request, &answer());
             }
         }
