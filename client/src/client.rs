@@ -51,6 +51,7 @@ pub(crate) struct Known {
 
 /// What a handle asks of the driver.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every command is the large one")]
 pub(crate) enum Command {
     Submit { operation: Operation, reply: oneshot::Sender<Outcome> },
     Metrics { reply: oneshot::Sender<Metrics> },

@@ -19,6 +19,7 @@ struct Program {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum ProgramCommand {
     /// Runs a node.
     Serve,

@@ -19,12 +19,12 @@ async fn large_values(client: &Client) -> LargeValues {
     let options = || TableOptions { replication: 1, ..TableOptions::default() };
     let siblings = TableOptions { policy: ConflictPolicy::Siblings, ..options() };
     let latest = TableOptions { policy: ConflictPolicy::Latest, ..options() };
-    client.create_table("films", siblings).await.unwrap();
-    client.create_table("parts", latest).await.unwrap();
-    let films = client.table("films").await.unwrap();
-    let error = LargeValues::new(films.clone(), films.clone()).unwrap_err();
+    client.create_table("films", siblings).await.expect("all are up");
+    client.create_table("parts", latest).await.expect("all are up");
+    let films = client.table("films").await.expect("all are up");
+    let error = LargeValues::new(films.clone(), films.clone()).expect_err("one table is not two");
     assert_eq!(error, LargeTablesError::Same { table: "films".into() });
-    LargeValues::new(films, client.table("parts").await.unwrap()).unwrap()
+    LargeValues::new(films, client.table("parts").await.expect("all are up")).expect("all are up")
 }
 
 fn bytes(length: usize) -> Vec<u8> {

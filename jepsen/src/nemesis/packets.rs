@@ -29,16 +29,20 @@ fn some_directions(count: usize, random: &mut Rng) -> (Vec<(usize, usize)>, Stri
     let some = some_of(count, random);
     let all = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
     let all = all.filter(|(from, to)| from != to);
-    let (told, is_meant): (_, Box<dyn Fn(&(usize, usize)) -> bool>) = match random.u8(..4) {
-        0 => ("all".to_owned(), Box::new(|_| true)),
-        1 => (
-            format!("to and from {}", names(&some)),
-            Box::new(|(from, to)| some.contains(from) || some.contains(to)),
-        ),
-        2 => (format!("from {}", names(&some)), Box::new(|(from, _)| some.contains(from))),
-        _ => (format!("to {}", names(&some)), Box::new(|(_, to)| some.contains(to))),
+    let luck = random.u8(..4);
+    let told = match luck {
+        0 => "all".to_owned(),
+        1 => format!("to and from {}", names(&some)),
+        2 => format!("from {}", names(&some)),
+        _ => format!("to {}", names(&some)),
     };
-    (all.filter(|direction| is_meant(direction)).collect(), told)
+    let is_meant = |(from, to): &(usize, usize)| match luck {
+        0 => true,
+        1 => some.contains(from) || some.contains(to),
+        2 => some.contains(from),
+        _ => some.contains(to),
+    };
+    (all.filter(is_meant).collect(), told)
 }
 
 /// Slow links, which keep the order of packets.
