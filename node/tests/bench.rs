@@ -183,7 +183,7 @@ fn a_node_keeps_within_the_memory_that_it_is_set_to() {
     let setting = |name: &str, usual: u64| {
         std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
     };
-    let (keys, mib) = (setting("QUOIT_MEMORY_KEYS", 20_000), setting("QUOIT_MEMORY_MIB", 96));
+    let (keys, mib) = (setting("QUOIT_MEMORY_KEYS", 20_000), setting("QUOIT_MEMORY_MIB", 256));
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let limit = mib.to_string();
     let up = Up::start_with(&scratch.path().join("data"), &[("QUOIT_LIMITS_MEMORY_MIB", &limit)]);
