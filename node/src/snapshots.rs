@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use quoit_core::event::ConnectionId;
+use quoit_core::operation::not_done;
 use quoit_protocol::snapshot::{NodeSnapshots, SnapshotAction, SnapshotInfo, SnapshotState};
 use quoit_protocol::{ClientResponse, Failure, FailureCode};
-use quoit_ring::{ClusterRecord, HybridTime, NodeId};
+use quoit_ring::{ClusterRecord, NodeId};
 use quoit_storage::store::Durability;
 use quoit_storage_files::snapshot::{Listed, Manifest, SnapshotError, SnapshotName, Snapshots};
 use tokio::sync::mpsc::UnboundedSender;
@@ -155,16 +156,7 @@ impl Inner {
     }
 
     fn failure(&self, code: FailureCode, message: String) -> ClientResponse {
-        Failure {
-            code,
-            unknown: false,
-            answered: 0,
-            required: 0,
-            retry_after_ms: 0,
-            message,
-            time: HybridTime::ZERO,
-        }
-        .into()
+        Failure { retry_after_ms: 0, ..not_done(code, message) }.into()
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Attempt>> {

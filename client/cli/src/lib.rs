@@ -110,7 +110,16 @@ impl ClientCommand {
 /// Runs a command on a runtime of its own, tells its error on standard error, and yields the exit
 /// code. Not to be called inside another runtime: [`execute`] is for that.
 pub fn run(command: &ClientCommand, options: &ConnectionOptions) -> ExitCode {
-    let mut builder = match command.threads() {
+    run_to_end(command.threads(), execute(command, options))
+}
+
+/// Runs what a command does on a runtime of so many threads, tells its error on standard error, and yields
+/// the exit code.
+pub fn run_to_end(
+    threads: usize,
+    command: impl Future<Output = Result<(), CommandError>>,
+) -> ExitCode {
+    let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
         threads => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -119,7 +128,7 @@ pub fn run(command: &ClientCommand, options: &ConnectionOptions) -> ExitCode {
         }
     };
     let result = match builder.enable_all().build() {
-        Ok(runtime) => runtime.block_on(execute(command, options)),
+        Ok(runtime) => runtime.block_on(command),
         Err(error) => Err(CommandError::NotDone(format!("no runtime could be made: {error}"))),
     };
     match result {

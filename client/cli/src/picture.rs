@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::hints;
 use crate::output::put_bytes;
-use crate::ring::{Share, shares};
+use crate::ring::{Share, share_json, shares};
 use crate::status::ClusterView;
 
 /// So many hot keys, and as many large sets, are shown of the whole cluster.
@@ -131,15 +131,8 @@ impl Picture {
         let table_sum = |of: fn(&quoit_protocol::status::TableStatus) -> u64| {
             status.map(|status| status.tables.iter().map(of).sum::<u64>())
         };
-        json!({
-            "node": member.id.to_string(),
-            "address": member.address.to_string(),
-            "datacenter": member.zone.datacenter,
-            "rack": member.zone.rack,
-            "capacity": member.capacity,
-            "vnodes_first": share.primary,
-            "vnodes_other": share.replica,
-            "share_percent": share.percent,
+        let mut node = share_json(member, share);
+        let now = json!({
             "state": self.view.state(member.id),
             "up": status.is_some(),
             "silence": self.view.silent.get(&member.id),
@@ -167,7 +160,11 @@ impl Picture {
             "clock_offsets_ms": status.map(|status| status.members.iter()
                 .map(|member| (member.node.to_string(), member.clock_offset_ms))
                 .collect::<BTreeMap<_, _>>()),
-        })
+        });
+        if let (Value::Object(node), Value::Object(now)) = (&mut node, now) {
+            node.extend(now);
+        }
+        node
     }
 
     /// What the program around a node's core measures.

@@ -1,7 +1,7 @@
 //! `quoit ring`: who owns how much, and each virtual node's owners.
 
 use clap::Args;
-use quoit_ring::{ClusterRecord, NodeId, VnodeIndex};
+use quoit_ring::{ClusterRecord, Member, NodeId, VnodeIndex};
 use serde_json::{Value, json};
 
 use crate::failure::CommandError;
@@ -106,23 +106,26 @@ fn render(record: &ClusterRecord, with_vnodes: bool) -> String {
     text
 }
 
+/// A member, and its share of the ring.
+pub(crate) fn share_json(member: &Member, share: &Share) -> Value {
+    json!({
+        "node": member.id.to_string(),
+        "address": member.address.to_string(),
+        "datacenter": member.zone.datacenter,
+        "rack": member.zone.rack,
+        "capacity": member.capacity,
+        "vnodes_first": share.primary,
+        "vnodes_other": share.replica,
+        "share_percent": share.percent,
+    })
+}
+
 fn ring_json(record: &ClusterRecord, with_vnodes: bool) -> Value {
     let nodes: Vec<_> = record
         .members
         .iter()
         .zip(shares(record))
-        .map(|(member, share)| {
-            json!({
-                "node": member.id.to_string(),
-                "address": member.address.to_string(),
-                "datacenter": member.zone.datacenter,
-                "rack": member.zone.rack,
-                "capacity": member.capacity,
-                "vnodes_first": share.primary,
-                "vnodes_other": share.replica,
-                "share_percent": share.percent,
-            })
-        })
+        .map(|(member, share)| share_json(member, &share))
         .collect();
     let mut ring = json!({
         "cluster": record.cluster.to_string(),

@@ -331,50 +331,17 @@ impl StorageAnswer {
 }
 
 impl StorageRequest {
-    /// For whom a read is made: reads wait in a queue for each class.
-    pub fn read_class(&self) -> ReadClass {
+    /// For whom a read is made, which may be done beside the writer: reads wait in a queue for each class.
+    /// `None` for what is the writer's.
+    pub fn read_class(&self) -> Option<ReadClass> {
         match self {
-            Self::Page { .. } => ReadClass::Bulk,
+            Self::Read { .. } | Self::Figures | Self::Durable => Some(ReadClass::Foreground),
+            Self::Page { .. } => Some(ReadClass::Bulk),
             Self::Gather { .. } | Self::ReadTaken { .. } | Self::NextHints { .. } => {
-                ReadClass::Handoff
+                Some(ReadClass::Handoff)
             }
-            Self::Survey { .. } | Self::Reconcile { .. } => ReadClass::Repair,
-            Self::Scrub(_) => ReadClass::Scrub,
-            Self::Read { .. }
-            | Self::Figures
-            | Self::Durable
-            | Self::Apply { .. }
-            | Self::StandIn { .. }
-            | Self::ApplyMany { .. }
-            | Self::Roots { .. }
-            | Self::CompareRoots { .. }
-            | Self::Nodes { .. }
-            | Self::CompareNodes { .. }
-            | Self::ExtendLease { .. }
-            | Self::BeginEra
-            | Self::Trust { .. }
-            | Self::Barrier
-            | Self::RaiseFloors { .. }
-            | Self::Collectible { .. }
-            | Self::ChangeHints(_)
-            | Self::RecountLeaves { .. }
-            | Self::Save { .. } => ReadClass::Foreground,
-        }
-    }
-
-    /// Whether the request only reads, and may be done beside the writer.
-    pub fn is_read(&self) -> bool {
-        match self {
-            Self::Read { .. }
-            | Self::Page { .. }
-            | Self::Survey { .. }
-            | Self::Reconcile { .. }
-            | Self::Gather { .. }
-            | Self::ReadTaken { .. }
-            | Self::NextHints { .. }
-            | Self::Scrub(_)
-            | Self::Figures
-            | Self::Durable => true,
+            Self::Survey { .. } | Self::Reconcile { .. } => Some(ReadClass::Repair),
+            Self::Scrub(_) => Some(ReadClass::Scrub),
             Self::Apply { .. }
             | Self::StandIn { .. }
             | Self::ApplyMany { .. }
@@ -390,8 +357,13 @@ impl StorageRequest {
             | Self::Collectible { .. }
             | Self::ChangeHints(_)
             | Self::RecountLeaves { .. }
-            | Self::Save { .. } => false,
+            | Self::Save { .. } => None,
         }
+    }
+
+    /// Whether the request only reads, and may be done beside the writer.
+    pub fn is_read(&self) -> bool {
+        self.read_class().is_some()
     }
 
     /// The answer where nobody waits for the request any more, and it is not carried out.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use quoit_cli::{CommandError, ConnectionOptions, Output, Progress, note};
+use quoit_cli::{CommandError, ConnectionOptions, Output, Progress, note, run_to_end};
 use quoit_client::{Client, ConflictPolicy, HybridTime, Key, Level, TableError, with_sources};
 use quoit_ring::{ClusterRecord, Table, TableId, TableOptions};
 use tokio::sync::mpsc;
@@ -73,20 +73,7 @@ pub struct RestoreArguments {
 /// Runs the command on a runtime of its own, tells its error on standard error, and yields the exit code
 /// (see `quoit_cli`).
 pub fn run(arguments: &RestoreArguments, options: &ConnectionOptions) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(execute(arguments, options)),
-        Err(error) => Err(CommandError::NotDone(format!("no runtime could be made: {error}"))),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if error != CommandError::OutputClosed {
-                note(&format!("quoit: {error}"));
-            }
-            error.exit_code()
-        }
-    }
+    run_to_end(1, execute(arguments, options))
 }
 
 async fn execute(

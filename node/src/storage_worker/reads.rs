@@ -61,7 +61,7 @@ impl Reads {
     pub(super) fn push(&self, requests: Requests) {
         let mut state = self.state();
         for request in requests {
-            let class = request.request.read_class();
+            let class = request.request.read_class().expect("only reads are queued here");
             let place = WEIGHTS.iter().position(|(known, _)| *known == class);
             let place = place.expect("each class has a weight");
             state.queues[place].push_back(request);

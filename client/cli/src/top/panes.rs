@@ -67,7 +67,8 @@ impl Pane {
     /// What is said where the table is empty.
     pub(super) fn nothing(self) -> &'static str {
         match self {
-            Self::Nodes | Self::Operations => "no node has answered",
+            Self::Nodes => "no node has answered",
+            Self::Operations => "nothing was asked of late",
             Self::HotKeys => "no key is asked for often",
             Self::LargeSets => "no key that was met of late has several values",
             Self::SlowKeys => "no request took 10 ms in the last minute",

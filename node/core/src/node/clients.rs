@@ -31,8 +31,6 @@ impl NodeCore {
         }
         if client::is_operation(&message) {
             self.shared.foreground.note(now.instant);
-        }
-        if client::is_operation(&message) {
             let refused = self.turned_away().or_else(|| self.has_too_many(connection));
             if let Some(failure) = refused {
                 return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
