@@ -252,17 +252,18 @@ fn renew(arguments: &RenewArguments) -> Result<(), AuthorityError> {
 
 fn revoke(arguments: &RevokeArguments) -> Result<(), AuthorityError> {
     let authority = Authority::open(&arguments.dir)?;
-    let mut serials = Vec::new();
+    let (mut serials, mut told) = (Vec::new(), Vec::new());
     for path in &arguments.certificates {
         let (subject, serial) = authority.serial_of(path)?;
-        println!("revoked {}: {subject}", path.display());
+        told.push(format!("revoked {}: {subject}", path.display()));
         serials.push(serial);
     }
     for text in &arguments.serial {
         serials.push(parse_serial(text)?);
-        println!("revoked {text}");
+        told.push(format!("revoked {text}"));
     }
     let count = authority.revoke(&arguments.dir, &serials, SystemTime::now())?;
+    told.iter().for_each(|line| println!("{line}"));
     eprintln!(
         "{} lists {count} now: copy it to every node ([tls] revoked), and have them reload",
         arguments.dir.join(REVOKED).display()
