@@ -160,6 +160,8 @@ pub struct StorageSettings {
     pub memtable_bytes: u64,
     /// `block_cache_mib`: the cache of table blocks; in bytes here.
     pub block_cache_bytes: u64,
+    /// `head_cache_mib`: the dots of what keys hold, so that most writes need no read; in bytes here.
+    pub head_cache_bytes: u64,
     /// `segment_mib`: a segment of the commit log; in bytes here.
     pub segment_bytes: u64,
     /// `snapshot_directory`: where snapshots lie, in a folder of the node's id; `None`: in `snapshots` in
@@ -437,10 +439,13 @@ fn read_storage(
     let memtable_bytes = positive(section, "memtable_mib", 1..=4_096, usual(memory.memtable)) << 20;
     let block_cache_bytes =
         positive(section, "block_cache_mib", 1..=1_048_576, usual(memory.block_cache)) << 20;
-    if !memory.has_room_for(memtable_bytes, block_cache_bytes) {
+    let head_cache_bytes =
+        positive(section, "head_cache_mib", 1..=1_048_576, usual(memory.heads)) << 20;
+    if !memory.has_room_for(memtable_bytes, block_cache_bytes + head_cache_bytes) {
         section.wrong(
             "block_cache_mib",
-            "with five times memtable_mib it is more than half of limits.memory_mib: leave both out",
+            "with head_cache_mib and five times memtable_mib it is more than half of \
+             limits.memory_mib: leave all three out",
         );
     }
     let snapshots = section.text("snapshot_directory");
@@ -451,6 +456,7 @@ fn read_storage(
         periodic_interval_ms: positive(section, "periodic_interval_ms", 1..=60_000, 100),
         memtable_bytes,
         block_cache_bytes,
+        head_cache_bytes,
         segment_bytes: positive(section, "segment_mib", 1..=1_024, 64) << 20,
         snapshot_directory: snapshots.map(|text| directory.join(text)),
     }

@@ -489,6 +489,7 @@ fn store_options(config: &Config, vnodes: VnodeCount) -> StoreOptions {
         siblings_max: usize::from(config.limits.data.siblings_max),
         set_bytes_max: config.limits.data.set_bytes_max as usize,
         memory_bytes_max: config.storage.memtable_bytes,
+        heads_bytes_max: config.storage.head_cache_bytes,
         taken_bytes_max: config.repair.sloppy_bytes,
         segment_bytes: config.storage.segment_bytes,
     }

@@ -19,6 +19,8 @@ pub struct MemoryBounds {
     pub memtable: u64,
     /// The cache of table blocks.
     pub block_cache: u64,
+    /// The dots of what keys hold.
+    pub heads: u64,
     /// What waits for one receiver.
     pub queued: usize,
     /// What waits for all of them.
@@ -38,6 +40,7 @@ impl MemoryBounds {
             limit: None,
             memtable: 32 << 20,
             block_cache: 128 << 20,
+            heads: 64 << 20,
             queued: 64 << 20,
             queued_total: 1 << 30,
             inbound: 64 << 20,
@@ -55,6 +58,7 @@ impl MemoryBounds {
             limit: Some(limit),
             memtable: whole_mib(limit / 16 / TABLES_IN_MEMORY * 4).clamp(1 << 20, usual.memtable),
             block_cache: whole_mib(limit / 8).max(1 << 20),
+            heads: whole_mib(limit / 32).clamp(1 << 20, usual.heads),
             queued: share(32).min(usual.queued),
             queued_total: share(16).min(usual.queued_total),
             inbound: share(16).max(frame).min(usual.inbound),
@@ -63,10 +67,10 @@ impl MemoryBounds {
         }
     }
 
-    /// Whether a cache and tables' memories of these sizes leave room for all else.
-    pub(super) fn has_room_for(&self, memtable: u64, block_cache: u64) -> bool {
+    /// Whether caches and tables' memories of these sizes leave room for all else.
+    pub(super) fn has_room_for(&self, memtable: u64, caches: u64) -> bool {
         let tables = TABLES_IN_MEMORY.saturating_mul(memtable);
-        self.limit.is_none_or(|limit| tables.saturating_add(block_cache) <= limit / 2)
+        self.limit.is_none_or(|limit| tables.saturating_add(caches) <= limit / 2)
     }
 }
 
@@ -85,10 +89,12 @@ mod tests {
             let bounds = MemoryBounds::within(mib << 20);
             let all = TABLES_IN_MEMORY * bounds.memtable
                 + bounds.block_cache
+                + bounds.heads
                 + (bounds.queued_total + 2 * bounds.inbound + bounds.large + bounds.waiting_writes)
                     as u64;
             assert!(all <= mib << 20, "{mib} MiB: {bounds:?} are {} MiB", all >> 20);
-            assert!(bounds.has_room_for(bounds.memtable, bounds.block_cache), "{bounds:?}");
+            let caches = bounds.block_cache + bounds.heads;
+            assert!(bounds.has_room_for(bounds.memtable, caches), "{bounds:?}");
             assert!(!bounds.has_room_for(mib << 20, 0));
         }
         // Less than that holds as long as nobody sends the largest frames.

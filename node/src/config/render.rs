@@ -61,6 +61,7 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     writeln!(text, "periodic_interval_ms = {}", storage.periodic_interval_ms)?;
     writeln!(text, "memtable_mib = {}", storage.memtable_bytes / MIB)?;
     writeln!(text, "block_cache_mib = {}", storage.block_cache_bytes / MIB)?;
+    writeln!(text, "head_cache_mib = {}", storage.head_cache_bytes / MIB)?;
     writeln!(text, "segment_mib = {}", storage.segment_bytes / MIB)?;
     if let Some(directory) = &storage.snapshot_directory {
         writeln!(text, "snapshot_directory = {}", path(directory))?;

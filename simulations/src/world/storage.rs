@@ -58,6 +58,8 @@ impl Worker {
             vnodes: VnodeCount::new(schedule.vnodes).map_err(|error| error.to_string())?,
             segment_bytes: rarities.segment_bytes,
             memory_bytes_max: rarities.memory_bytes_max,
+            // Of some keys it knows what they hold, and of others it must ask the tables.
+            heads_bytes_max: rarities.memory_bytes_max / 4,
             siblings_max: usize::from(rarities.siblings_max),
             ..StoreOptions::default()
         };

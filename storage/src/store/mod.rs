@@ -38,6 +38,7 @@ mod collect;
 mod compare;
 mod freeze;
 mod frozen;
+mod heads;
 mod hints;
 mod mutation;
 mod open;
@@ -91,6 +92,9 @@ pub struct StoreOptions {
     pub set_bytes_max: usize,
     /// The tables' memory is closed for a flush when it holds so many bytes.
     pub memory_bytes_max: u64,
+    /// Bytes that the dots of what keys hold may take in memory: a write that replaces all of that needs
+    /// no read of the tables.
+    pub heads_bytes_max: u64,
     /// At most so many bytes are taken in the place of other nodes (see [`StandIn`]).
     pub taken_bytes_max: u64,
     /// Bytes of one log segment.
@@ -105,6 +109,7 @@ impl Default for StoreOptions {
             siblings_max: 32,
             set_bytes_max: 16 << 20,
             memory_bytes_max: 32 << 20,
+            heads_bytes_max: 16 << 20,
             taken_bytes_max: 1 << 30,
             segment_bytes: 64 << 20,
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
+use super::heads::Heads;
 use super::replay::Replay;
 use super::writer::Batch;
 use super::{CHECKPOINT_FILE, CommitError, Maintainer, Reader, Shared, StoreOptions, Writer};
@@ -127,6 +128,7 @@ pub fn open(
         flushed: Mutex::new(None),
         taken_bytes: AtomicU64::new(0),
     });
+    let heads = Heads::new(options.heads_bytes_max);
     let mut writer = Writer {
         log,
         engine: engine.clone(),
@@ -139,6 +141,7 @@ pub fn open(
         trees: Trees::default(),
         recount_due: false,
         batch: Batch::default(),
+        heads,
         poisoned: None,
         lost_actors: VecDeque::new(),
         taken_bytes: 0,

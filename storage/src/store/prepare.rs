@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use quoit_ring::{ConflictPolicy, HybridTime};
 
+use super::heads::{Head, without_values};
 use super::mutation::{Counted, KeyRecord, value_record};
 use super::vnodes::Vnodes;
 use super::writer::{Outcome, Prepared, Writer};
@@ -23,8 +24,17 @@ struct Merged {
     set: SiblingSet,
     /// The key holds all that it ever did, or (with `false`) as little of it as before.
     completes: bool,
+    /// Nobody may count on it: see [`Incoming::is_late_for`].
+    is_late: bool,
     /// Values that lie apart, and are not here yet.
     new_values: Vec<ApartValue>,
+}
+
+impl Merged {
+    /// A set that holds all, and brings no value that lies apart.
+    fn of(set: SiblingSet) -> Self {
+        Self { set, completes: true, is_late: false, new_values: Vec::new() }
+    }
 }
 
 /// What a key holds, as the writer sees it.
@@ -42,14 +52,35 @@ pub(super) struct Held {
     is_damaged: bool,
     /// The digests count a mark.
     counts_mark: bool,
+    /// Its values are not here: see [`Head`].
+    is_head: bool,
 }
 
 impl Held {
     /// Under a mark of the key's own, if `is_marked`.
     fn nothing(is_marked: bool, era: Era) -> Self {
         let (set, encoded) = (SiblingSet::default(), Bytes::new());
-        let incomplete = is_marked;
-        Self { set, encoded, is_marked, era, incomplete, is_damaged: false, counts_mark: false }
+        Self {
+            set,
+            encoded,
+            is_marked,
+            era,
+            incomplete: is_marked,
+            is_damaged: false,
+            counts_mark: false,
+            is_head: false,
+        }
+    }
+
+    fn of_head(head: &Head) -> Self {
+        Self { set: head.set.clone(), is_head: true, ..Self::nothing(false, head.era) }
+    }
+
+    /// What is remembered of it, if it is fit for that.
+    pub(super) fn head(&self) -> Option<Head> {
+        let is_fit = !(self.is_marked || self.is_damaged || self.counts_mark || self.is_head);
+        let set = (is_fit && !self.set.is_empty()).then(|| without_values(&self.set))?;
+        set.map(|set| Head { set, era: self.era })
     }
 
     /// What is known of a key under that floor.
@@ -77,47 +108,75 @@ impl Writer {
         if self.engine.pressure() == Pressure::Halt {
             return Outcome::Refused("the tables do not keep up with the writes");
         }
-        let Mutation { key, replication, policy, change, values } = mutation;
-        let Ok(held) = self.held(&key) else {
+        if let Some(outcome) = self.prepare_by_head(&mutation) {
+            return outcome;
+        }
+        let Ok(held) = self.held(&mutation.key) else {
             return Outcome::Refused("the tables cannot be read");
         };
-        let floor = self.pending_vnodes().floor_of(key.token());
-        let mut is_late = false;
-        let merged = match change {
-            Change::Write { .. } | Change::Collect if held.incomplete => {
-                return Outcome::Incomplete;
+        match self.merged(&mutation, &held) {
+            Ok(merged) => self.settle(mutation, &held, merged),
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// The same, where the dots of what the key holds are known, and nothing but them is needed.
+    fn prepare_by_head(&mut self, mutation: &Mutation) -> Option<Outcome> {
+        match mutation.change {
+            Change::Write { .. } | Change::Merge { rebuild: false, .. } => {}
+            Change::Merge { rebuild: true, .. } | Change::Collect | Change::Drop => return None,
+        }
+        if self.batch.overlay.contains_key(&mutation.key) {
+            return None;
+        }
+        let held = Held::of_head(self.heads.get(&mutation.key)?);
+        let held = self.standing_of(&mutation.key, held);
+        if held.incomplete {
+            return None;
+        }
+        match self.merged(mutation, &held) {
+            Ok(merged)
+                if !merged.set.versions().is_empty()
+                    && !merged.set.versions().iter().any(|stays| held.set.holds(stays.dot)) =>
+            {
+                Some(self.settle(mutation.clone(), &held, merged))
             }
+            Err(older @ Outcome::Older(_)) => Some(older),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// What a mutation comes to over what its key holds, or why it comes to nothing.
+    fn merged(&mut self, mutation: &Mutation, held: &Held) -> Result<Merged, Outcome> {
+        let Mutation { key, policy, change, values, .. } = mutation;
+        let floor = self.pending_vnodes().floor_of(key.token());
+        match change {
+            Change::Write { .. } | Change::Collect if held.incomplete => Err(Outcome::Incomplete),
             Change::Write { context, version } => {
                 let dot = version.dot;
-                self.write(&key, policy, &held, &context, version, floor).and_then(|set| {
-                    let new_values = new_values(&key, &held, &set, &[dot], values, false)?;
-                    Ok(Merged { set, completes: true, new_values })
-                })
+                let set = self.write(key, *policy, held, context, version.clone(), floor)?;
+                let new_values = new_values(key, held, &set, &[dot], values, false)?;
+                Ok(Merged { set, completes: true, is_late: false, new_values })
             }
             Change::Merge { set, rebuild, authority } => {
-                let authority = authority.unwrap_or_default();
-                let incoming = Incoming { set, policy, rebuild, authority, floor };
-                is_late = incoming.is_late_for(&held);
-                self.merge(&key, &held, &incoming, values)
+                let (rebuild, authority) = (*rebuild, authority.unwrap_or_default());
+                let incoming = Incoming { set, policy: *policy, rebuild, authority, floor };
+                self.merge(key, held, &incoming, values)
             }
-            Change::Drop => {
-                let (set, new_values) = (SiblingSet::default(), Vec::new());
-                Ok(Merged { set, completes: true, new_values })
-            }
-            Change::Collect => {
-                let set = held.set.clone().without_going(floor).packed(floor);
-                Ok(Merged { set, completes: true, new_values: Vec::new() })
-            }
-        };
-        let merged = match merged {
-            Ok(merged) => merged,
-            Err(outcome) => return outcome,
-        };
+            Change::Drop => Ok(Merged::of(SiblingSet::default())),
+            Change::Collect => Ok(Merged::of(held.set.clone().without_going(floor).packed(floor))),
+        }
+    }
+
+    /// Adds what a mutation comes to to the batch, if it changes anything.
+    fn settle(&mut self, mutation: Mutation, held: &Held, merged: Merged) -> Outcome {
+        let Mutation { key, replication, policy, .. } = mutation;
+        let floor = self.pending_vnodes().floor_of(key.token());
         // Nobody knows whether what an incomplete key holds is the greatest. And a replica that lost
         // a virtual node counts for nothing there, in tables of siblings either.
         let is_distrusted = held.era < self.pending_vnodes().trusted_from(key.token());
         let may_count = policy != ConflictPolicy::Latest && !is_distrusted;
-        let counts = (may_count || !held.incomplete || merged.completes) && !is_late;
+        let counts = (may_count || !held.incomplete || merged.completes) && !merged.is_late;
         // An empty set under a mark still says that nothing is known, and one without it that
         // nothing is there, where absent keys are distrusted: both are written down.
         let changes = held.incomplete && merged.completes
@@ -125,7 +184,7 @@ impl Writer {
             || !held.knows(floor).covers(merged.set.vector())
             || !merged.new_values.is_empty();
         let encoded =
-            if changes { self.put(key, replication, &held, merged) } else { held.encoded };
+            if changes { self.put(key, replication, held, merged) } else { held.encoded.clone() };
         if counts { Outcome::Merged(encoded) } else { Outcome::Incomplete }
     }
 
@@ -134,10 +193,10 @@ impl Writer {
         &self,
         key: &StoredKey,
         held: &Held,
-        incoming: &Incoming,
-        values: Vec<ApartValue>,
+        incoming: &Incoming<'_>,
+        values: &[ApartValue],
     ) -> Result<Merged, Outcome> {
-        let rebuild = incoming.rebuild;
+        let (rebuild, is_late) = (incoming.rebuild, incoming.is_late_for(held));
         let brings = |merged: &SiblingSet| -> Vec<Dot> {
             let apart = incoming.set.apart().map(|version| version.dot);
             apart.filter(|dot| merged.holds(*dot)).collect()
@@ -150,10 +209,11 @@ impl Writer {
             let nothing = Held::nothing(true, held.era);
             let merged = merge(key, &nothing, incoming)?;
             let new_values = new_values(key, &nothing, &merged, &brings(&merged), values, true)?;
-            return Ok(Merged { set: merged, completes: true, new_values });
+            return Ok(Merged { set: merged, completes: true, is_late, new_values });
         }
         let new_values = new_values(key, held, &merged, &brought, values, rebuild)?;
-        Ok(Merged { set: merged, completes: !held.incomplete || rebuild, new_values })
+        let completes = !held.incomplete || rebuild;
+        Ok(Merged { set: merged, completes, is_late, new_values })
     }
 
     /// Whether the values that lie apart, of those dots, are here and intact.
@@ -216,10 +276,13 @@ impl Writer {
                 Err(error @ EngineError::Io(_)) => Err(error),
             },
         };
-        held.map(|held| {
-            let incomplete = held.is_marked || held.era < vnodes.trusted_from(key.token());
-            Held { incomplete, ..held }
-        })
+        held.map(|held| self.standing_of(key, held))
+    }
+
+    /// What is held, as complete as its virtual node makes it after all that was prepared.
+    fn standing_of(&self, key: &StoredKey, held: Held) -> Held {
+        let trusted_from = self.pending_vnodes().trusted_from(key.token());
+        Held { incomplete: held.is_marked || held.era < trusted_from, ..held }
     }
 
     fn check_limits(&self, before: &Held, after: SiblingSet) -> Result<SiblingSet, Outcome> {
@@ -239,7 +302,7 @@ impl Writer {
 
     /// Adds the key's new state to the batch; returns the encoded set.
     fn put(&mut self, key: StoredKey, replication: u8, before: &Held, merged: Merged) -> Bytes {
-        let Merged { set, completes, new_values } = merged;
+        let Merged { set, completes, new_values, .. } = merged;
         for ApartValue { dot, bytes } in new_values {
             self.put_value(key.apart(dot), replication, Some(bytes));
         }
@@ -265,7 +328,8 @@ impl Writer {
             record: record.bytes,
             counted: Some((replication, change)),
         });
-        for version in before.set.apart().filter(|version| !set.holds(version.dot)) {
+        let was_apart = before.set.apart().filter(|_| !before.is_head);
+        for version in was_apart.filter(|version| !set.holds(version.dot)) {
             self.put_value(key.apart(version.dot), replication, None);
         }
         let (encoded_set, incomplete) = (encoded.clone(), !completes);
@@ -277,6 +341,7 @@ impl Writer {
             incomplete,
             is_damaged: false,
             counts_mark: is_marked,
+            is_head: false,
         };
         self.batch.overlay.insert(key, held);
         encoded
@@ -297,7 +362,7 @@ impl Writer {
     ) -> Result<(), EngineError> {
         let held = Held { is_marked: true, incomplete: true, ..self.held(&key)? };
         // Whatever the mark was: a key that was never heard of differs from one that was lost.
-        let merged = Merged { set: held.set.clone(), completes: false, new_values: Vec::new() };
+        let merged = Merged { completes: false, ..Merged::of(held.set.clone()) };
         self.put(key, replication, &held, merged);
         Ok(())
     }
@@ -308,7 +373,8 @@ fn open_held(key: &StoredKey, sealed: &Bytes) -> Option<Held> {
     let set = codec::decode(&encoded).ok()?;
     let Standing { incomplete: is_marked, era, .. } = standing;
     let (incomplete, counts_mark) = (is_marked, is_marked);
-    Some(Held { set, encoded, is_marked, era, incomplete, is_damaged: false, counts_mark })
+    let (is_damaged, is_head) = (false, false);
+    Some(Held { set, encoded, is_marked, era, incomplete, is_damaged, counts_mark, is_head })
 }
 
 /// Those of the values that lie apart, of the dots that a mutation has brought into the set, which
@@ -318,16 +384,17 @@ fn new_values(
     held: &Held,
     set: &SiblingSet,
     brought: &[Dot],
-    mut values: Vec<ApartValue>,
+    values: &[ApartValue],
     rebuild: bool,
 ) -> Result<Vec<ApartValue>, Outcome> {
     let is_held = |dot: Dot| !held.incomplete && held.set.holds(dot);
     let mut new = Vec::new();
     for version in set.apart().filter(|version| brought.contains(&version.dot)) {
-        let came = values.iter().position(|value| value.dot == version.dot);
-        match came.map(|at| values.swap_remove(at)) {
+        match values.iter().find(|value| value.dot == version.dot) {
             Some(_) if is_held(version.dot) && !rebuild => {}
-            Some(value) if version.is_value(&value.bytes, key.token()) => new.push(value),
+            Some(value) if version.is_value(&value.bytes, key.token()) => {
+                new.push(value.clone());
+            }
             Some(_) => return Err(Outcome::Corrupt),
             None if is_held(version.dot) => {}
             None => return Err(Outcome::Lacks),
@@ -337,8 +404,8 @@ fn new_values(
 }
 
 /// What a merge brings.
-struct Incoming {
-    set: SiblingSet,
+struct Incoming<'a> {
+    set: &'a SiblingSet,
     policy: ConflictPolicy,
     rebuild: bool,
     /// The floor of the whole peer that it comes from; or zero.
@@ -347,7 +414,7 @@ struct Incoming {
     floor: HybridTime,
 }
 
-impl Incoming {
+impl Incoming<'_> {
     /// Up to where every dot that is not in the set is known to be covered: a whole peer says so of
     /// its floor, if that is higher, and so do those who together rebuild the key, of the floor that
     /// they share. Of two whole ones with one floor either may have met a straggler before it was
@@ -383,7 +450,7 @@ impl Incoming {
 }
 
 /// The set after a merge, or why there is none.
-fn merge(key: &StoredKey, held: &Held, incoming: &Incoming) -> Result<SiblingSet, Outcome> {
+fn merge(key: &StoredKey, held: &Held, incoming: &Incoming<'_>) -> Result<SiblingSet, Outcome> {
     let Incoming { set, policy, floor, .. } = incoming;
     if !set.versions().iter().all(|version| version.is_intact(key.token())) {
         return Err(Outcome::Corrupt);

@@ -7,6 +7,7 @@ mod distrust;
 mod faults;
 mod floors;
 mod frozen;
+mod heads;
 mod hints;
 mod model;
 mod rules;
@@ -49,11 +50,18 @@ fn options() -> StoreOptions {
     StoreOptions {
         vnodes: VnodeCount::new(8).unwrap(),
         memory_bytes_max: 4 << 10,
+        // A few keys' worth.
+        heads_bytes_max: 2 << 10,
         segment_bytes: 4 << 10,
         siblings_max: 4,
         set_bytes_max: 4 << 10,
         ..StoreOptions::default()
     }
+}
+
+/// Every write reads the tables.
+fn without_heads() -> StoreOptions {
+    StoreOptions { heads_bytes_max: 0, ..options() }
 }
 
 fn version(key: &StoredKey, time: u64, actor: u64, value: &str) -> Version {
@@ -64,6 +72,10 @@ fn version(key: &StoredKey, time: u64, actor: u64, value: &str) -> Version {
         content: Content::Value { bytes, checksum },
         expires: None,
     }
+}
+
+fn set(key: &StoredKey, time: u64, value: &str) -> SiblingSet {
+    SiblingSet::of(version(key, time, 1, value))
 }
 
 fn mutation(key: &StoredKey, change: Change) -> Mutation {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use quoit_ring::{HybridTime, VnodeIndex};
 
+use super::heads::Heads;
 use super::mutation::{Counted, era_record, floor_record, lease_record, trust_record};
 use super::prepare::Held;
 use super::stand_ins::TakenChanges;
@@ -106,6 +107,7 @@ pub struct Writer {
     pub(super) lease: HybridTime,
     pub(super) vnodes: Vnodes,
     pub(super) batch: Batch,
+    pub(super) heads: Heads,
     pub(super) poisoned: Option<String>,
     /// Actors whose dots went with a batch that was not committed. They make no more: a later dot
     /// would claim, and so erase at other replicas, those that are forgotten here.
@@ -322,6 +324,9 @@ impl Writer {
                 self.trees.on_changed(*replication, vnode);
                 self.recount_due |= change.over_damage;
             }
+        }
+        for (key, held) in &batch.overlay {
+            self.heads.note(key, held);
         }
         if let Some(vnodes) = batch.vnodes {
             self.shared.publish_vnodes(&vnodes);

@@ -4,10 +4,6 @@ use super::*;
 
 const VNODES: u32 = 8;
 
-fn set(key: &StoredKey, time: u64, value: &str) -> SiblingSet {
-    SiblingSet::of(version(key, time, 1, value))
-}
-
 /// A store whose tables were lost after one write was flushed and another was not.
 fn without_tables() -> Rig {
     let mut rig = Rig::new(2);
@@ -158,7 +154,7 @@ fn older_tables_that_were_put_back_are_told() {
 
 #[test]
 fn a_damaged_entry_is_unreadable_until_it_is_rebuilt() {
-    let mut rig = Rig::new(2);
+    let mut rig = Rig::with(2, without_heads());
     for number in [0, 1, 2] {
         rig.apply(write(&key(number), 1, "value"));
     }

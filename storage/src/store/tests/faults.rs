@@ -155,7 +155,7 @@ fn the_log_is_cut_once_the_checkpoint_is_durable_and_a_failure_to_cut_is_no_fail
 
 #[test]
 fn tables_that_cannot_be_read_are_no_reason_to_forget_what_they_hold() {
-    let mut rig = Rig::new(1);
+    let mut rig = Rig::with(1, without_heads());
     rig.apply(write(&key(0), 1, "one"));
     rig.flush();
     let held = rig.read(&key(0));
