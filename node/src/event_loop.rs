@@ -37,6 +37,8 @@ const IDLE_TURN: Duration = Duration::from_millis(250);
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 /// A node that stops waits no longer than this for what it coordinates.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Nor longer than this for those to whom it hands over what it holds for them.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(15);
 
 /// Everything that the loop stands between.
 pub(crate) struct EventLoop {
@@ -122,8 +124,10 @@ impl Gathered {
 /// How far the node is with stopping.
 enum Ending {
     NotYet,
-    /// What is under way is waited for, until then at the latest.
+    /// What is under way is waited for, since then.
     Draining(tokio::time::Instant),
+    /// So are those for whom it holds hints, and can reach.
+    HandingOver(tokio::time::Instant),
     /// Gossip tells the others.
     Goodbye(JoinHandle<()>),
 }
@@ -162,12 +166,20 @@ impl EventLoop {
                 self.health.set_unready(vec!["the node is stopping".to_owned()]);
                 self.service.stopping();
                 self.core.drain();
-                Ending::Draining(tokio::time::Instant::now() + DRAIN_LIMIT)
+                Ending::Draining(tokio::time::Instant::now())
             }
-            Ending::Draining(until)
-                if self.core.operation_count() == 0 || tokio::time::Instant::now() >= until =>
+            Ending::Draining(since)
+                if self.core.operation_count() == 0 || since.elapsed() >= DRAIN_LIMIT =>
             {
-                tracing::info!(unfinished = self.core.operation_count(), "drained");
+                let hints = self.core.deliverable_hints();
+                tracing::info!(unfinished = self.core.operation_count(), hints, "drained");
+                self.service.status(&format!("draining: {hints} hints for others are handed over"));
+                Ending::HandingOver(since)
+            }
+            Ending::HandingOver(since)
+                if self.core.deliverable_hints() == 0 || since.elapsed() >= HAND_OVER_LIMIT =>
+            {
+                tracing::info!(hints_left = self.core.deliverable_hints(), "handed over");
                 let gossip = self.gossip.take();
                 Ending::Goodbye(tokio::spawn(async move {
                     if let Some(gossip) = gossip

@@ -295,9 +295,19 @@ impl NodeCore {
     }
 
     /// The node is about to stop: what it coordinates goes on, and as a replica it answers, but it
-    /// begins nothing new. Whoever asks hears that nothing was done, and turns to another node.
+    /// begins nothing new. Whoever asks hears that nothing was done, and turns to another node. What it
+    /// holds for nodes that are there leaves at full pace, whoever is busy.
     pub fn drain(&mut self) {
         self.draining = true;
+        self.handoff.hurry();
+    }
+
+    /// Hints that wait for nodes that can be reached.
+    pub fn deliverable_hints(&self) -> u64 {
+        let hints = &self.shared.hints;
+        let lines = hints.all_lines().into_iter();
+        let lines = lines.filter(|(_, target)| self.shared.liveness.is_up(*target));
+        lines.map(|line| hints.figures(line).number).sum()
     }
 
     /// Whether any request is traced now: then the driver tells more of the times.

@@ -12,7 +12,7 @@
 //! expires, and it leaves with its hint, unless more has come since it was read.
 //!
 //! The pace is that of exchanges ([`super::anti_entropy`]): a bucket of bytes, slow while clients are
-//! there on either side. A target that is thought to be dead is sent nothing; its hints are only looked
+//! there on either side, unless this node is about to stop and would keep what it holds from everyone. A target that is thought to be dead is sent nothing; its hints are only looked
 //! at when the oldest may be too old to keep.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -51,6 +51,8 @@ pub(crate) struct Handoff {
     /// still come.
     next: u64,
     pace: Pace,
+    /// The node is about to stop: clients wait for these.
+    is_last_chance: bool,
     wake: Option<Instant>,
 }
 
@@ -203,6 +205,7 @@ impl Handoff {
             targets: BTreeMap::new(),
             next: first,
             pace: Pace::new(config, now),
+            is_last_chance: false,
             wake: Some(now),
         }
     }
@@ -215,6 +218,15 @@ impl Handoff {
     /// Hints delivered to a node in a second, of late.
     pub(crate) fn rate(&self, line: Line) -> u64 {
         self.targets.get(&line).map_or(0, |target| target.rate.last)
+    }
+
+    /// The node is about to stop: what it holds for those who are there leaves as fast as it may.
+    pub(crate) fn hurry(&mut self) {
+        self.is_last_chance = true;
+        for target in self.targets.values_mut() {
+            (target.not_before, target.back_off_ms) = (Instant::default(), BACK_OFF_MS.0);
+        }
+        self.wake = Some(Instant::default());
     }
 
     /// A node can be reached, or is believed to live.
@@ -349,7 +361,8 @@ impl Handoff {
         let (now, (kind, id)) = (turn.instant(), line);
         let is_up = turn.shared.liveness.is_up(id);
         let target = self.targets.get_mut(&line).expect("it is advanced");
-        let is_busy = turn.shared.foreground.is_busy(now) || target.busy_until > now;
+        let is_busy = !self.is_last_chance
+            && (turn.shared.foreground.is_busy(now) || target.busy_until > now);
         let State::Passing(pass) = &mut target.state else { return None };
         if !is_up && !pass.groups.is_empty() {
             pass.fail(turn);

@@ -195,3 +195,34 @@ fn hints_of_a_table_that_was_dropped_go_with_it() {
     assert_eq!(counters(&world, node(1)).table_dropped, 20);
     world.end();
 }
+
+#[test]
+fn a_node_that_is_about_to_stop_hands_over_what_it_holds_however_busy_they_are() {
+    let slow: fn(&mut CoreConfig) = |config| {
+        hints(config);
+        config.repair_busy_bytes_per_second = 1;
+    };
+    let (mut world, table) = world(9, ConflictPolicy::Latest, slow);
+    let keys: Vec<_> = (0..100).map(named).collect();
+    world.isolate(node(3));
+    let missed = "x".repeat(4_000);
+    keys.iter().for_each(|key| write(&mut world, 1, table, key, &missed));
+    let are_busy = |world: &mut World| {
+        for _ in 0..10 {
+            (1..=3).for_each(|id| drop(world.send_get(node(id), table, "other", Level::One)));
+        }
+        world.run_ms(100);
+    };
+    are_busy(&mut world);
+    world.heal();
+    (0..20).for_each(|_| are_busy(&mut world));
+    assert!(world.core(node(1)).deliverable_hints() > 50, "there is hardly any room for them");
+    world.core_mut(node(1)).drain();
+    (0..5).for_each(|_| are_busy(&mut world));
+    assert_eq!(world.core(node(1)).deliverable_hints(), 0);
+    for key in keys {
+        let held = world.stored(node(1), table, key);
+        assert_eq!(world.stored(node(3), table, key), held, "{key}");
+    }
+    world.end();
+}
