@@ -209,7 +209,9 @@ fn a_node_that_is_about_to_stop_hands_over_what_it_holds_however_busy_they_are()
     keys.iter().for_each(|key| write(&mut world, 1, table, key, &missed));
     let are_busy = |world: &mut World| {
         for _ in 0..10 {
-            (1..=3).for_each(|id| drop(world.send_get(node(id), table, "other", Level::One)));
+            for id in 1..=3 {
+                world.send_get(node(id), table, "other", Level::One);
+            }
         }
         world.run_ms(100);
     };

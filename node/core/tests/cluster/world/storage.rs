@@ -27,7 +27,10 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn open(machine: &Machine, vnodes: VnodeCount, identity: u64) -> (Self, Recovered) {
         let disk: Arc<dyn Disk> = Arc::new(machine.disk.clone());
-        let options = StoreOptions { vnodes, segment_bytes: 256 << 10, ..StoreOptions::default() };
+        // No heads: what is damaged on the disk is lost at once.
+        let (segment_bytes, heads_bytes_max) = (256 << 10, 0);
+        let options =
+            StoreOptions { vnodes, segment_bytes, heads_bytes_max, ..StoreOptions::default() };
         let engine = Arc::new(machine.tables.open());
         let opened = store::open(disk.clone(), engine, options, None, identity).expect("opens");
         let load = |name| SmallFile::new(disk.clone(), name).load().expect("loads");
