@@ -30,7 +30,7 @@ const fn case(bug: &'static str, workload: Workload, nemesis: Nemesis, nodes: u1
     Case { bug, workload, nemesis, nodes }
 }
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 18] = [
     case("DropSibling", Workload::Register, Nemesis::None, 5),
     case("ForgetContext", Workload::Register, Nemesis::Partition, 5),
     case("AcknowledgeEarly", Workload::Register, Nemesis::Partition, 5),
@@ -38,6 +38,7 @@ const CASES: [Case; 17] = [
     case("SendOnlyNew", Workload::Register, Nemesis::Partition, 5),
     case("CountFallback", Workload::Register, Nemesis::Partition, 5),
     case("SkipWriteBack", Workload::Latest, Nemesis::SlowFsync, 3),
+    case("ForgetSession", Workload::Session, Nemesis::Partition, 5),
     case("SkipOlder", Workload::Latest, Nemesis::Clock, 5),
     case("SkipSync", Workload::Register, Nemesis::PowerCut, 5),
     case("IgnoreFailedSync", Workload::Scan, Nemesis::FailFsync, 3),

@@ -4,7 +4,8 @@
 //! One turn: inbound messages, storage answers, gossip's beliefs and time become events; requests to
 //! storage leave as one batch (one log write, one fsync), messages to one connection leave together
 //! (one write). Before a turn begins the loop lets the other tasks run once, so that more events
-//! share it: under load that is worth more than any other setting.
+//! share it: under load that is worth more than any other setting. It does not where single events come
+//! one after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub(crate) struct EventLoop {
     pub(crate) initial_members: Vec<Member>,
     pub(crate) callers: Callers,
     pub(crate) ready: bool,
+    /// The last turn had more than one event.
+    pub(crate) was_crowded: bool,
     pub(crate) read_here: ReadHere,
     pub(crate) observed: std::time::Instant,
     pub(crate) damage_told: Option<String>,
@@ -147,6 +150,7 @@ impl EventLoop {
             self.wait(&mut gathered, !matches!(ending, Ending::NotYet)).await;
             let began = std::time::Instant::now();
             let (now, events) = (self.clock.now(), gathered.count());
+            self.was_crowded = events > 1;
             self.handle(now, &mut gathered, &mut effects);
             self.carry_out(now, &mut effects).await;
             self.report(now, events, began);
@@ -215,6 +219,10 @@ impl EventLoop {
                 self.core.set_limits(limits.data, all, of_one);
             }
             () = tokio::time::sleep(until_deadline) => {}
+        }
+        if gathered.count() == 1 && !self.was_crowded {
+            // One who asks and waits: there is nothing to share a turn with.
+            return;
         }
         tokio::task::yield_now().await;
         let room = TURN_EVENTS_MAX.saturating_sub(gathered.count());

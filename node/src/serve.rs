@@ -223,6 +223,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         initial_members: config.cluster.members.clone(),
         callers: Callers::new(rules, audit.clone()),
         ready: false,
+        was_crowded: false,
         read_here: ReadHere::default(),
         observed: std::time::Instant::now(),
         damage_told: None,

@@ -115,7 +115,7 @@ impl Writer {
             return Outcome::Refused("the tables cannot be read");
         };
         match self.merged(&mutation, &held) {
-            Ok(merged) => self.settle(mutation, &held, merged),
+            Ok(merged) => self.settle(&mutation, &held, merged),
             Err(outcome) => outcome,
         }
     }
@@ -139,7 +139,7 @@ impl Writer {
                 if !merged.set.versions().is_empty()
                     && !merged.set.versions().iter().any(|stays| held.set.holds(stays.dot)) =>
             {
-                Some(self.settle(mutation.clone(), &held, merged))
+                Some(self.settle(mutation, &held, merged))
             }
             Err(older @ Outcome::Older(_)) => Some(older),
             Ok(_) | Err(_) => None,
@@ -169,13 +169,13 @@ impl Writer {
     }
 
     /// Adds what a mutation comes to to the batch, if it changes anything.
-    fn settle(&mut self, mutation: Mutation, held: &Held, merged: Merged) -> Outcome {
+    fn settle(&mut self, mutation: &Mutation, held: &Held, merged: Merged) -> Outcome {
         let Mutation { key, replication, policy, .. } = mutation;
         let floor = self.pending_vnodes().floor_of(key.token());
         // Nobody knows whether what an incomplete key holds is the greatest. And a replica that lost
         // a virtual node counts for nothing there, in tables of siblings either.
         let is_distrusted = held.era < self.pending_vnodes().trusted_from(key.token());
-        let may_count = policy != ConflictPolicy::Latest && !is_distrusted;
+        let may_count = *policy != ConflictPolicy::Latest && !is_distrusted;
         let counts = (may_count || !held.incomplete || merged.completes) && !merged.is_late;
         // An empty set under a mark still says that nothing is known, and one without it that
         // nothing is there, where absent keys are distrusted: both are written down.
@@ -183,8 +183,11 @@ impl Writer {
             || !held.set.has_same_pairs(&merged.set)
             || !held.knows(floor).covers(merged.set.vector())
             || !merged.new_values.is_empty();
-        let encoded =
-            if changes { self.put(key, replication, held, merged) } else { held.encoded.clone() };
+        let encoded = if changes {
+            self.put(key.clone(), *replication, held, merged)
+        } else {
+            held.encoded.clone()
+        };
         if counts { Outcome::Merged(encoded) } else { Outcome::Incomplete }
     }
 
