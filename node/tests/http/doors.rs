@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::*;
 
@@ -43,14 +44,21 @@ fn connector(authority_pem: &str, own: Option<&Path>) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
+async fn connect(
+    connector: &TlsConnector,
+    address: SocketAddr,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    let name = ServerName::try_from("127.0.0.1").expect("an address");
+    connector.connect(name, stream).await
+}
+
 async fn ask_encrypted(
     connector: &TlsConnector,
     address: SocketAddr,
     headers: &[(&str, &str)],
 ) -> Answer {
-    let stream = TcpStream::connect(address).await.expect("it listens");
-    let name = ServerName::try_from("127.0.0.1").expect("an address");
-    let stream = connector.connect(name, stream).await.expect("the certificate is good");
+    let stream = connect(connector, address).await.expect("the certificate is good");
     let request = asking::request("GET", "/v1/tables");
     let request =
         headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
@@ -99,6 +107,24 @@ async fn tokens_and_certificates_open_an_encrypted_door_and_nothing_else_does() 
     let client = nodes.directory.path().join("data/client");
     let certified = connector(&certificate, Some(&client));
     assert_eq!(ask_encrypted(&certified, address, &[]).await.status, 200);
+
+    // Another certificate and another token, while the node runs.
+    let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("made");
+    let put = |name: &str, text: &str| fs::write(nodes.directory.path().join(name), text);
+    put("http.pem", &issued.cert.pem()).expect("ours");
+    put("http.key", &issued.signing_key.serialize_pem()).expect("ours");
+    put("tokens", "another-token-that-nobody-guesses\n").expect("ours");
+    nodes.signal(0, "-HUP");
+    let renewed = connector(&issued.cert.pem(), None);
+    let began = std::time::Instant::now();
+    while connect(&renewed, address).await.is_err() {
+        assert!(began.elapsed() < LIMIT, "the certificate stays what it was");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(connect(&anybody, address).await.is_err(), "the former one is still shown");
+    assert_eq!(ask_encrypted(&renewed, address, &shown).await.status, 401);
+    let bearer = [("authorization", "Bearer another-token-that-nobody-guesses")];
+    assert_eq!(ask_encrypted(&renewed, address, &bearer).await.status, 200);
     nodes.stop().await;
 }
 

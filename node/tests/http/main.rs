@@ -108,8 +108,12 @@ impl Nodes {
 
     /// Ends a node's process as a power cut would.
     fn kill(&self, node: usize) {
+        self.signal(node, "-KILL");
+    }
+
+    fn signal(&self, node: usize, signal: &str) {
         let (_, process) = self.cluster.process_ids().nth(node).expect("it was started");
-        let status = Command::new("kill").args(["-KILL", &process.to_string()]).status();
+        let status = Command::new("kill").args([signal, &process.to_string()]).status();
         assert!(status.expect("kill is there").success());
     }
 
