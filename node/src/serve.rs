@@ -18,6 +18,7 @@ use quoit_storage::store::{self, OpenError, Opened, StoreOptions};
 use quoit_storage_files::disk::FileDisk;
 use quoit_storage_files::tables::{OpenReport, Tables, TablesError, TablesOptions};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 
 use crate::audit::{AuditError, AuditLog};
 use crate::authority::Parsed;
@@ -242,25 +243,30 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         metrics,
         audit,
     };
-    let mut running = std::pin::pin!(event_loop.run());
+    // A task of its own: what wakes the runtime's main future goes through the kernel.
+    let mut running = tokio::spawn(event_loop.run());
     tokio::select! {
-        () = &mut running => return Ok(()),
+        ended = &mut running => return as_it_ended(ended),
         () = until_told(&mut signals, reloader, &service) => {}
         end = gossip_end => {
             drop(http);
             stopper.send_replace(true);
-            running.await;
+            as_it_ended(running.await)?;
             return end.map_err(ServeError::Gossip);
         }
     }
     // Its requests end before the node does: the node may be the one that answers them.
     tokio::select! {
         () = http.stop() => {}
-        () = &mut running => return Ok(()),
+        ended = &mut running => return as_it_ended(ended),
     }
     stopper.send_replace(true);
-    running.await;
-    Ok(())
+    as_it_ended(running.await)
+}
+
+/// A panic of the event loop is one of the node.
+fn as_it_ended(ended: Result<(), JoinError>) -> Result<(), ServeError> {
+    ended.or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// Returns when the node is to stop; reads its files again whenever it is told to.
