@@ -177,7 +177,8 @@ fn audit_outcome(failure: &Failure) -> AuditOutcome {
     }
 }
 
-fn outcome(failure: &Failure) -> Outcome {
+/// What became of a request that has failed.
+pub(crate) fn outcome(failure: &Failure) -> Outcome {
     match failure.code {
         _ if failure.unknown => Outcome::Unknown,
         FailureCode::Overloaded => Outcome::Overloaded,

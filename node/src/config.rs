@@ -11,6 +11,7 @@ mod http;
 mod members;
 mod memory;
 mod render;
+mod telemetry;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use access::{AccessRules, AccessSettings};
 pub use document::{Place, Problem};
 pub use http::{HTTP_CONNECTIONS_MAX, HttpSettings, HttpTlsSettings};
 pub use memory::MemoryBounds;
+pub use telemetry::{Endpoint, EndpointError, TelemetrySettings};
 
 use crate::clock::OFFSET_MS_LIMIT;
 use document::{Document, Section};
@@ -81,6 +83,8 @@ pub struct Config {
     pub clock: ClockSettings,
     /// The program's log.
     pub log: LogSettings,
+    /// Where traces go.
+    pub telemetry: TelemetrySettings,
     /// The environment's variables that overrode the file.
     pub overrides: Vec<String>,
 }
@@ -324,6 +328,7 @@ impl Config {
             },
         });
         let log = document.section("log", read_log);
+        let telemetry = document.section("telemetry", telemetry::read);
         document.finish();
         match (node, cluster, tls) {
             (Some(node), Some(cluster), Some(tls)) if document.problems.is_empty() => {
@@ -340,6 +345,7 @@ impl Config {
                     limits,
                     clock,
                     log,
+                    telemetry,
                     overrides,
                 })
             }

@@ -8,7 +8,7 @@
 //! one after the other.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quoit_core::event::{Effect, Effects, Event, StorageRequest};
 use quoit_core::{NodeCore, Now, Spent};
@@ -28,6 +28,7 @@ use crate::metrics::{Metrics, StoragePart};
 use crate::service_manager::ServiceManager;
 use crate::snapshots::{SnapshotAnswer, SnapshotService};
 use crate::storage_worker::{Answered, Answers, Request, Requests, StorageWorker};
+use crate::telemetry::{Coordinated, Telemetry, Told};
 use crate::transport::{Arrived, Inbound, InboundQueue, Transport};
 
 /// A turn takes at most so many messages: what comes next waits for no longer than they take.
@@ -58,6 +59,7 @@ pub(crate) struct EventLoop {
     pub(crate) to_gossip: Sender<(std::net::SocketAddr, bytes::Bytes)>,
     pub(crate) health: Arc<NodeHealth>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) service: Arc<ServiceManager>,
     /// What is accepted from clients, as it was last read.
     pub(crate) limits: watch::Receiver<LimitSettings>,
@@ -367,6 +369,11 @@ impl EventLoop {
                 self.say_hello();
             }
             Effect::Note(text) => tracing::warn!("{text}"),
+            Effect::Traced(trace) => self.telemetry.tell(|| {
+                let ago_us = self.clock.instant().0.saturating_sub(trace.began.0);
+                let began = SystemTime::now().checked_sub(Duration::from_micros(ago_us));
+                Told::Coordinated(Coordinated { trace, began: began.unwrap_or(UNIX_EPOCH) })
+            }),
             Effect::Snapshots { connection, request, action } => {
                 self.snapshots.ask(connection, request, action, self.core.record());
             }

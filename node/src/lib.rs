@@ -73,5 +73,6 @@ mod service_manager;
 mod snapshots;
 pub mod stop;
 pub mod storage_worker;
+pub mod telemetry;
 pub mod transport;
 pub mod up;

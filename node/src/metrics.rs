@@ -6,6 +6,7 @@
 
 mod certificates;
 mod recent;
+mod spans;
 mod standing;
 
 use std::fmt::Write;
@@ -27,6 +28,7 @@ use quoit_protocol::status::NodeStatus;
 use crate::transport::TransportStats;
 use certificates::Certificates;
 use recent::Recent;
+use spans::Spans;
 use standing::Standing;
 
 /// What a client asked for.
@@ -63,6 +65,13 @@ pub enum Outcome {
     Unavailable,
     /// A write may have been done.
     Unknown,
+}
+
+impl Outcome {
+    /// In one word.
+    pub fn word(self) -> &'static str {
+        self.name()
+    }
 }
 
 /// Which way bytes went.
@@ -180,6 +189,7 @@ pub struct Metrics {
     resident_bytes: Gauge,
     storage_queued_bytes: Gauge,
     standing: Standing,
+    spans: Spans,
     recent: Recent,
 }
 
@@ -229,6 +239,7 @@ impl Metrics {
             storage_queued_bytes: Gauge::default(),
             recent: Recent::new(),
             standing: Standing::new(&mut registry),
+            spans: Spans::new(&mut registry),
             registry,
         };
         metrics.register_rest()
@@ -376,6 +387,16 @@ impl Metrics {
         self.set_transport_bytes(Direction::Received, stats.received_bytes);
         self.standing.show_transport(stats);
         self.recent.transport(stats);
+    }
+
+    /// Counts spans that a collector has taken.
+    pub fn spans_exported(&self, count: u64) {
+        self.spans.exported.inc_by(count);
+    }
+
+    /// Counts spans that no collector will have.
+    pub fn spans_dropped(&self, count: u64) {
+        self.spans.dropped.inc_by(count);
     }
 
     /// Says which certificates are in use, and when each expires.

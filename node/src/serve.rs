@@ -35,6 +35,7 @@ use crate::service_manager::ServiceManager;
 use crate::snapshots::SnapshotService;
 use crate::stop::{StopReason, StopSignals, hangup_means_reload};
 use crate::storage_worker::{Parts, StorageWorker};
+use crate::telemetry::Telemetry;
 use crate::transport::{
     self, InboundQueue, TlsMaterial, Transport, TransportConfig, TransportError, check_material,
 };
@@ -163,7 +164,10 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
     let metrics = Metrics::new();
     let tls = read_tls(&config.tls)?;
     let audit = AuditLog::open(&config.audit)?;
-    let http = HttpServer::open(&config, &tls, audit.clone())?;
+    // Dropped when all else has ended: what was told last is sent then.
+    let (telemetry, _export) = Telemetry::start(&config.telemetry, config.node.id, &metrics)
+        .map_err(ServeError::System)?;
+    let http = HttpServer::open(&config, &tls, audit.clone())?.with_telemetry(telemetry.clone());
     let (gateway, doors) = (http.identity(), http.doors());
     metrics.set_certificates(expiring(&config, &tls));
     let http = http.start(health.clone(), metrics.clone())?;
@@ -217,6 +221,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> 
         to_gossip,
         health,
         metrics: metrics.clone(),
+        telemetry,
         service: service.clone(),
         limits,
         stop,

@@ -11,6 +11,7 @@ use crate::access::Rights;
 use crate::peer::PeerMessage;
 pub use crate::storage::{HintChanges, ReadClass, StorageAnswer, StorageRequest, TreeLevel};
 use crate::time::Instant;
+use crate::trace::FinishedTrace;
 
 /// A client's connection, named by the driver; never used again in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -240,6 +241,8 @@ pub enum Effect {
     FollowRecord(Box<quoit_ring::ClusterRecord>),
     /// For observers: a line for the log.
     Note(String),
+    /// For observers: where the time of a client's traced request went, which is answered now.
+    Traced(Box<FinishedTrace>),
     /// Make, list or delete snapshots, and answer the client: they are files, of which the core knows
     /// nothing.
     Snapshots {

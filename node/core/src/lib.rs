@@ -57,4 +57,4 @@ pub use event::{
 pub use node::{NodeCore, Recovered};
 pub use repair::scrub::{SCRUB_FILE, ScrubState};
 pub use time::{Instant, Now};
-pub use trace::Spent;
+pub use trace::{FinishedTrace, Spent, TracedOperation, TracedRequest};

@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 
-use quoit_protocol::{Stage, StageKind};
-use quoit_ring::NodeId;
+use quoit_protocol::{ClientRequest, ClientResponse, Failure, Head, Stage, StageKind, TraceId};
+use quoit_ring::{ClusterRecord, Level, NodeId};
 
 use crate::event::Tag;
 use crate::operation::{OperationId, Origin};
@@ -67,10 +67,129 @@ impl Spent {
     }
 }
 
+/// What a client has asked for in a traced request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TracedOperation {
+    /// A read of a key.
+    Get,
+    /// A write of a key.
+    Put,
+    /// A delete of a key.
+    Delete,
+    /// A page of a partition key's items.
+    Scan,
+    /// A page of a table.
+    Export,
+}
+
+impl TracedOperation {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::Scan => "scan",
+            Self::Export => "export",
+        }
+    }
+}
+
+/// What a traced request asks for, without its keys and values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedRequest {
+    /// The trace that it belongs to.
+    pub trace: TraceId,
+    /// What is done.
+    pub operation: TracedOperation,
+    /// The table's name; `None` where this node knows no such table.
+    pub table: Option<String>,
+    /// How many replicas must answer: as the request says, or else its table.
+    pub level: Option<Level>,
+}
+
+impl TracedRequest {
+    /// What a request asks for, if it is to be traced.
+    pub(crate) fn of(message: &ClientRequest, record: Option<&ClusterRecord>) -> Option<Self> {
+        let (head, operation) = subject(message)?;
+        let trace = head.trace?;
+        let table = record.and_then(|record| record.table_by_id(head.table));
+        let usual = table.map(|table| match operation {
+            TracedOperation::Put | TracedOperation::Delete => table.options.write_level,
+            TracedOperation::Get | TracedOperation::Scan | TracedOperation::Export => {
+                table.options.read_level
+            }
+        });
+        let level = head.level.or(usual);
+        Some(Self { trace, operation, table: table.map(|table| table.name.clone()), level })
+    }
+}
+
+fn subject(message: &ClientRequest) -> Option<(&Head, TracedOperation)> {
+    match message {
+        ClientRequest::Get(get) => Some((&get.head, TracedOperation::Get)),
+        ClientRequest::Write(write) if write.value.is_some() => {
+            Some((&write.head, TracedOperation::Put))
+        }
+        ClientRequest::Write(write) => Some((&write.head, TracedOperation::Delete)),
+        ClientRequest::Scan(scan) => Some((&scan.head, TracedOperation::Scan)),
+        ClientRequest::Export(export) => Some((&export.head, TracedOperation::Export)),
+        ClientRequest::Hello(_)
+        | ClientRequest::ChangeTables(_)
+        | ClientRequest::AskStatus(_)
+        | ClientRequest::AskRecord(_)
+        | ClientRequest::AcceptLoss(_)
+        | ClientRequest::AskRepair(_)
+        | ClientRequest::AskSnapshots(_)
+        | ClientRequest::AskActivity(_) => None,
+    }
+}
+
+/// A client's traced request that this node has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishedTrace {
+    /// What was asked for.
+    pub request: TracedRequest,
+    /// Why it was not done; `None` where it was.
+    pub failure: Option<Failure>,
+    /// When it came.
+    pub began: Instant,
+    /// From then to its answer, in microseconds.
+    pub took_us: u64,
+    /// What the client is told: see [`Traced`](quoit_protocol::Traced).
+    pub stages: Vec<Stage>,
+}
+
+/// What is told at the end of a request.
+pub(crate) struct Ended {
+    /// What was asked for; `None` where a peer has handed it on.
+    pub(crate) request: Option<TracedRequest>,
+    pub(crate) began: Instant,
+    pub(crate) told: PeerStages,
+}
+
+impl Ended {
+    /// What observers are told, where a client's request has ended.
+    pub(crate) fn finished(&self, response: &ClientResponse) -> Option<FinishedTrace> {
+        let failure = match response {
+            ClientResponse::Failure(failure) => Some(failure.clone()),
+            _ => None,
+        };
+        Some(FinishedTrace {
+            request: self.request.clone()?,
+            failure,
+            began: self.began,
+            took_us: self.told.took_us,
+            stages: self.told.stages.clone(),
+        })
+    }
+}
+
 /// A request that this node has coordinated so far.
 #[derive(Debug)]
 struct Trace {
     origin: Origin,
+    request: Option<TracedRequest>,
     operation: Option<OperationId>,
     began: Instant,
     stages: Vec<Stage>,
@@ -121,11 +240,12 @@ impl Traces {
         self.came = Some(at);
     }
 
-    /// A request that is to be traced has come.
-    pub(crate) fn begin(&mut self, origin: Origin, now: Instant) {
+    /// A request that is to be traced has come: a client's, or one that a peer has handed on.
+    pub(crate) fn begin(&mut self, origin: Origin, request: Option<TracedRequest>, now: Instant) {
         let (began, queue) = self.queued(now);
         let (operation, asked) = (None, Vec::new());
-        keep(&mut self.open, Trace { origin, operation, began, stages: vec![queue], asked });
+        let stages = vec![queue];
+        keep(&mut self.open, Trace { origin, request, operation, began, stages, asked });
     }
 
     /// A coordinator's request that is to be traced has come.
@@ -226,11 +346,12 @@ impl Traces {
     }
 
     /// What is told before a request is answered.
-    pub(crate) fn end(&mut self, origin: Origin, now: Instant) -> Option<PeerStages> {
+    pub(crate) fn end(&mut self, origin: Origin, now: Instant) -> Option<Ended> {
         let at = self.open.iter().position(|trace| trace.origin == origin)?;
-        let Trace { began, mut stages, .. } = self.open.remove(at)?;
+        let Trace { request, began, mut stages, .. } = self.open.remove(at)?;
         stages.sort_by_key(|stage| stage.began_us);
-        Some(PeerStages { took_us: us_between(began, now), stages })
+        let told = PeerStages { took_us: us_between(began, now), stages };
+        Some(Ended { request, began, told })
     }
 }
 

@@ -328,7 +328,7 @@ impl Turn<'_> {
             | ClientResponse::Snapshots(_)
             | ClientResponse::Traced(_) => {}
         }
-        self.tell_trace(origin);
+        self.tell_trace(origin, &response);
         if origin != Origin::Nobody {
             self.shared.counters.on_response(&response);
         }
@@ -361,9 +361,13 @@ impl Turn<'_> {
     }
 
     /// Tells whoever waits for a traced request where its time went.
-    fn tell_trace(&mut self, origin: Origin) {
+    fn tell_trace(&mut self, origin: Origin, response: &ClientResponse) {
         let now = self.instant();
-        let Some(told) = self.shared.traces.end(origin, now) else { return };
+        let Some(ended) = self.shared.traces.end(origin, now) else { return };
+        if let Some(finished) = ended.finished(response) {
+            self.effects.push(Effect::Traced(Box::new(finished)));
+        }
+        let told = ended.told;
         match origin {
             Origin::Client { connection, request } => {
                 let message = Traced { stages: told.stages }.into();

@@ -14,7 +14,8 @@ use quoit_core::peer::{
 use quoit_core::random::Random;
 use quoit_core::record::{RecordState, Vote};
 use quoit_core::{
-    ConnectionId, CoreConfig, Effect, Effects, Event, Instant, NodeCore, Now, Recovered, Spent,
+    ConnectionId, CoreConfig, Effect, Effects, Event, FinishedTrace, Instant, NodeCore, Now,
+    Recovered, Spent, TracedOperation, TracedRequest,
 };
 use quoit_protocol::{
     ClientRequest, ClientResponse, FailureCode, Get, Got, Head, Key, Seen, Sibling, Stage,
@@ -609,11 +610,23 @@ fn a_traced_put_tells_where_its_time_went_before_it_is_answered() {
     let stages = vec![stage(3, StageKind::Commit, 40, 60)];
     assert_eq!(bench.peer(3, other, PeerStages { took_us: 100, stages }), []);
     let answered = bench.peer(3, other, merged());
-    let [Effect::ToClient { request: 9, message: ClientResponse::Traced(traced), .. }, answer] =
-        &answered[..]
+    let [
+        Effect::Traced(finished),
+        Effect::ToClient { request: 9, message: ClientResponse::Traced(traced), .. },
+        answer,
+    ] = &answered[..]
     else {
         panic!("{answered:?}");
     };
+    let request = TracedRequest {
+        trace: TRACE,
+        operation: TracedOperation::Put,
+        table: Some(bench.table.name.clone()),
+        level: Some(bench.table.options.write_level),
+    };
+    let (began, stages) = (Instant(NOW.instant.0 - 7), traced.stages.clone());
+    let expected = FinishedTrace { request, failure: None, began, took_us: 307, stages };
+    assert_eq!(**finished, expected, "observers hear what the client does");
     assert!(matches!(answer, Effect::ToClient { message: ClientResponse::Written(_), .. }));
     assert_eq!(
         traced.stages,

@@ -19,7 +19,7 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
     if !config.overrides.is_empty() {
         writeln!(text, "# overridden by the environment: {}\n", config.overrides.join(", "))?;
     }
-    let Config { node, http, tls, storage, repair, limits, clock, log, .. } = config;
+    let Config { node, http, tls, storage, repair, limits, clock, log, telemetry, .. } = config;
     writeln!(text, "[node]")?;
     writeln!(text, "id = {}", quoted(&node.id.to_string()))?;
     writeln!(text, "data_directory = {}", path(&node.data_directory))?;
@@ -100,7 +100,10 @@ fn write(config: &Config, text: &mut String) -> fmt::Result {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     };
-    writeln!(text, "format = \"{format}\"\n")?;
+    writeln!(text, "format = \"{format}\"")?;
+    writeln!(text, "\n[telemetry]")?;
+    let endpoint = telemetry.otlp_endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
+    writeln!(text, "otlp_endpoint = {}\n", quoted(&endpoint))?;
     write_cluster(config, text)
 }
 

@@ -78,6 +78,7 @@ fn what_is_not_written_has_its_default() {
         ClockSettings { offset_bound_ms: 300_000, offset_ms: 0, offset_file: None }
     );
     assert_eq!(config.log.level, "info");
+    assert_eq!(config.telemetry.otlp_endpoint, None);
     let genesis = config.genesis();
     let ids: Vec<_> = genesis.members.iter().map(|member| member.id.0).collect();
     assert_eq!(ids, [1, 2, 3]);
@@ -90,12 +91,28 @@ fn what_is_printed_is_what_was_read() {
     let extra = "[storage]\ndurability = \"periodic\"\nmemtable_mib = 0x40\n\
         [limits]\nconnections_max = 99\n[log]\nlevel = \"warn,quoit_node=debug\"\nformat = \"json\"\n\
         [clock]\noffset_ms = -1_500\noffset_file = \"offset\"\n[http]\ndata = true\ncertificate = \"http.pem\"\n\
-        key = \"http.key\"\nclient_authority = \"clients.pem\"\ntoken_file = \"tokens\"\n";
+        key = \"http.key\"\nclient_authority = \"clients.pem\"\ntoken_file = \"tokens\"\n\
+        [telemetry]\notlp_endpoint = \"http://[::1]:4318/otlp/\"\n";
     let config = parse(&format!("{}{extra}", minimal())).unwrap();
     assert_eq!(config.clock.offset_ms, -1_500);
     assert_eq!(config.storage.memtable_bytes, 64 << 20);
     assert_eq!(config.http.token_file.as_deref(), Some(Path::new("/srv/n2/tokens")));
     assert_eq!(parse(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
+fn a_collector_is_named_by_a_plain_http_url() {
+    let none = parse(&format!("{}\n[telemetry]\notlp_endpoint = \"\"\n", minimal())).unwrap();
+    assert_eq!(none.telemetry, TelemetrySettings::default());
+    assert!(none.to_toml().contains("\n[telemetry]\notlp_endpoint = \"\"\n"));
+    let told = parse(&format!("{}\n[telemetry]\notlp_endpoint = \"localhost:4318\"\n", minimal()));
+    let told = told.unwrap_err()[0].to_string();
+    let expected = "telemetry.otlp_endpoint: \"localhost:4318\" is not understood: write the URL of a \
+         collector of OTLP over HTTP, such as \"http://127.0.0.1:4318\"";
+    assert!(told.ends_with(expected), "{told}");
+    let told = parse(&format!("{}\n[telemetry]\notlp_endpoint = \"https://c:4318\"\n", minimal()));
+    let told = told.unwrap_err()[0].to_string();
+    assert!(told.contains("plain http:// only"), "{told}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What becomes of a request: found by its path, let in or turned away, answered.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderName, HeaderValue};
@@ -16,9 +16,11 @@ use super::problem::{Kind, Outcome, Problem};
 use super::response::{self, JSON, Response};
 use super::route::{DataRoute, Route};
 use super::server::{Caller, Doors};
+use super::traceparent::TraceParent;
 use super::{batch, items, keys, tables};
 use crate::audit::AuditLog;
 use crate::metrics::Metrics;
+use crate::telemetry::{Served, Telemetry, Told};
 
 /// Whatever a request asks for, it is answered, or an answer is begun, within this.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
@@ -38,6 +40,7 @@ pub(super) struct Data {
     pub(super) gateway: Gateway,
     pub(super) doors: watch::Receiver<Arc<Doors>>,
     pub(super) audit: AuditLog,
+    pub(super) telemetry: Telemetry,
 }
 
 impl Front {
@@ -112,7 +115,41 @@ impl Data {
         let (rights, audit) = (Arc::new(rights), self.audit.clone());
         let asker = Asker { rights, address: caller.peer.address, audit };
         asker.check(asker::need(&route, request.method()))?;
-        let gateway = &self.gateway;
+        let parent = self.telemetry.is_on().then(|| TraceParent::sampled(request.headers()));
+        let Some(parent) = parent.flatten() else {
+            return self.dispatch(&self.gateway, route, asker, request).await;
+        };
+        let (began, clock) = (SystemTime::now(), Instant::now());
+        let (template, table) = (route.template(), route.table().map(ToOwned::to_owned));
+        let method = request.method().to_string();
+        let gateway = self.gateway.traced(Some(parent.trace));
+        let answered = self.dispatch(&gateway, route, asker, request).await;
+        self.telemetry.tell(|| {
+            let status = match &answered {
+                Ok(response) => response.status(),
+                Err(problem) => problem.status(),
+            };
+            Told::Served(Served {
+                trace: parent.trace,
+                parent: parent.span,
+                method,
+                route: template,
+                table,
+                status: status.as_u16(),
+                began,
+                took: clock.elapsed(),
+            })
+        });
+        answered
+    }
+
+    async fn dispatch(
+        &self,
+        gateway: &Gateway,
+        route: DataRoute,
+        asker: Asker,
+        request: Request<Incoming>,
+    ) -> Result<Response, Problem> {
         let turn = gateway.admit()?;
         let response = match route {
             DataRoute::Tables => tables::list(gateway, request).await?,

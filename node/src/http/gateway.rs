@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quoit_client::{Client, ClientBuilder, Identity, Limits, Table};
+use quoit_client::{Client, ClientBuilder, Identity, Limits, Profile, Table, TraceId};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -30,6 +30,8 @@ pub(super) struct Gateway {
     wanted: Arc<Notify>,
     in_flight: Arc<Semaphore>,
     pub(super) room: Room,
+    /// The trace that requests for keys belong to.
+    trace: Option<TraceId>,
 }
 
 /// A table, and until when its answer is worth anything.
@@ -79,7 +81,12 @@ impl Gateway {
             }
         });
         let in_flight = Arc::new(Semaphore::new(in_flight_max));
-        Self { client, wanted, in_flight, room: Room::new() }
+        Self { client, wanted, in_flight, room: Room::new(), trace: None }
+    }
+
+    /// The same, for a request that belongs to this trace.
+    pub(super) fn traced(&self, trace: Option<TraceId>) -> Self {
+        Self { trace, ..self.clone() }
     }
 
     /// The right to be worked on, held until the answer is sent.
@@ -115,6 +122,10 @@ impl Gateway {
                     "the list of tables was not had in time; nothing was done",
                 )
             })??;
+        let table = match self.trace {
+            Some(trace) => table.with_profile(&Profile::new().trace(trace)),
+            None => table,
+        };
         Ok(Target { table, limits: client.limits(), deadline })
     }
 }

@@ -57,6 +57,7 @@ mod server;
 mod tables;
 mod tag;
 mod tls;
+mod traceparent;
 
 pub use access::{Access, TokenError};
 pub use fetch::{Fetched, fetch};

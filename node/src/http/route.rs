@@ -56,6 +56,30 @@ pub(super) enum DataRoute {
     },
 }
 
+impl DataRoute {
+    /// The path, with names in the place of tables and keys.
+    pub(super) fn template(&self) -> &'static str {
+        match self {
+            Self::Tables => "/v1/tables",
+            Self::Table { .. } => "/v1/tables/{table}",
+            Self::Key { .. } => "/v1/tables/{table}/keys/{key}",
+            Self::Items { .. } => "/v1/tables/{table}/keys/{key}/items",
+            Self::Batch { .. } => "/v1/tables/{table}/batch",
+        }
+    }
+
+    /// The table's name.
+    pub(super) fn table(&self) -> Option<&str> {
+        match self {
+            Self::Tables => None,
+            Self::Table { table }
+            | Self::Key { table, .. }
+            | Self::Items { table, .. }
+            | Self::Batch { table } => Some(table),
+        }
+    }
+}
+
 impl Route {
     /// Reads the path of a request, still encoded.
     pub(super) fn of(path: &str) -> Result<Self, Problem> {

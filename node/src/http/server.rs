@@ -37,6 +37,7 @@ use super::tls::{self, Accepting, HttpsError};
 use crate::audit::AuditLog;
 use crate::config::{AccessRules, Config, HttpSettings};
 use crate::metrics::Metrics;
+use crate::telemetry::Telemetry;
 use crate::transport::admission::Source;
 use crate::transport::{TlsError, TlsMaterial, revocation_lists};
 
@@ -165,6 +166,7 @@ pub struct HttpServer {
     connections_per_source_max: usize,
     doors: watch::Sender<Arc<Doors>>,
     audit: AuditLog,
+    telemetry: Telemetry,
     gateway: Option<GatewayOptions>,
     identity: GatewayIdentity,
 }
@@ -219,6 +221,7 @@ impl HttpServer {
             connections_per_source_max: crate::config::HTTP_CONNECTIONS_MAX,
             doors: watch::Sender::new(Arc::default()),
             audit: AuditLog::default(),
+            telemetry: Telemetry::default(),
             gateway: None,
             identity: GatewayIdentity::default(),
         })
@@ -248,6 +251,11 @@ impl HttpServer {
         let server = Self::bind(listen)?;
         let bounded = Self { connections_max, connections_per_source_max, ..server };
         Ok(Self { doors, audit, gateway, identity, ..bounded })
+    }
+
+    /// Has requests for data traced that say so, and told there.
+    pub fn with_telemetry(self, telemetry: Telemetry) -> Self {
+        Self { telemetry, ..self }
     }
 
     /// By what the gateway is known to its cluster, to be exchanged while it runs.
@@ -311,10 +319,11 @@ impl HttpServer {
             // Nobody may ever look at the page: for that alone the cluster is not connected to.
             let gateway = Gateway::start(builder, in_flight_max, options.data, stop.clone());
             let (doors, audit) = (self.doors.subscribe(), self.audit);
+            let telemetry = self.telemetry;
             cluster = options
                 .page
                 .then(|| Cluster::new(options.node, gateway.clone(), doors.clone(), audit.clone()));
-            data = options.data.then_some(Data { gateway, doors, audit });
+            data = options.data.then_some(Data { gateway, doors, audit, telemetry });
         }
         let front = Arc::new(Front { health, metrics, data, cluster });
         let connections = Connections::new(self.connections_max, self.connections_per_source_max);

@@ -13,6 +13,7 @@ mod doors;
 mod keys;
 mod page;
 mod readme;
+mod spans;
 
 use std::io::Write;
 use std::net::SocketAddr;

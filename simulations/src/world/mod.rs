@@ -520,7 +520,7 @@ impl World {
                 panic!("n{} takes {peer} for no right node: {reason}", node + 1);
             }
             // No client here asks for snapshots: they are of files.
-            Effect::Publish { .. } | Effect::Snapshots { .. } => {}
+            Effect::Publish { .. } | Effect::Traced(_) | Effect::Snapshots { .. } => {}
             Effect::Note(text) => {
                 let at_us = self.time_us;
                 self.trace.line(at_us, || format!("n{} notes: {text}", node + 1));

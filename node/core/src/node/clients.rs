@@ -14,6 +14,7 @@ use crate::operation::{OperationId, Origin, not_done};
 use crate::peer::Forward;
 use crate::record::{ChangeResult, Outcome};
 use crate::time::Now;
+use crate::trace::TracedRequest;
 use crate::turn::ChangeOrigin;
 
 impl NodeCore {
@@ -26,8 +27,8 @@ impl NodeCore {
         effects: &mut Effects,
     ) {
         let origin = Origin::Client { connection, request };
-        if message.trace().is_some() {
-            self.shared.traces.begin(origin, now.instant);
+        if let Some(traced) = TracedRequest::of(&message, self.record()) {
+            self.shared.traces.begin(origin, Some(traced), now.instant);
         }
         if client::is_operation(&message) {
             self.shared.foreground.note(now.instant);

@@ -188,7 +188,7 @@ impl NodeCore {
     ) {
         let origin = Origin::Peer { node: from, request };
         if forward.write.head.trace.is_some() {
-            self.shared.traces.begin(origin, now.instant);
+            self.shared.traces.begin(origin, None, now.instant);
         }
         if let Some(failure) = self.turned_away() {
             return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);

@@ -491,6 +491,7 @@ impl World {
             Effect::Publish { .. }
             | Effect::FollowRecord(_)
             | Effect::Note(_)
+            | Effect::Traced(_)
             | Effect::Snapshots { .. } => {}
         }
     }
