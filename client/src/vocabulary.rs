@@ -133,7 +133,7 @@ pub use quoit_ring::ClusterId;
 /// use quoit_client::ClusterRecord;
 ///
 /// let record: &ClusterRecord = &client.record();
-/// let names: Vec<_> = record.tables.iter().map(|table| &table.name).collect();
+/// let names: Vec<_> = record.tables.iter().map(|table| table.name.as_str()).collect();
 /// assert_eq!((record.members.len(), names), (1, vec!["carts"]));
 /// # Ok(()) });
 /// ```
