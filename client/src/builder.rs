@@ -24,6 +24,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONFIGURATION_FILE: &str = "client.toml";
 
 /// By what the client knows the cluster and the cluster knows the client; PEM texts.
+///
+/// ```
+/// # let _cluster = quoit_sandbox::Cluster::start();
+/// use quoit_client::Identity;
+/// use std::{fs, path::Path};
+///
+/// let directory = Path::new("../quoit/quoit-data/client");
+/// let identity = Identity {
+///     authority_pem: fs::read(directory.join("authority.pem"))?,
+///     certificate_pem: fs::read(directory.join("client.pem"))?,
+///     key_pem: fs::read(directory.join("client.key"))?,
+/// };
+/// // A log does not tell the key.
+/// assert_eq!(format!("{identity:?}"), "Identity(..)");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Identity {
     /// The certificate of the cluster's authority.
@@ -41,6 +57,20 @@ impl fmt::Debug for Identity {
 }
 
 /// What a client needs to know before it can connect.
+///
+/// ```
+/// # quoit_sandbox::with_cluster(async || {
+/// use quoit_client::ClientBuilder;
+/// use std::time::Duration;
+///
+/// let client = ClientBuilder::from_directory("../quoit/quoit-data/client")?
+///     .name("the shop's front")
+///     .request_timeout(Duration::from_secs(2))
+///     .connect()
+///     .await?;
+/// assert_eq!(client.table("carts").await?.name(), "carts");
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone)]
 pub struct ClientBuilder {
     cluster: Option<ClusterId>,
@@ -53,6 +83,15 @@ pub struct ClientBuilder {
 }
 
 /// A client that could not be made. Nothing was changed anywhere.
+///
+/// ```
+/// use quoit_client::{ClientBuilder, ConnectError};
+///
+/// match ClientBuilder::from_directory("/none") {
+///     Err(ConnectError::File { path, .. }) => assert!(path.ends_with("client.toml")),
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -126,6 +165,16 @@ impl Default for ClientBuilder {
 
 impl ClientBuilder {
     /// A builder with the defaults: 5 s a request, 4,096 requests in flight.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{ClientBuilder, ConnectError};
+    ///
+    /// // It knows no cluster yet.
+    /// let error = ClientBuilder::new().connect().await.unwrap_err();
+    /// assert!(matches!(error, ConnectError::Missing(_)));
+    /// # Ok(()) });
+    /// ```
     pub fn new() -> Self {
         Self {
             cluster: None,
@@ -146,6 +195,16 @@ impl ClientBuilder {
     /// authority = "authority.pem"
     /// certificate = "client.pem"
     /// key = "client.key"
+    /// ```
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::ClientBuilder;
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let client = builder.connect().await?;
+    /// assert_eq!(client.record().members.len(), 1);
+    /// # Ok(()) });
     /// ```
     ///
     /// # Errors
@@ -174,30 +233,90 @@ impl ClientBuilder {
     }
 
     /// Which cluster is meant. Nodes of another are refused.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{ClientBuilder, ClusterId, ConnectError};
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let error = builder.cluster(ClusterId(7)).connect().await.unwrap_err();
+    /// assert!(matches!(error, ConnectError::Unreachable(_)));
+    /// # Ok(()) });
+    /// ```
     pub fn cluster(mut self, cluster: ClusterId) -> Self {
         self.cluster = Some(cluster);
         self
     }
 
     /// Nodes to ask for the others. If all are IPv4 addresses, only IPv4 is spoken.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::ClientBuilder;
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// // Any node will do: it tells of the others.
+    /// let node = builder.clone().connect().await?.record().members[0].address;
+    /// let client = builder.contact_points([node]).connect().await?;
+    /// assert_eq!(client.record().members.len(), 1);
+    /// # Ok(()) });
+    /// ```
     pub fn contact_points(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.contact_points = addresses.into_iter().collect();
         self
     }
 
     /// By what client and cluster know each other.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{ClientBuilder, Identity};
+    /// use std::{fs, path::Path};
+    ///
+    /// let directory = Path::new("../quoit/quoit-data/client");
+    /// let identity = Identity {
+    ///     authority_pem: fs::read(directory.join("authority.pem"))?,
+    ///     certificate_pem: fs::read(directory.join("client.pem"))?,
+    ///     key_pem: fs::read(directory.join("client.key"))?,
+    /// };
+    /// let client = ClientBuilder::from_directory(directory)?.identity(identity).connect().await?;
+    /// assert_eq!(client.record().members.len(), 1);
+    /// # Ok(()) });
+    /// ```
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
     }
 
     /// When a request completes at the latest (5 s; a [`Table`](crate::Table) may have another).
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{ClientBuilder, ReadError};
+    /// use std::time::Duration;
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let hasty = builder.request_timeout(Duration::from_micros(1)).connect().await?;
+    /// let outcome = hasty.table("carts").await?.get("alice").await;
+    /// assert!(matches!(outcome, Err(ReadError::Timeout { .. })));
+    /// # Ok(()) });
+    /// ```
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.profile.timeout = Some(timeout);
         self
     }
 
     /// How requests are carried out where their table's handle says nothing else.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{ClientBuilder, Level, Profile};
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let client = builder.profile(Profile::new().read_level(Level::One)).connect().await?;
+    /// assert_eq!(client.table("carts").await?.levels(), (Level::One, Level::Quorum));
+    /// # Ok(()) });
+    /// ```
     pub fn profile(mut self, profile: Profile) -> Self {
         self.profile = profile.or(&self.profile);
         self
@@ -205,18 +324,51 @@ impl ClientBuilder {
 
     /// Where this client stands: coordinators in its rack are asked first, then those in its
     /// datacenter, as long as they answer well.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{ClientBuilder, NodeId};
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let client = builder.zone("local", "r1").connect().await?;
+    /// let reading = client.table("carts").await?.get("alice").await?;
+    /// assert_eq!(reading.service.coordinator, NodeId(1));
+    /// # Ok(()) });
+    /// ```
     pub fn zone(mut self, datacenter: impl Into<String>, rack: impl Into<String>) -> Self {
         self.zone = Some(Zone { datacenter: datacenter.into(), rack: rack.into() });
         self
     }
 
     /// How many requests may be in flight at once (4,096); more are refused as `Overloaded`.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{ClientBuilder, ReadError};
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let carts = builder.in_flight_max(1).connect().await?.table("carts").await?;
+    /// let (first, second) = tokio::join!(carts.get("alice"), carts.get("bob"));
+    /// assert!(first.is_ok());
+    /// assert_eq!(second, Err(ReadError::Overloaded { in_flight_max: 1 }));
+    /// # Ok(()) });
+    /// ```
     pub fn in_flight_max(mut self, count: usize) -> Self {
         self.in_flight_max = count.max(1);
         self
     }
 
     /// The client's name in the nodes' logs.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::ClientBuilder;
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let client = builder.name("nightly report").connect().await?;
+    /// assert_eq!(client.record().members.len(), 1);
+    /// # Ok(()) });
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -224,6 +376,16 @@ impl ClientBuilder {
 
     /// Connects, and returns when the cluster record is known; a task of the current tokio runtime
     /// then keeps the connections.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::ClientBuilder;
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let client = builder.connect().await?;
+    /// assert!(client.record().table("carts").is_some());
+    /// # Ok(()) });
+    /// ```
     ///
     /// # Errors
     /// See [`ConnectError`]. Gives up after 5 s, and at once when every contact point is refused

@@ -27,6 +27,15 @@ pub(crate) struct Done {
 
 /// A connection to a cluster. Cheap to clone; clones share everything. When the last clone and the
 /// last [`Table`] are gone, the connections are closed.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// let other = client.clone();
+/// client.table("carts").await?.replace("alice", "3 apples").await?;
+/// let reading = other.table("carts").await?.get("alice").await?;
+/// assert_eq!(reading.single().unwrap().bytes, "3 apples");
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -152,6 +161,15 @@ impl Submission {
 
 impl Client {
     /// A builder with the defaults; it needs a cluster, contact points and an identity.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{Client, ConnectError};
+    ///
+    /// let error = Client::builder().name("nightly report").connect().await.unwrap_err();
+    /// assert!(matches!(error, ConnectError::Missing(_)));
+    /// # Ok(()) });
+    /// ```
     pub fn builder() -> ClientBuilder {
         ClientBuilder::new()
     }
@@ -161,16 +179,41 @@ impl Client {
     }
 
     /// The newest cluster record that this client knows.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::NodeId;
+    ///
+    /// let record = client.record();
+    /// assert_eq!(record.members[0].id, NodeId(1));
+    /// assert!(record.table("carts").is_some());
+    /// # Ok(()) });
+    /// ```
     pub fn record(&self) -> Arc<ClusterRecord> {
         self.inner.record()
     }
 
     /// What the cluster accepts, as the node said that was connected last.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// assert_eq!(client.limits().value_bytes_max, 4 << 20);
+    /// # Ok(()) });
+    /// ```
     pub fn limits(&self) -> Limits {
         self.inner.known.borrow().limits.unwrap_or_default()
     }
 
     /// Asks a node for its record, and yields the newest one known then.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// let before = client.record().epoch;
+    /// client.drop_table("carts").await?;
+    /// let record = client.refresh_record().await?;
+    /// assert!(record.epoch > before && record.table("carts").is_none());
+    /// # Ok(()) });
+    /// ```
     pub async fn refresh_record(&self) -> Result<Arc<ClusterRecord>, ReadError> {
         self.inner
             .submit(Request::Record, None, &self.inner.profile)
@@ -181,6 +224,21 @@ impl Client {
     }
 
     /// Makes a table. One of the same name and the same options that is there already is no error.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::{ConflictPolicy, TableOptions};
+    ///
+    /// let options = TableOptions {
+    ///     replication: 1,
+    ///     policy: ConflictPolicy::Siblings,
+    ///     ..TableOptions::default()
+    /// };
+    /// let record = client.create_table("shelves", options.clone()).await?;
+    /// assert!(record.table("shelves").is_some());
+    /// client.create_table("shelves", options).await?;
+    /// # Ok(()) });
+    /// ```
     pub async fn create_table(
         &self,
         name: &str,
@@ -192,6 +250,13 @@ impl Client {
     }
 
     /// Drops a table and all its data, for good.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// let record = client.drop_table("carts").await?;
+    /// assert!(record.tables.is_empty());
+    /// # Ok(()) });
+    /// ```
     pub async fn drop_table(&self, name: &str) -> Result<Arc<ClusterRecord>, TableChangeError> {
         self.change_tables(name, TableChange::Drop { name: name.to_owned() }).await
     }
@@ -212,12 +277,30 @@ impl Client {
     }
 
     /// Asks that very node what it knows of itself and the others.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::NodeId;
+    ///
+    /// let status = client.status(NodeId(1)).await?;
+    /// assert_eq!(status.state, "serving");
+    /// # Ok(()) });
+    /// ```
     pub async fn status(&self, node: NodeId) -> Result<NodeStatus, StatusError> {
         self.ask_node(Request::Status(node), node).await
     }
 
     /// Asks that very node what it does just now: its status, with an
     /// [`Activity`](quoit_protocol::activity::Activity) once it knows the cluster record.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::NodeId;
+    ///
+    /// let status = client.activity(NodeId(1)).await?;
+    /// assert!(status.activity.is_some());
+    /// # Ok(()) });
+    /// ```
     pub async fn activity(&self, node: NodeId) -> Result<NodeStatus, StatusError> {
         self.ask_node(Request::Activity(node), node).await
     }
@@ -225,6 +308,15 @@ impl Client {
     /// Tells that very node, which has lost what it held, that nobody has more than what it holds of
     /// a virtual node now, or of all of them: it counts at once. What it had acknowledged and the
     /// others have lost too is gone then.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::NodeId;
+    ///
+    /// let status = client.accept_loss(NodeId(1), None).await?;
+    /// assert_eq!(status.recovering_vnodes, 0);
+    /// # Ok(()) });
+    /// ```
     pub async fn accept_loss(
         &self,
         node: NodeId,
@@ -234,11 +326,30 @@ impl Client {
     }
 
     /// Asks that very node how far its replicas were compared with the others', or has them compared.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::{AskRepair, NodeId};
+    ///
+    /// let status = client.repair(NodeId(1), AskRepair { run: true, ..AskRepair::default() }).await?;
+    /// assert!(status.repair.is_some());
+    /// # Ok(()) });
+    /// ```
     pub async fn repair(&self, node: NodeId, what: AskRepair) -> Result<NodeStatus, StatusError> {
         self.ask_node(Request::Repair { node, what }, node).await
     }
 
     /// Has that very node make, list or delete snapshots of what it holds.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::{NodeId, SnapshotAction};
+    ///
+    /// let action = SnapshotAction::Create { name: "monday".to_owned() };
+    /// let listed = client.snapshots(NodeId(1), action).await?;
+    /// assert_eq!(listed.snapshots[0].name, "monday");
+    /// # Ok(()) });
+    /// ```
     pub async fn snapshots(
         &self,
         node: NodeId,
@@ -270,6 +381,15 @@ impl Client {
     }
 
     /// A handle of a table. Asks for the record anew if it does not know the table.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::TableError;
+    ///
+    /// assert_eq!(client.table("carts").await?.name(), "carts");
+    /// assert!(matches!(client.table("shoes").await, Err(TableError::Unknown { .. })));
+    /// # Ok(()) });
+    /// ```
     pub async fn table(&self, name: &str) -> Result<Table, TableError> {
         let mut record = self.record();
         if record.table(name).is_none() {
@@ -288,6 +408,16 @@ impl Client {
 
     /// What this client's requests took and came to since it was made; `None` once it is closed. Two
     /// of them, one taken from the other by whoever asks, tell of the time between.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::Kind;
+    ///
+    /// client.table("carts").await?.get("alice").await?;
+    /// let metrics = client.metrics().await.expect("the client is open");
+    /// assert_eq!(metrics.of_kind(Kind::Read).took_us.len(), 1);
+    /// # Ok(()) });
+    /// ```
     pub async fn metrics(&self) -> Option<Metrics> {
         let (reply, metrics) = oneshot::channel();
         self.inner.commands.send(Command::Metrics { reply }).await.ok()?;
@@ -296,6 +426,16 @@ impl Client {
 
     /// Closes the connections and waits until the nodes were told (a second at most). Requests in
     /// flight end as `Closed`, and so does every later one, on all clones.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::ReadError;
+    ///
+    /// let carts = client.table("carts").await?;
+    /// client.close().await;
+    /// assert_eq!(carts.get("alice").await, Err(ReadError::Closed));
+    /// # Ok(()) });
+    /// ```
     pub async fn close(self) {
         let (done, wait) = oneshot::channel();
         if self.inner.commands.send(Command::Close { done }).await.is_ok() {

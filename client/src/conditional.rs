@@ -20,6 +20,18 @@ use crate::{Context, IntoKey, ReadError, Reading, Table, WriteError, Written};
 const STEPS_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// A write on a condition that is not certain to have held.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |names| {
+/// use quoit_client::ConditionError;
+///
+/// names.replace("alice", "account 17").await?;
+/// match names.put_if_absent("alice", "account 18").await {
+///     Err(ConditionError::NotMet(reading)) => assert_eq!(reading.siblings[0].bytes, "account 17"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConditionError {
@@ -54,6 +66,15 @@ pub enum ConditionError {
 
 impl ConditionError {
     /// Whether the value is written, or may be, now or later.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |names| {
+    /// let empty = names.get("alice").await?.context;
+    /// names.replace("alice", "account 17").await?;
+    /// let error = names.put_if_context("alice", "account 18", &empty).await.unwrap_err();
+    /// assert!(!error.is_unknown());
+    /// # Ok(()) });
+    /// ```
     pub fn is_unknown(&self) -> bool {
         match self {
             Self::Write(error) => error.is_unknown(),
@@ -70,18 +91,18 @@ impl Table {
     /// Only `siblings` tables with strict quorums (R + W > N at this handle's levels, not sloppy) can
     /// promise that.
     ///
-    /// ```no_run
-    /// # async fn example(names: quoit_client::Table) -> Result<(), quoit_client::ConditionError> {
+    /// ```
+    /// # quoit_sandbox::with_table(async |names| {
     /// use quoit_client::ConditionError;
     ///
     /// match names.put_if_absent("alice", "account 17").await {
     ///     Ok(_) => println!("the name is ours"),
     ///     Err(ConditionError::NotMet(_)) => println!("it is taken"),
     ///     Err(ConditionError::Contended(reading)) => println!("{} want it", reading.siblings.len()),
-    ///     Err(error) => return Err(error),
+    ///     Err(error) => return Err(error.into()),
     /// }
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(names.get("alice").await?.single().unwrap().bytes, "account 17");
+    /// # Ok(()) });
     /// ```
     ///
     /// # Errors
@@ -97,6 +118,18 @@ impl Table {
     /// Writes a value where the key is still as it was read: `context` is of that reading. Of several
     /// that try this with one context at most one gets `Ok` (see [`Table::put_if_absent`]). It may be
     /// refused although no value has changed, where what deletions left was collected meanwhile.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::ConditionError;
+    ///
+    /// carts.replace("alice", "3 apples").await?;
+    /// let reading = carts.get("alice").await?;
+    /// carts.put_if_context("alice", "2 apples", &reading.context).await?;
+    /// let late = carts.put_if_context("alice", "4 apples", &reading.context).await;
+    /// assert!(matches!(late, Err(ConditionError::NotMet(_))));
+    /// # Ok(()) });
+    /// ```
     ///
     /// # Errors
     /// See [`ConditionError`].

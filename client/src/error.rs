@@ -27,6 +27,17 @@ pub fn with_sources(error: &dyn Error) -> String {
 }
 
 /// A read that yielded nothing. Reads never change what is stored; every one may be asked again.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::ReadError;
+///
+/// match carts.get("k".repeat(5_000)).await {
+///     Err(ReadError::TooLarge { bytes_max, .. }) => assert_eq!(bytes_max, 4_096),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -111,11 +122,26 @@ pub enum ReadError {
 
 impl ReadError {
     /// Always `false`: a read leaves nothing in doubt.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// let error = carts.get("k".repeat(5_000)).await.unwrap_err();
+    /// assert!(!error.is_unknown());
+    /// # Ok(()) });
+    /// ```
     pub fn is_unknown(&self) -> bool {
         false
     }
 
     /// How many replicas answered, where a node told.
+    ///
+    /// ```
+    /// use quoit_client::{ReadError, Trail};
+    ///
+    /// let error = ReadError::Unavailable { answered: 1, required: 2, trail: Trail::default() };
+    /// assert_eq!(error.answered(), Some(1));
+    /// assert_eq!(ReadError::Closed.answered(), None);
+    /// ```
     pub fn answered(&self) -> Option<u8> {
         match self {
             Self::Unavailable { answered, .. } => Some(*answered),
@@ -124,6 +150,13 @@ impl ReadError {
     }
 
     /// How many replicas were needed, where a node told.
+    ///
+    /// ```
+    /// use quoit_client::{ReadError, Trail};
+    ///
+    /// let error = ReadError::Unavailable { answered: 1, required: 2, trail: Trail::default() };
+    /// assert_eq!(error.required(), Some(2));
+    /// ```
     pub fn required(&self) -> Option<u8> {
         match self {
             Self::Unavailable { required, .. } => Some(*required),
@@ -161,6 +194,17 @@ impl ReadError {
 
 /// A write or a delete that was not confirmed. Only [`WriteError::Unknown`] and
 /// [`WriteError::Closed`] leave open whether it is done; after any other it is certainly not done.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::{Context, WriteError};
+///
+/// match carts.put("alice", vec![0; 5 << 20], &Context::none()).await {
+///     Err(WriteError::TooLarge { bytes_max, .. }) => assert_eq!(bytes_max, 4 << 20),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -263,11 +307,32 @@ pub enum WriteError {
 
 impl WriteError {
     /// Whether the write may be done nonetheless, now or later.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Context;
+    /// use std::time::Duration;
+    ///
+    /// // It may have come to the node, or not: whoever needs to know reads the key.
+    /// let hasty = carts.clone().with_timeout(Duration::from_millis(1));
+    /// if let Err(error) = hasty.put("alice", vec![0; 1 << 20], &Context::none()).await {
+    ///     let is_there = !carts.get("alice").await?.is_absent();
+    ///     assert!(error.is_unknown() || !is_there);
+    /// }
+    /// # Ok(()) });
+    /// ```
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown { .. } | Self::Closed)
     }
 
     /// How many replicas are known to have acknowledged, where a node told.
+    ///
+    /// ```
+    /// use quoit_client::{Trail, WriteError};
+    ///
+    /// let error = WriteError::Unknown { acknowledged: 1, required: 2, trail: Trail::default() };
+    /// assert_eq!(error.acknowledged(), Some(1));
+    /// ```
     pub fn acknowledged(&self) -> Option<u8> {
         match self {
             Self::Unknown { acknowledged, .. } | Self::Unavailable { acknowledged, .. } => {
@@ -278,6 +343,13 @@ impl WriteError {
     }
 
     /// How many replicas were needed, where a node told.
+    ///
+    /// ```
+    /// use quoit_client::{Trail, WriteError};
+    ///
+    /// let error = WriteError::Unknown { acknowledged: 1, required: 2, trail: Trail::default() };
+    /// assert_eq!(error.required(), Some(2));
+    /// ```
     pub fn required(&self) -> Option<u8> {
         match self {
             Self::Unknown { required, .. } | Self::Unavailable { required, .. } => Some(*required),
@@ -317,6 +389,17 @@ impl WriteError {
 }
 
 /// A table that cannot be opened. Nothing changed.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// use quoit_client::TableError;
+///
+/// match client.table("shoes").await {
+///     Err(TableError::Unknown { known, .. }) => assert_eq!(known, ["carts"]),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
@@ -338,6 +421,16 @@ fn names(known: &[String]) -> String {
 }
 
 /// A change of the tables that was not confirmed.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// use quoit_client::{TableChangeError, TableOptions};
+///
+/// // Three replicas of each key, on one node.
+/// let outcome = client.create_table("shelves", TableOptions::default()).await;
+/// assert!(matches!(outcome, Err(TableChangeError::Options(_))));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableChangeError {
@@ -386,6 +479,13 @@ pub enum TableChangeError {
 
 impl TableChangeError {
     /// Whether the change may be done nonetheless, now or later.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// let error = client.drop_table("shoes").await.unwrap_err();
+    /// assert!(!error.is_unknown());
+    /// # Ok(()) });
+    /// ```
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown { .. } | Self::Closed)
     }
@@ -404,6 +504,15 @@ impl TableChangeError {
 }
 
 /// A node whose status could not be had. Nothing changed.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// use quoit_client::{NodeId, StatusError};
+///
+/// let outcome = client.status(NodeId(9)).await;
+/// assert!(matches!(outcome, Err(StatusError::UnknownNode(NodeId(9)))));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StatusError {
@@ -439,6 +548,17 @@ pub enum StatusError {
 
 impl StatusError {
     /// Why the node refused, where it did.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::{FailureCode, NodeId, SnapshotAction};
+    ///
+    /// let action = SnapshotAction::Delete { name: "monday".to_owned() };
+    /// let error = client.snapshots(NodeId(1), action).await.unwrap_err();
+    /// let (code, _message) = error.refusal().expect("there is no such snapshot");
+    /// assert_eq!(code, FailureCode::Invalid);
+    /// # Ok(()) });
+    /// ```
     pub fn refusal(&self) -> Option<(FailureCode, &str)> {
         match self {
             Self::Refused { error: OperationError::Refused { failure, .. }, .. } => {

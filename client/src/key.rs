@@ -4,15 +4,47 @@ use bytes::Bytes;
 use quoit_protocol::Key;
 
 /// What may be a partition key or a sort key: texts and bytes.
+///
+/// ```
+/// use quoit_client::{IntoKey, Key, KeyPart};
+///
+/// fn of_user(user: impl KeyPart, day: u16) -> Key {
+///     (user, &day.to_be_bytes()).into_key()
+/// }
+/// assert_eq!(of_user("alice", 1).partition, of_user(b"alice", 2).partition);
+/// ```
 pub trait KeyPart {
     /// Its bytes.
+    ///
+    /// ```
+    /// use quoit_client::KeyPart;
+    ///
+    /// assert_eq!(KeyPart::into_bytes("alice"), KeyPart::into_bytes(vec![97, 108, 105, 99, 101]));
+    /// ```
     fn into_bytes(self) -> Bytes;
 }
 
 /// What may name an item: a [`KeyPart`] is a partition key without a sort key, a pair of them is
 /// both.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |diary| {
+/// use quoit_client::Context;
+///
+/// diary.put(("alice", "monday"), "rain", &Context::none()).await?;
+/// assert!(!diary.get(("alice", "monday")).await?.is_absent());
+/// assert!(diary.get("alice").await?.is_absent());
+/// # Ok(()) });
+/// ```
 pub trait IntoKey {
     /// The key.
+    ///
+    /// ```
+    /// use quoit_client::IntoKey;
+    ///
+    /// let key = ("alice", "monday").into_key();
+    /// assert_eq!((&key.partition[..], &key.sort[..]), (&b"alice"[..], &b"monday"[..]));
+    /// ```
     fn into_key(self) -> Key;
 }
 

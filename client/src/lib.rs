@@ -11,11 +11,12 @@
 //! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
 //! ```
 //!
-//! ```no_run
+//! ```
 //! use quoit_client::{ClientBuilder, Context};
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! #   let _cluster = quoit_sandbox::Cluster::start();
 //!     // `quoit up` wrote it: client.toml, the cluster's authority, this client's certificate.
 //!     let client = ClientBuilder::from_directory("../quoit/quoit-data/client")?.connect().await?;
 //!     let carts = client.table("carts").await?;
@@ -81,6 +82,7 @@ mod table;
 mod tls;
 mod typed;
 mod update;
+mod vocabulary;
 
 pub use builder::{ClientBuilder, ConnectError, Identity};
 pub use client::Client;
@@ -98,10 +100,8 @@ pub use table::{Reading, Table, Value, Written};
 pub use typed::{Format, Sibling, TypedError, TypedReading, TypedTable};
 pub use update::{Change, UpdateError, Updated};
 
-pub use quoit_protocol::{
-    FailureCode, Key, Limits, Stage, StageKind, TraceId, TraceIdError, status::NodeStatus,
+pub use vocabulary::{
+    AskRepair, ClusterId, ClusterRecord, ConflictPolicy, FailureCode, HybridTime, Key, Level,
+    Limits, NodeId, NodeSnapshots, NodeStatus, SnapshotAction, Stage, StageKind, TableOptions,
+    TraceId, TraceIdError, Trail, TrailEntry, VnodeIndex,
 };
-pub use quoit_ring::{
-    ClusterId, ClusterRecord, ConflictPolicy, HybridTime, Level, NodeId, TableOptions,
-};
-pub use quoit_session::{Trail, TrailEntry};

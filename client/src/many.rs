@@ -14,13 +14,15 @@ impl Table {
     /// Reads many keys at once, each by its own coordinator, and yields an outcome for each, in their
     /// order. One that fails keeps no other from being read; they are no snapshot.
     ///
-    /// ```no_run
-    /// # async fn example(carts: quoit_client::Table) -> Result<(), quoit_client::ReadError> {
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// carts.replace("alice", "3 apples").await?;
+    /// let mut counts = Vec::new();
     /// for reading in carts.get_many(["alice", "bob"]).await {
-    ///     println!("{} values", reading?.siblings.len());
+    ///     counts.push(reading?.siblings.len());
     /// }
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(counts, [1, 0]);
+    /// # Ok(()) });
     /// ```
     pub async fn get_many<K: IntoKey>(
         &self,
@@ -47,14 +49,14 @@ impl Table {
     /// from being written: together they are no transaction. Two writes of one key in one call are
     /// in no order.
     ///
-    /// ```no_run
-    /// # use quoit_client::{Context, Table, WriteError};
-    /// # async fn example(carts: Table) -> Result<(), WriteError> {
-    /// let writes = (0..1_000).map(|n| (format!("key {n}"), "value", Context::none()));
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Context;
+    ///
+    /// let writes = (0..100).map(|n| (format!("key {n}"), "value", Context::none()));
     /// let failed = carts.put_many(writes).await.into_iter().filter(Result::is_err).count();
     /// assert_eq!(failed, 0);
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) });
     /// ```
     pub async fn put_many<K: IntoKey, V: Into<Bytes>>(
         &self,

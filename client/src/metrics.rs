@@ -10,6 +10,18 @@ use quoit_session::{Answer, OperationError, Request, Service};
 const DIGITS: u8 = 2;
 
 /// Kinds of requests.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// use quoit_client::Kind;
+///
+/// client.table("carts").await?.replace("alice", "3 apples").await?;
+/// let metrics = client.metrics().await.expect("the client is open");
+/// // In a table of siblings a replacement reads first.
+/// let counts = [Kind::Read, Kind::Write].map(|kind| metrics.of_kind(kind).took_us.len());
+/// assert_eq!(counts, [1, 1]);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -41,6 +53,17 @@ impl Kind {
 }
 
 /// Requests of one kind, or of one coordinator.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// use quoit_client::Kind;
+///
+/// client.table("carts").await?.get("alice").await?;
+/// let reads = client.metrics().await.expect("the client is open").of_kind(Kind::Read);
+/// assert!(reads.took_us.value_at_quantile(0.5) > 0);
+/// assert_eq!((reads.failed, reads.unknown), (0, 0));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone)]
 pub struct Series {
     /// From the call to the answer, in microseconds, of those that were answered.
@@ -73,15 +96,17 @@ impl Series {
 
 /// What a client's requests took and came to since it was made.
 ///
-/// ```no_run
-/// # async fn example(client: quoit_client::Client) {
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::Kind;
 ///
+/// client.table("carts").await?.get("alice").await?;
 /// if let Some(metrics) = client.metrics().await {
 ///     let reads = metrics.of_kind(Kind::Read);
-///     println!("p99 of reads: {} us", reads.took_us.value_at_quantile(0.99));
+///     println!("p99 of {} reads: {} us", reads.took_us.len(), reads.took_us.value_at_quantile(0.99));
+///     assert_eq!(reads.took_us.len(), 1);
 /// }
-/// # }
+/// # Ok(()) });
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -91,11 +116,30 @@ pub struct Metrics {
 
 impl Metrics {
     /// Requests of a kind.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::Kind;
+    ///
+    /// let metrics = client.metrics().await.expect("the client is open");
+    /// assert!(metrics.of_kind(Kind::Write).took_us.is_empty());
+    /// # Ok(()) });
+    /// ```
     pub fn of_kind(&self, kind: Kind) -> Series {
         self.kinds.get(&kind).cloned().unwrap_or_default()
     }
 
     /// Reads and writes by the node that answered them. What failed is nobody's.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::NodeId;
+    ///
+    /// client.table("carts").await?.get("alice").await?;
+    /// let metrics = client.metrics().await.expect("the client is open");
+    /// assert_eq!(metrics.by_coordinator()[&NodeId(1)].took_us.len(), 1);
+    /// # Ok(()) });
+    /// ```
     pub fn by_coordinator(&self) -> &BTreeMap<NodeId, Series> {
         &self.coordinators
     }

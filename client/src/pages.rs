@@ -16,6 +16,19 @@ const PAGE_ITEMS_MAX: u32 = 500;
 const EXPORT_VNODES_IN_FLIGHT: usize = 8;
 
 /// Which of a partition key's items are read. The default is all.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |diary| {
+/// use quoit_client::ScanRange;
+///
+/// for day in ["1", "2", "3"] {
+///     diary.replace(("alice", day), "rain").await?;
+/// }
+/// let range = ScanRange { from: "2".into(), ..ScanRange::default() };
+/// let days = diary.scan("alice", range).collect().await?;
+/// assert_eq!(days.len(), 2);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScanRange {
     /// The first sort key (included).
@@ -27,6 +40,18 @@ pub struct ScanRange {
 }
 
 /// One item of a page.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |diary| {
+/// use quoit_client::ScanRange;
+///
+/// diary.replace(("alice", "monday"), "rain").await?;
+/// for item in diary.scan("alice", ScanRange::default()).collect().await? {
+///     diary.delete(&item.key, &item.context).await?;
+/// }
+/// assert!(diary.get(("alice", "monday")).await?.is_absent());
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// The key.
@@ -49,6 +74,22 @@ impl From<quoit_protocol::Item> for Item {
 
 /// A long read that is under way. Call [`Pages::next`] until it yields `None`. After an error it
 /// may be called again: it goes on where it was.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |diary| {
+/// use quoit_client::ScanRange;
+///
+/// for day in ["1", "2", "3"] {
+///     diary.replace(("alice", day), "rain").await?;
+/// }
+/// let mut pages = diary.scan("alice", ScanRange::default());
+/// let mut days = Vec::new();
+/// while let Some(items) = pages.next().await? {
+///     days.extend(items.into_iter().map(|item| item.key.sort));
+/// }
+/// assert_eq!(days, ["1", "2", "3"]);
+/// # Ok(()) });
+/// ```
 #[derive(Debug)]
 pub struct Pages {
     table: Table,
@@ -91,6 +132,15 @@ impl Pages {
     }
 
     /// The next items, at least one; `None` at the end.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// carts.replace("alice", "3 apples").await?;
+    /// let mut pages = carts.export();
+    /// assert_eq!(pages.next().await?.map(|items| items.len()), Some(1));
+    /// assert_eq!(pages.next().await?, None);
+    /// # Ok(()) });
+    /// ```
     pub async fn next(&mut self) -> Result<Option<Vec<Item>>, ReadError> {
         let table = &self.table;
         loop {
@@ -113,6 +163,14 @@ impl Pages {
     }
 
     /// All that is left, in memory. For small results.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// carts.replace("alice", "3 apples").await?;
+    /// let items = carts.export().collect().await?;
+    /// assert_eq!(items[0].key.partition, "alice");
+    /// # Ok(()) });
+    /// ```
     pub async fn collect(mut self) -> Result<Vec<Item>, ReadError> {
         let mut all = Vec::new();
         while let Some(items) = self.next().await? {

@@ -19,6 +19,21 @@ use crate::Sibling;
 /// ```
 pub trait Resolver<T> {
     /// The one value.
+    ///
+    /// ```
+    /// use quoit_client::{HybridTime, Resolver, Sibling};
+    ///
+    /// /// All bids together.
+    /// struct Sum;
+    ///
+    /// impl Resolver<u64> for Sum {
+    ///     fn resolve(&self, bids: Vec<Sibling<u64>>) -> u64 {
+    ///         bids.iter().map(|bid| bid.value).sum()
+    ///     }
+    /// }
+    /// let bid = |value| Sibling { value, written: HybridTime(1), expires: None };
+    /// assert_eq!(Sum.resolve(vec![bid(5), bid(7)]), 12);
+    /// ```
     fn resolve(&self, siblings: Vec<Sibling<T>>) -> T;
 }
 

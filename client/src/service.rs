@@ -7,6 +7,16 @@ use quoit_ring::{Level, NodeId};
 use quoit_session::{Service as Served, Trail};
 
 /// Who served a request, and how.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::{Level, NodeId};
+///
+/// let service = carts.get("alice").await?.service;
+/// assert_eq!((service.coordinator, service.level), (NodeId(1), Level::Quorum));
+/// println!("{} told after {:?}, {}", service.coordinator, service.took, service.trail);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// The node that coordinated the request: its answer was the first.
@@ -23,6 +33,14 @@ pub struct Service {
 }
 
 /// A trace id that nobody else has.
+///
+/// ```
+/// use quoit_client::{TraceId, new_trace_id};
+///
+/// let id = new_trace_id();
+/// assert_ne!(id, new_trace_id());
+/// assert_eq!(id.to_string().parse::<TraceId>(), Ok(id));
+/// ```
 pub fn new_trace_id() -> TraceId {
     let mut bytes = [0; 16];
     // Without the system's chance ids would repeat, and only traces would be hard to tell apart.

@@ -28,18 +28,16 @@ const KEYS_MAX: usize = 65_536;
 /// A session is kept in memory, for the keys that it met last (65,536); for others it promises nothing.
 /// Cheap to clone: clones are one session.
 ///
-/// ```no_run
-/// # async fn example(client: quoit_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
 /// use quoit_client::{Context, Level, Profile, Session};
 ///
-/// let session = Session::new();
-/// let profile = Profile::new().read_level(Level::One).session(session);
-/// let carts = client.table("carts").await?.with_profile(&profile);
+/// let profile = Profile::new().read_level(Level::One).session(Session::new());
+/// let carts = carts.with_profile(&profile);
 /// carts.put("alice", "3 apples", &Context::none()).await?;
 /// // One replica is asked, and others only if it does not have the apples yet.
 /// assert!(!carts.get("alice").await?.is_absent());
-/// # Ok(())
-/// # }
+/// # Ok(()) });
 /// ```
 #[derive(Clone)]
 pub struct Session {
@@ -71,11 +69,30 @@ impl Eq for Session {}
 
 impl Session {
     /// A session that has seen nothing.
+    ///
+    /// ```
+    /// use quoit_client::Session;
+    ///
+    /// let session = Session::new();
+    /// assert_eq!(session, session.clone());
+    /// assert_ne!(session, Session::new());
+    /// ```
     pub fn new() -> Self {
         Self::of_keys(KEYS_MAX)
     }
 
     /// A session that remembers at most so many keys (at least 1).
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::{Profile, Session};
+    ///
+    /// let session = Session::of_keys(1);
+    /// let carts = carts.with_profile(&Profile::new().session(session.clone()));
+    /// carts.get_many(["alice", "bob"]).await;
+    /// assert_eq!(format!("{session:?}"), "Session { keys: 1 }");
+    /// # Ok(()) });
+    /// ```
     pub fn of_keys(keys_max: usize) -> Self {
         let keys_max = NonZeroUsize::new(keys_max).unwrap_or(NonZeroUsize::MIN);
         // It grows as it is filled.

@@ -13,6 +13,16 @@ use crate::pages::{Pages, ScanRange};
 use crate::{Context, IntoKey, KeyPart, Profile, ReadError, Service, WriteError};
 
 /// One table, and how this handle reads and writes it. Cheap to clone.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::Level;
+///
+/// let fast = carts.clone().with_read_level(Level::One);
+/// carts.replace("alice", "3 apples").await?;
+/// assert_eq!(fast.get("alice").await?.answered, 1);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone)]
 pub struct Table {
     inner: Arc<Inner>,
@@ -21,6 +31,15 @@ pub struct Table {
 }
 
 /// One value of a key.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// carts.replace("alice", "3 apples").await?;
+/// let reading = carts.get("alice").await?;
+/// let value = &reading.siblings[0];
+/// assert_eq!((&value.bytes[..], value.expires), (&b"3 apples"[..], None));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     /// The bytes, their checksum found good.
@@ -38,6 +57,20 @@ impl From<Sibling> for Value {
 }
 
 /// What a read found.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::Context;
+///
+/// carts.put("alice", "3 apples", &Context::none()).await?;
+/// carts.put("alice", "3 pears", &Context::none()).await?;
+/// let reading = carts.get("alice").await?;
+/// assert_eq!(reading.siblings.len(), 2);
+/// // The shop decides what is to become of both.
+/// carts.put("alice", "3 apples, 3 pears", &reading.context).await?;
+/// assert_eq!(carts.get("alice").await?.siblings.len(), 1);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// The live values: none where the key is absent, several where writers did not know of each
@@ -55,11 +88,30 @@ pub struct Reading {
 
 impl Reading {
     /// Whether the key has no live value.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// assert!(carts.get("alice").await?.is_absent());
+    /// carts.replace("alice", "3 apples").await?;
+    /// assert!(!carts.get("alice").await?.is_absent());
+    /// # Ok(()) });
+    /// ```
     pub fn is_absent(&self) -> bool {
         self.siblings.is_empty()
     }
 
     /// The only value; `None` where there is none, or more than one.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Context;
+    ///
+    /// carts.put("alice", "3 apples", &Context::none()).await?;
+    /// assert_eq!(carts.get("alice").await?.single().unwrap().bytes, "3 apples");
+    /// carts.put("alice", "3 pears", &Context::none()).await?;
+    /// assert_eq!(carts.get("alice").await?.single(), None);
+    /// # Ok(()) });
+    /// ```
     pub fn single(&self) -> Option<&Value> {
         match self.siblings.as_slice() {
             [value] => Some(value),
@@ -81,6 +133,18 @@ impl Reading {
 }
 
 /// What a write or a delete yields once it is done.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::Context;
+///
+/// let written = carts.put("alice", "3 apples", &Context::none()).await?;
+/// assert_eq!(written.acknowledged, 1);
+/// // The writer goes on without a read.
+/// carts.put("alice", "2 apples", &written.context).await?;
+/// assert_eq!(carts.get("alice").await?.siblings.len(), 1);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// Covers what this write replaced and, where no other value stands beside it, the write itself:
@@ -113,11 +177,26 @@ impl Table {
     }
 
     /// The table's name.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// assert_eq!(carts.name(), "carts");
+    /// # Ok(()) });
+    /// ```
     pub fn name(&self) -> &str {
         &self.definition.name
     }
 
     /// The table's number and options, as the record said when this handle was made.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::ConflictPolicy;
+    ///
+    /// let options = &carts.definition().options;
+    /// assert_eq!((options.policy, options.replication), (ConflictPolicy::Siblings, 1));
+    /// # Ok(()) });
+    /// ```
     pub fn definition(&self) -> &quoit_ring::Table {
         &self.definition
     }
@@ -125,31 +204,60 @@ impl Table {
     /// Carries requests out as the profile says; what it leaves open stays as it was. A handle costs
     /// little, so that one may be made for a single call:
     ///
-    /// ```no_run
-    /// # use quoit_client::{Level, Profile, ReadError, Table};
-    /// # async fn example(carts: Table) -> Result<(), ReadError> {
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::{Level, Profile};
+    ///
     /// let fast = Profile::new().read_level(Level::One);
     /// let reading = carts.with_profile(&fast).get("alice").await?;
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(reading.service.level, Level::One);
+    /// # Ok(()) });
     /// ```
     pub fn with_profile(&self, profile: &Profile) -> Self {
         Self { profile: profile.clone().or(&self.profile), ..self.clone() }
     }
 
     /// Reads with another level than the table's own.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Level;
+    ///
+    /// let fast = carts.with_read_level(Level::One);
+    /// assert_eq!(fast.levels(), (Level::One, Level::Quorum));
+    /// # Ok(()) });
+    /// ```
     pub fn with_read_level(mut self, level: Level) -> Self {
         self.profile.read_level = Some(level);
         self
     }
 
     /// Writes with another level than the table's own.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Level;
+    ///
+    /// let safe = carts.with_write_level(Level::All);
+    /// assert_eq!(safe.levels(), (Level::Quorum, Level::All));
+    /// # Ok(()) });
+    /// ```
     pub fn with_write_level(mut self, level: Level) -> Self {
         self.profile.write_level = Some(level);
         self
     }
 
     /// Completes each request within `timeout`, whatever happens, rather than the client's own.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::ReadError;
+    /// use std::time::Duration;
+    ///
+    /// let hasty = carts.with_timeout(Duration::from_micros(1));
+    /// assert!(matches!(hasty.get("alice").await, Err(ReadError::Timeout { .. })));
+    /// # Ok(()) });
+    /// ```
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.profile.timeout = Some(timeout);
         self
@@ -157,6 +265,17 @@ impl Table {
 
     /// Lets written values expire after `ttl` (whole milliseconds, at least 1) rather than the
     /// table's own time to live.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use std::time::Duration;
+    ///
+    /// let brief = carts.with_ttl(Duration::from_secs(60));
+    /// brief.replace("alice", "3 apples").await?;
+    /// let value = &brief.get("alice").await?.siblings[0];
+    /// assert!(value.expires > Some(value.written));
+    /// # Ok(()) });
+    /// ```
     pub fn with_ttl(mut self, ttl: Duration) -> Self {
         self.profile.ttl = Some(ttl);
         self
@@ -164,12 +283,28 @@ impl Table {
 
     /// Whether a write may be done twice. Then it is sent again when its outcome is not known, with
     /// one write id, by which the first coordinator recognises it.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// let carts = carts.idempotent(true);
+    /// carts.replace("alice", "3 apples").await?;
+    /// assert_eq!(carts.get("alice").await?.siblings.len(), 1);
+    /// # Ok(()) });
+    /// ```
     pub fn idempotent(mut self, idempotent: bool) -> Self {
         self.profile.idempotent = Some(idempotent);
         self
     }
 
     /// The levels of reads and writes through this handle.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Level;
+    ///
+    /// assert_eq!(carts.levels(), (Level::Quorum, Level::Quorum));
+    /// # Ok(()) });
+    /// ```
     pub fn levels(&self) -> (Level, Level) {
         let options = &self.definition.options;
         let read = self.profile.read_level.unwrap_or(options.read_level);
@@ -177,6 +312,14 @@ impl Table {
     }
 
     /// Reads a key.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// carts.replace("alice", "3 apples").await?;
+    /// let reading = carts.get("alice").await?;
+    /// assert_eq!(reading.single().unwrap().bytes, "3 apples");
+    /// # Ok(()) });
+    /// ```
     pub async fn get(&self, key: impl IntoKey) -> Result<Reading, ReadError> {
         self.get_key(key.into_key()).await
     }
@@ -219,6 +362,17 @@ impl Table {
     /// Writes a value over what `context` covers. With [`Context::none`] it replaces, in a `latest`
     /// table, whatever was written before; in a `siblings` table nothing: the value stands beside
     /// the others.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Context;
+    ///
+    /// carts.put("alice", "3 apples", &Context::none()).await?;
+    /// let reading = carts.get("alice").await?;
+    /// carts.put("alice", "2 apples", &reading.context).await?;
+    /// assert_eq!(carts.get("alice").await?.single().unwrap().bytes, "2 apples");
+    /// # Ok(()) });
+    /// ```
     pub async fn put(
         &self,
         key: impl IntoKey,
@@ -229,6 +383,15 @@ impl Table {
     }
 
     /// Deletes what `context` covers (in a `latest` table: whatever was written before).
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// carts.replace("alice", "3 apples").await?;
+    /// let reading = carts.get("alice").await?;
+    /// carts.delete("alice", &reading.context).await?;
+    /// assert!(carts.get("alice").await?.is_absent());
+    /// # Ok(()) });
+    /// ```
     pub async fn delete(
         &self,
         key: impl IntoKey,
@@ -240,6 +403,14 @@ impl Table {
     /// Writes a value in the place of all that is there: in a `siblings` table it reads first and
     /// replaces what it saw (what is written meanwhile stays beside it), in a `latest` table it is
     /// a plain [`put`](Self::put).
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// carts.replace("alice", "3 apples").await?;
+    /// carts.replace("alice", "2 apples").await?;
+    /// assert_eq!(carts.get("alice").await?.single().unwrap().bytes, "2 apples");
+    /// # Ok(()) });
+    /// ```
     pub async fn replace(
         &self,
         key: impl IntoKey,
@@ -256,12 +427,34 @@ impl Table {
     }
 
     /// Reads one partition key's items, ascending by sort key, page by page.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |diary| {
+    /// use quoit_client::ScanRange;
+    ///
+    /// for day in ["1", "2", "3"] {
+    ///     diary.replace(("alice", day), "rain").await?;
+    /// }
+    /// let range = ScanRange { from: "2".into(), to: Some("3".into()), limit: None };
+    /// let items = diary.scan("alice", range).collect().await?;
+    /// assert_eq!((items.len(), &items[0].key.sort[..]), (1, &b"2"[..]));
+    /// # Ok(()) });
+    /// ```
     pub fn scan(&self, partition: impl KeyPart, range: ScanRange) -> Pages {
         Pages::scan(self.clone(), partition.into_bytes(), range)
     }
 
     /// Reads the whole table, virtual node by virtual node, several of them at once. Each item is
     /// read at the read level; the pages are no snapshot.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// for name in ["alice", "bob", "carol"] {
+    ///     carts.replace(name, "3 apples").await?;
+    /// }
+    /// assert_eq!(carts.export().collect().await?.len(), 3);
+    /// # Ok(()) });
+    /// ```
     pub fn export(&self) -> Pages {
         Pages::export(self.clone(), self.inner.record().vnodes)
     }

@@ -14,6 +14,15 @@ use crate::{
 };
 
 /// How values are written down.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::{Context, Format};
+///
+/// carts.typed::<[u8; 3]>(Format::Json).put("alice", &[1, 2, 3], &Context::none()).await?;
+/// assert_eq!(carts.get("alice").await?.single().unwrap().bytes, "[1,2,3]");
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
     /// MessagePack, with the names of fields: compact, and fields may come and go.
@@ -24,6 +33,20 @@ pub enum Format {
 }
 
 /// One value of a key, read.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::{Context, Format};
+///
+/// let carts = carts.typed::<u64>(Format::MessagePack);
+/// for apples in [3, 5] {
+///     carts.put("alice", &apples, &Context::none()).await?;
+/// }
+/// let siblings = carts.get("alice").await?.siblings;
+/// assert_eq!([siblings[0].value, siblings[1].value], [3, 5]);
+/// assert!(siblings[0].written < siblings[1].written);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sibling<T> {
     /// The value.
@@ -35,6 +58,18 @@ pub struct Sibling<T> {
 }
 
 /// What a read of a [`TypedTable`] found.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::{Context, Format};
+///
+/// let carts = carts.typed::<u64>(Format::MessagePack);
+/// carts.put("alice", &3, &Context::none()).await?;
+/// let reading = carts.get("alice").await?;
+/// carts.put("alice", &(reading.siblings[0].value + 1), &reading.context).await?;
+/// assert_eq!(carts.get("alice").await?.siblings[0].value, 4);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypedReading<T> {
     /// The live values, the earliest written first (see [`Reading::siblings`]).
@@ -45,6 +80,19 @@ pub struct TypedReading<T> {
 
 impl<T> TypedReading<T> {
     /// The one value that is left of the siblings by a resolver; `None` where the key is absent.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::{Context, Format, Max};
+    ///
+    /// let carts = carts.typed::<u64>(Format::MessagePack);
+    /// for apples in [5, 3] {
+    ///     carts.put("alice", &apples, &Context::none()).await?;
+    /// }
+    /// assert_eq!(carts.get("alice").await?.resolved(&Max), Some(5));
+    /// assert_eq!(carts.get("bob").await?.resolved(&Max), None);
+    /// # Ok(()) });
+    /// ```
     pub fn resolved(self, resolver: &impl Resolver<T>) -> Option<T> {
         resolved(self.siblings, resolver)
     }
@@ -59,6 +107,16 @@ fn resolved<T>(mut siblings: Vec<Sibling<T>>, resolver: &impl Resolver<T>) -> Op
 }
 
 /// A typed operation that did not come to its end.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::{Format, TypedError};
+///
+/// carts.replace("alice", "3 apples").await?;
+/// let outcome = carts.typed::<u64>(Format::Json).get("alice").await;
+/// assert!(matches!(outcome, Err(TypedError::Decode { .. })));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TypedError {
@@ -92,6 +150,16 @@ pub enum TypedError {
 
 impl TypedError {
     /// Whether the write may be done nonetheless, now or later.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Format;
+    ///
+    /// carts.replace("alice", "3 apples").await?;
+    /// let error = carts.typed::<u64>(Format::Json).get("alice").await.unwrap_err();
+    /// assert!(!error.is_unknown());
+    /// # Ok(()) });
+    /// ```
     pub fn is_unknown(&self) -> bool {
         match self {
             Self::Write(error) => error.is_unknown(),
@@ -103,12 +171,12 @@ impl TypedError {
 
 /// A [`Table`] of values of one type. Cheap to clone.
 ///
-/// ```no_run
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
 /// use quoit_client::{Format, Union};
 /// use std::collections::BTreeSet;
 ///
-/// # async fn example(client: quoit_client::Client) -> Result<(), Box<dyn std::error::Error>> {
-/// let carts = client.table("carts").await?.typed::<BTreeSet<String>>(Format::Json);
+/// let carts = carts.typed::<BTreeSet<String>>(Format::Json);
 /// carts
 ///     .update("alice", &Union, |cart| {
 ///         let mut cart = cart.unwrap_or_default();
@@ -118,8 +186,7 @@ impl TypedError {
 ///     .await?;
 /// let cart = carts.get("alice").await?.resolved(&Union);
 /// assert!(cart.is_some_and(|cart| cart.contains("apples")));
-/// # Ok(())
-/// # }
+/// # Ok(()) });
 /// ```
 pub struct TypedTable<T> {
     table: Table,
@@ -144,6 +211,16 @@ impl<T> fmt::Debug for TypedTable<T> {
 
 impl Table {
     /// This table, with values of a type, written down in a format.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::{Context, Format};
+    ///
+    /// let carts = carts.typed::<Vec<String>>(Format::Json);
+    /// carts.put("alice", &vec!["apples".to_owned()], &Context::none()).await?;
+    /// assert_eq!(carts.get("alice").await?.siblings[0].value, ["apples"]);
+    /// # Ok(()) });
+    /// ```
     pub fn typed<T: Serialize + DeserializeOwned>(&self, format: Format) -> TypedTable<T> {
         TypedTable { table: self.clone(), format, value: PhantomData }
     }
@@ -151,11 +228,29 @@ impl Table {
 
 impl<T: Serialize + DeserializeOwned> TypedTable<T> {
     /// The table with values of bytes.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::Format;
+    ///
+    /// assert_eq!(carts.typed::<u64>(Format::Json).table().name(), "carts");
+    /// # Ok(()) });
+    /// ```
     pub fn table(&self) -> &Table {
         &self.table
     }
 
     /// Reads a key.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::{Format, LastWriter};
+    ///
+    /// carts.replace("alice", "42").await?;
+    /// let reading = carts.typed::<u64>(Format::Json).get("alice").await?;
+    /// assert_eq!(reading.resolved(&LastWriter), Some(42));
+    /// # Ok(()) });
+    /// ```
     ///
     /// # Errors
     /// [`TypedError::Read`] and [`TypedError::Decode`].
@@ -166,6 +261,17 @@ impl<T: Serialize + DeserializeOwned> TypedTable<T> {
     }
 
     /// Writes a value over what `context` covers, as [`Table::put`] does.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::{Context, Format};
+    ///
+    /// let carts = carts.typed::<u64>(Format::Json);
+    /// let written = carts.put("alice", &3, &Context::none()).await?;
+    /// carts.put("alice", &2, &written.context).await?;
+    /// assert_eq!(carts.get("alice").await?.siblings[0].value, 2);
+    /// # Ok(()) });
+    /// ```
     ///
     /// # Errors
     /// [`TypedError::Encode`] and [`TypedError::Write`].
@@ -180,6 +286,17 @@ impl<T: Serialize + DeserializeOwned> TypedTable<T> {
 
     /// Deletes what `context` covers, as [`Table::delete`] does.
     ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::{Context, Format};
+    ///
+    /// let carts = carts.typed::<u64>(Format::Json);
+    /// let written = carts.put("alice", &3, &Context::none()).await?;
+    /// carts.delete("alice", &written.context).await?;
+    /// assert!(carts.get("alice").await?.siblings.is_empty());
+    /// # Ok(()) });
+    /// ```
+    ///
     /// # Errors
     /// [`TypedError::Write`].
     pub async fn delete(
@@ -193,6 +310,18 @@ impl<T: Serialize + DeserializeOwned> TypedTable<T> {
     /// Reads a key, resolves its siblings, lets `change` make the new value of that (`None` where the
     /// key is absent, or to delete it), and writes it, again and again while others write the key, as
     /// [`Table::update`] does.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
+    /// use quoit_client::{Format, Max};
+    ///
+    /// let carts = carts.typed::<u64>(Format::Json);
+    /// for _ in 0..3 {
+    ///     carts.update("visits", &Max, |visits| Some(visits.unwrap_or(0) + 1)).await?;
+    /// }
+    /// assert_eq!(carts.get("visits").await?.resolved(&Max), Some(3));
+    /// # Ok(()) });
+    /// ```
     ///
     /// # Errors
     /// [`TypedError::Update`], [`TypedError::Decode`] and [`TypedError::Encode`].

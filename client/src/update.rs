@@ -15,6 +15,16 @@ const PAUSE_MS_FIRST: u64 = 1;
 const PAUSE_MS_MAX: u64 = 64;
 
 /// What an update makes of a key.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::Change;
+///
+/// carts.update("alice", |_| Change::Put("3 apples".into())).await?;
+/// carts.update("alice", |siblings| if siblings.len() > 1 { Change::Delete } else { Change::Keep }).await?;
+/// assert!(!carts.get("alice").await?.is_absent());
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// This is written in the place of all that was read.
@@ -32,6 +42,15 @@ impl<T: Into<Bytes>> From<T> for Change {
 }
 
 /// How an update ended.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::Change;
+///
+/// let updated = carts.update("alice", |_| Change::Keep).await?;
+/// assert_eq!((updated.written, updated.rounds), (None, 1));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Updated {
     /// The write that was made last; `None` where the key was left as it was.
@@ -41,6 +60,17 @@ pub struct Updated {
 }
 
 /// An update that did not come to its end.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// use quoit_client::{TableOptions, UpdateError};
+///
+/// let options = TableOptions { replication: 1, ..TableOptions::default() };
+/// client.create_table("prices", options).await?;
+/// let outcome = client.table("prices").await?.update("apples", |_| "2".into()).await;
+/// assert!(matches!(outcome, Err(UpdateError::Latest { .. })));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpdateError {
@@ -73,6 +103,16 @@ pub enum UpdateError {
 
 impl UpdateError {
     /// Whether the change may be done nonetheless, now or later.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// let carts = client.table("carts").await?;
+    /// client.close().await;
+    /// let error = carts.update("alice", |_| "3 apples".into()).await.unwrap_err();
+    /// // It came no further than to the read.
+    /// assert!(!error.is_unknown());
+    /// # Ok(()) });
+    /// ```
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Write(error) if error.is_unknown())
     }
@@ -92,18 +132,20 @@ impl Table {
     /// now, it begins again, and `change` sees both: so it must be able to merge them, and to be
     /// called more than once.
     ///
-    /// ```no_run
-    /// # async fn example(carts: quoit_client::Table) -> Result<(), quoit_client::UpdateError> {
+    /// ```
+    /// # quoit_sandbox::with_table(async |carts| {
     /// // A counter: each writer's part may be lost to nobody.
-    /// carts
-    ///     .update("visits", |siblings| {
-    ///         let read = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse::<u64>().ok();
-    ///         let most = siblings.iter().filter_map(|it| read(&it.bytes)).max().unwrap_or(0);
-    ///         (most + 1).to_string().into()
-    ///     })
-    ///     .await?;
-    /// # Ok(())
-    /// # }
+    /// for _ in 0..3 {
+    ///     carts
+    ///         .update("visits", |siblings| {
+    ///             let read = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse::<u64>().ok();
+    ///             let most = siblings.iter().filter_map(|it| read(&it.bytes)).max().unwrap_or(0);
+    ///             (most + 1).to_string().into()
+    ///         })
+    ///         .await?;
+    /// }
+    /// assert_eq!(carts.get("visits").await?.single().unwrap().bytes, "3");
+    /// # Ok(()) });
     /// ```
     ///
     /// # Errors

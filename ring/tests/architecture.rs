@@ -11,15 +11,17 @@ mod source;
 
 /// For each package its folder, and the packages of the workspace that it may depend on: an arrow
 /// of any kind, for its tests too.
-const ARROWS: [(&str, &str, &[&str]); 12] = [
+const ARROWS: [(&str, &str, &[&str]); 13] = [
     ("quoit-ring", "ring", &[]),
     ("quoit-gossip", "gossip", &["quoit-ring"]),
     ("quoit-storage", "storage", &["quoit-ring"]),
     ("quoit-storage-files", "storage/files", &["quoit-ring", "quoit-storage"]),
     ("quoit-protocol", "client/protocol", &["quoit-ring"]),
     ("quoit-session", "client/session", &["quoit-ring", "quoit-protocol"]),
-    ("quoit-client", "client", &["quoit-ring", "quoit-protocol", "quoit-session"]),
+    // Its documentation's examples run in the sandbox; nothing else of it knows the node.
+    ("quoit-client", "client", &["quoit-ring", "quoit-protocol", "quoit-session", "quoit-sandbox"]),
     ("quoit-cli", "client/cli", &["quoit-ring", "quoit-protocol", "quoit-client"]),
+    ("quoit-sandbox", "client/sandbox", &["quoit-ring", "quoit-client", "quoit-node"]),
     ("quoit-core", "node/core", &["quoit-ring", "quoit-storage", "quoit-protocol"]),
     (
         "quoit-node",

@@ -30,27 +30,29 @@ use quoit_ring::ConflictPolicy;
 use crate::Table;
 
 /// How long a part is, but for the last.
+///
+/// ```
+/// assert_eq!(quoit_client::large::PART_BYTES, 512 * 1024);
+/// ```
 pub const PART_BYTES: usize = 512 << 10;
 /// So many parts are on their way at once, each way.
 const WINDOW: usize = 4;
 
 /// A table of values of any length, and the table of their parts.
 ///
-/// ```no_run
-/// # async fn example(client: quoit_client::Client) -> Result<(), Box<dyn std::error::Error>> {
-/// use quoit_client::large::LargeValues;
-///
-/// let films = LargeValues::new(client.table("films").await?, client.table("parts").await?)?;
+/// ```
+/// # quoit_sandbox::with_large_values(async |films| {
+/// # std::fs::write("cats.mp4", vec![7; 1 << 20])?;
 /// let file = tokio::fs::File::open("cats.mp4").await?;
 /// films.put("cats", file, None).await?;
 /// for value in films.get("cats").await?.siblings {
-///     let mut parts = value.parts();
+///     let (mut parts, mut length) = (value.parts(), 0);
 ///     while let Some(bytes) = parts.next().await? {
-///         println!("{} of {} bytes", bytes.len(), value.length());
+///         length += bytes.len() as u64;
 ///     }
+///     assert_eq!(length, value.length());
 /// }
-/// # Ok(())
-/// # }
+/// # Ok(()) });
 /// ```
 #[derive(Debug, Clone)]
 pub struct LargeValues {
@@ -59,6 +61,15 @@ pub struct LargeValues {
 }
 
 /// Tables that cannot hold large values together.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::large::{LargeTablesError, LargeValues};
+///
+/// let error = LargeValues::new(carts.clone(), carts).unwrap_err();
+/// assert!(matches!(error, LargeTablesError::Same { .. }));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LargeTablesError {
     /// Sweeping would take one's values for the other's parts.
@@ -80,6 +91,18 @@ pub enum LargeTablesError {
 impl LargeValues {
     /// Values under the keys of `values` (of either policy), their parts in `parts`, a table of the policy
     /// `latest` in which nothing else is.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_client(async |client| {
+    /// use quoit_client::TableOptions;
+    /// use quoit_client::large::LargeValues;
+    ///
+    /// let options = TableOptions { replication: 1, ..TableOptions::default() };
+    /// client.create_table("parts", options).await?;
+    /// let films = LargeValues::new(client.table("carts").await?, client.table("parts").await?)?;
+    /// assert!(films.get("cats").await?.siblings.is_empty());
+    /// # Ok(()) });
+    /// ```
     ///
     /// # Errors
     /// If the tables are one, or `parts` keeps siblings.

@@ -8,6 +8,15 @@ use super::manifest::{Manifest, UploadId};
 use crate::{Context, ReadError, WriteError};
 
 /// What a sweep found.
+///
+/// ```
+/// # quoit_sandbox::with_large_values(async |films| {
+/// use quoit_client::large::Swept;
+/// use std::time::Duration;
+///
+/// assert_eq!(films.sweep(Duration::from_secs(86_400)).await?, Swept { parts: 0, deleted: 0 });
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Parts that were there.
@@ -17,6 +26,14 @@ pub struct Swept {
 }
 
 /// A sweep that did not come to its end; it may be begun again.
+///
+/// ```
+/// use quoit_client::ReadError;
+/// use quoit_client::large::SweepError;
+///
+/// let error = SweepError::from(ReadError::Closed);
+/// assert!(error.to_string().starts_with("the tables could not be read to their ends: "));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SweepError {
@@ -32,6 +49,18 @@ impl LargeValues {
     /// Deletes the parts of which no manifest knows and that were written longer than `older_than` ago by
     /// this machine's clock. It must be longer than any upload takes (a day, say): the parts of one that is
     /// under way have no manifest yet. Reads both tables, and keeps 16 bytes a value in memory.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_large_values(async |films| {
+    /// use quoit_client::large::Swept;
+    /// use std::time::Duration;
+    ///
+    /// let film = vec![7; 1 << 20];
+    /// films.put("cats", &film[..], None).await?;
+    /// // Nothing is lost of what has a manifest, however old it is.
+    /// assert_eq!(films.sweep(Duration::ZERO).await?, Swept { parts: 2, deleted: 0 });
+    /// # Ok(()) });
+    /// ```
     pub async fn sweep(&self, older_than: Duration) -> Result<Swept, SweepError> {
         // The age is judged by a moment before the manifests are read: what is older has its manifest by
         // then, or never.

@@ -12,6 +12,17 @@ use crate::table::BegunWrite;
 use crate::{Context, IntoKey, Key, WriteError, Written};
 
 /// A large value that was not written, or of which it is not known.
+///
+/// ```
+/// # quoit_sandbox::with_large_values(async |films| {
+/// use quoit_client::large::LargeWriteError;
+///
+/// // It can be opened, and not be read.
+/// let directory = tokio::fs::File::open(".").await?;
+/// let error = films.put("cats", directory, None).await.unwrap_err();
+/// assert!(matches!(error, LargeWriteError::Input(_)));
+/// # Ok(()) });
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LargeWriteError {
@@ -40,6 +51,14 @@ pub enum LargeWriteError {
 
 impl LargeWriteError {
     /// Whether the value may be there now or later.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_large_values(async |films| {
+    /// let directory = tokio::fs::File::open(".").await?;
+    /// let error = films.put("cats", directory, None).await.unwrap_err();
+    /// assert!(!error.is_unknown());
+    /// # Ok(()) });
+    /// ```
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Manifest(error) if error.is_unknown())
     }
@@ -50,6 +69,15 @@ impl LargeValues {
     /// place of what `over` has read, whose parts are deleted then. Without `over` a table of siblings
     /// keeps what was there beside it, and a `latest` table forgets it and keeps its parts
     /// ([`LargeValues::sweep`]). If it fails, the parts that were written are deleted again.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_large_values(async |films| {
+    /// films.put("cats", &b"a short film"[..], None).await?;
+    /// let reading = films.get("cats").await?;
+    /// films.put("cats", tokio::io::empty(), Some(&reading)).await?;
+    /// assert_eq!(films.get("cats").await?.siblings[0].length(), 0);
+    /// # Ok(()) });
+    /// ```
     pub async fn put(
         &self,
         key: impl IntoKey,
@@ -85,6 +113,15 @@ impl LargeValues {
     }
 
     /// Deletes what was read, and its parts.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_large_values(async |films| {
+    /// films.put("cats", &b"a short film"[..], None).await?;
+    /// let reading = films.get("cats").await?;
+    /// films.delete("cats", &reading).await?;
+    /// assert!(films.get("cats").await?.siblings.is_empty());
+    /// # Ok(()) });
+    /// ```
     pub async fn delete(
         &self,
         key: impl IntoKey,

@@ -1,0 +1,214 @@
+//! A cluster in the process, for the examples in the documentation of the client library: each of them
+//! runs, as a test, against a node that speaks QUIC, keeps its data on a disk, and is gone afterwards.
+//!
+//! The examples may use a table `carts`, which keeps siblings. Their working directory lies beside a
+//! repository in which `quoit up` was called, so that they may tell the path of the client's directory as a
+//! reader would: `../quoit/quoit-data/client`.
+//!
+//! It is a package of its own because the library cannot know the node; only its tests may.
+
+mod ports;
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+
+use quoit_client::large::LargeValues;
+use quoit_client::{
+    Client, ClientBuilder, ConflictPolicy, ConnectError, Table, TableOptions, blocking,
+};
+use quoit_node::serve::{self, ServeError, ServeOptions};
+use quoit_node::up::{PreparedNode, UpOptions, prepare};
+use quoit_ring::VnodeCount;
+use rustix::process::{Signal, getpid, kill_process};
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+use ports::Ports;
+
+/// How an example ends; any error of it fails the test.
+pub type Outcome = Result<(), Box<dyn Error>>;
+
+/// The table that is there.
+const TABLE: &str = "carts";
+/// Where `quoit up` put what a client needs, as a program sees it.
+const CLIENT_DIRECTORY: &str = "../quoit/quoit-data/client";
+/// One node has all of them, however many there are; few are made soon.
+const VNODES: u32 = 16;
+
+/// Runs an example that connects by itself, beside a cluster.
+///
+/// # Panics
+/// Where the cluster does not start, or the example fails.
+pub fn with_cluster(example: impl AsyncFnOnce() -> Outcome) {
+    let _cluster = Cluster::start();
+    runtime().block_on(example()).expect("the example comes to its end");
+}
+
+/// Runs an example with a client of a new cluster.
+///
+/// # Panics
+/// Where the cluster does not start, or the example fails.
+pub fn with_client(example: impl AsyncFnOnce(Client) -> Outcome) {
+    with_cluster(async || example(connect().await?).await);
+}
+
+/// Runs an example with a table of a new cluster, which keeps siblings and is empty.
+///
+/// # Panics
+/// Where the cluster does not start, or the example fails.
+pub fn with_table(example: impl AsyncFnOnce(Table) -> Outcome) {
+    with_client(async |client| example(client.table(TABLE).await?).await);
+}
+
+/// Runs an example with a blocking client of a new cluster.
+///
+/// # Panics
+/// Where the cluster does not start, or the example fails.
+pub fn with_blocking(example: impl FnOnce(blocking::Client) -> Outcome) {
+    let _cluster = Cluster::start();
+    let client = ClientBuilder::from_directory(CLIENT_DIRECTORY).expect("the directory is whole");
+    let client = blocking::connect(client).expect("the node serves");
+    example(client).expect("the example comes to its end");
+}
+
+/// Runs an example with the large values of a new cluster, of which there are none.
+///
+/// # Panics
+/// Where the cluster does not start, or the example fails.
+pub fn with_large_values(example: impl AsyncFnOnce(LargeValues) -> Outcome) {
+    with_client(async |client| {
+        client.create_table("parts", options(ConflictPolicy::Latest)).await?;
+        let (values, parts) = (client.table(TABLE).await?, client.table("parts").await?);
+        example(LargeValues::new(values, parts)?).await
+    });
+}
+
+/// A cluster of one node, on a thread of this process. It stops when this is dropped.
+///
+/// There is one at a time in a process: it changes the working directory, and stops by a signal.
+#[derive(Debug)]
+pub struct Cluster {
+    node: Option<JoinHandle<Result<(), ServeError>>>,
+    directory_before: PathBuf,
+    _directory: TempDir,
+    _ports: Ports,
+}
+
+impl Cluster {
+    /// Starts it, and returns when it serves and has its table. May be called inside a runtime.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn start() -> Self {
+        thread::scope(|scope| scope.spawn(Self::try_start).join())
+            .expect("nothing panics")
+            .expect("the cluster starts")
+    }
+
+    fn try_start() -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let (ports, directory) = (Ports::claim(), tempfile::tempdir()?);
+        let directory_before = env::current_dir()?;
+        let program = directory.path().join("program");
+        fs::create_dir(&program)?;
+        env::set_current_dir(&program)?;
+        let prepared = prepare(&UpOptions {
+            directory: directory.path().join("quoit/quoit-data"),
+            nodes: Some(1),
+            replication: Some(1),
+            base_port: Some(ports.base()),
+            vnodes: Some(VnodeCount::new(VNODES)?),
+        })?;
+        let node = prepared.nodes.into_iter().next().expect("there is one");
+        let (alive, ended) = oneshot::channel::<()>();
+        let node = thread::Builder::new().name("node".to_owned()).spawn(move || {
+            let _alive = alive;
+            serve(node)
+        })?;
+        let mut cluster =
+            Self { node: Some(node), directory_before, _directory: directory, _ports: ports };
+        let made = runtime().block_on(async {
+            tokio::select! {
+                made = make_table() => Some(made),
+                _ = ended => None,
+            }
+        });
+        match (made, cluster.node.take()) {
+            (None, Some(node)) => {
+                node.join().expect("the node does not panic")?;
+                Err(io::Error::other("the node has stopped").into())
+            }
+            (made, node) => {
+                cluster.node = node;
+                made.transpose()?;
+                Ok(cluster)
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take()
+            && !node.is_finished()
+        {
+            // Since it serves, the signal is the node's, and does not end the process. It also ends by
+            // itself with the process, where this fails.
+            let told = kill_process(getpid(), Signal::TERM);
+            let _ = told.map(|()| node.join());
+        }
+        let _ = env::set_current_dir(&self.directory_before);
+    }
+}
+
+fn serve(node: PreparedNode) -> Result<(), ServeError> {
+    let options =
+        ServeOptions { config_path: node.config_path, log_level: None, stop_on_stdin_close: false };
+    serve::run(node.config, options)
+}
+
+/// Asks again until the node serves.
+async fn make_table() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let client = connect().await?;
+    client.create_table(TABLE, options(ConflictPolicy::Siblings)).await?;
+    client.close().await;
+    Ok(())
+}
+
+fn options(policy: ConflictPolicy) -> TableOptions {
+    TableOptions { replication: 1, policy, ..TableOptions::default() }
+}
+
+async fn connect() -> Result<Client, ConnectError> {
+    ClientBuilder::from_directory(CLIENT_DIRECTORY)?.connect().await
+}
+
+/// Of one thread: what an example does not await does not go on meanwhile.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("the system gives what it needs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quoit_client::Context;
+
+    #[test]
+    fn a_cluster_is_gone_after_its_example() {
+        let before = env::current_dir().unwrap();
+        let mut directory = PathBuf::new();
+        with_table(async |carts| {
+            directory = env::current_dir()?.join(CLIENT_DIRECTORY);
+            assert!(directory.exists());
+            carts.put("alice", "3 apples", &Context::none()).await?;
+            assert_eq!(carts.get("alice").await?.siblings.len(), 1);
+            Ok(())
+        });
+        assert!(!directory.exists());
+        assert_eq!(env::current_dir().unwrap(), before);
+    }
+}
