@@ -66,6 +66,7 @@ const PURE: [(&str, &[&str]); 5] = [
             "rmp-serde",
             "serde",
             "serde_bytes",
+            "quick_cache",
             "siphasher",
             "thiserror",
             "xxhash-rust",
