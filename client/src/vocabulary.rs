@@ -1,5 +1,7 @@
 //! The words of the packages below that a user of this library meets, each with an example of its use here.
 
+/// What [`Client::repair`](crate::Client::repair) asks of a node.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::{AskRepair, NodeId, VnodeIndex};
@@ -11,6 +13,8 @@
 #[doc(inline)]
 pub use quoit_protocol::AskRepair;
 
+/// Why a node refused.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::{FailureCode, NodeId, SnapshotAction};
@@ -23,6 +27,8 @@ pub use quoit_protocol::AskRepair;
 #[doc(inline)]
 pub use quoit_protocol::FailureCode;
 
+/// What an item is found by; [`IntoKey`](crate::IntoKey) makes it of texts and pairs.
+///
 /// ```
 /// # quoit_sandbox::with_table(async |carts| {
 /// use quoit_client::Key;
@@ -35,6 +41,8 @@ pub use quoit_protocol::FailureCode;
 #[doc(inline)]
 pub use quoit_protocol::Key;
 
+/// How large and how many the cluster lets things be.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::Limits;
@@ -46,6 +54,8 @@ pub use quoit_protocol::Key;
 #[doc(inline)]
 pub use quoit_protocol::Limits;
 
+/// A part of the time that a traced request took.
+///
 /// ```
 /// # quoit_sandbox::with_table(async |carts| {
 /// use quoit_client::{NodeId, Profile, Stage, new_trace_id};
@@ -58,6 +68,8 @@ pub use quoit_protocol::Limits;
 #[doc(inline)]
 pub use quoit_protocol::Stage;
 
+/// What a part of the time went into.
+///
 /// ```
 /// use quoit_client::StageKind;
 ///
@@ -66,6 +78,8 @@ pub use quoit_protocol::Stage;
 #[doc(inline)]
 pub use quoit_protocol::StageKind;
 
+/// The name of a trace, as other programs know it too.
+///
 /// ```
 /// use quoit_client::TraceId;
 ///
@@ -77,6 +91,8 @@ pub use quoit_protocol::StageKind;
 #[doc(inline)]
 pub use quoit_protocol::TraceId;
 
+/// A text that names no trace.
+///
 /// ```
 /// use quoit_client::{TraceId, TraceIdError};
 ///
@@ -85,6 +101,8 @@ pub use quoit_protocol::TraceId;
 #[doc(inline)]
 pub use quoit_protocol::TraceIdError;
 
+/// The snapshots of a node, as [`Client::snapshots`](crate::Client::snapshots) tells of them.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::{NodeId, NodeSnapshots, SnapshotAction};
@@ -96,6 +114,8 @@ pub use quoit_protocol::TraceIdError;
 #[doc(inline)]
 pub use quoit_protocol::snapshot::NodeSnapshots;
 
+/// What [`Client::snapshots`](crate::Client::snapshots) has a node do.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::{NodeId, SnapshotAction};
@@ -107,6 +127,8 @@ pub use quoit_protocol::snapshot::NodeSnapshots;
 #[doc(inline)]
 pub use quoit_protocol::snapshot::SnapshotAction;
 
+/// How a node is, and what it knows of the others.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::{NodeId, NodeStatus};
@@ -118,6 +140,8 @@ pub use quoit_protocol::snapshot::SnapshotAction;
 #[doc(inline)]
 pub use quoit_protocol::status::NodeStatus;
 
+/// The name of a cluster.
+///
 /// ```
 /// use quoit_client::ClusterId;
 ///
@@ -128,6 +152,8 @@ pub use quoit_protocol::status::NodeStatus;
 #[doc(inline)]
 pub use quoit_ring::ClusterId;
 
+/// What the cluster is: its members, who owns which keys, and its tables.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::ClusterRecord;
@@ -140,6 +166,8 @@ pub use quoit_ring::ClusterId;
 #[doc(inline)]
 pub use quoit_ring::ClusterRecord;
 
+/// Whether a table keeps siblings.
+///
 /// ```
 /// # quoit_sandbox::with_table(async |carts| {
 /// use quoit_client::{ConflictPolicy, Context};
@@ -153,6 +181,8 @@ pub use quoit_ring::ClusterRecord;
 #[doc(inline)]
 pub use quoit_ring::ConflictPolicy;
 
+/// When something was written: a wall clock's time with a counter, so that it never runs backwards.
+///
 /// ```
 /// # quoit_sandbox::with_table(async |carts| {
 /// use std::time::{Duration, SystemTime};
@@ -166,6 +196,8 @@ pub use quoit_ring::ConflictPolicy;
 #[doc(inline)]
 pub use quoit_ring::HybridTime;
 
+/// The consistency level of a read or a write.
+///
 /// ```
 /// use quoit_client::Level;
 ///
@@ -177,6 +209,8 @@ pub use quoit_ring::HybridTime;
 #[doc(inline)]
 pub use quoit_ring::Level;
 
+/// The name of a node.
+///
 /// ```
 /// use quoit_client::NodeId;
 ///
@@ -187,6 +221,8 @@ pub use quoit_ring::Level;
 #[doc(inline)]
 pub use quoit_ring::NodeId;
 
+/// What [`Client::create_table`](crate::Client::create_table) is told.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::TableOptions;
@@ -201,6 +237,8 @@ pub use quoit_ring::NodeId;
 #[doc(inline)]
 pub use quoit_ring::TableOptions;
 
+/// The number of a virtual node.
+///
 /// ```
 /// # quoit_sandbox::with_client(async |client| {
 /// use quoit_client::{NodeId, VnodeIndex};
@@ -212,6 +250,8 @@ pub use quoit_ring::TableOptions;
 #[doc(inline)]
 pub use quoit_ring::VnodeIndex;
 
+/// What became of the attempts of a request.
+///
 /// ```
 /// # quoit_sandbox::with_table(async |carts| {
 /// use quoit_client::Trail;
@@ -224,6 +264,8 @@ pub use quoit_ring::VnodeIndex;
 #[doc(inline)]
 pub use quoit_session::Trail;
 
+/// What became of one attempt.
+///
 /// ```
 /// use quoit_client::{NodeId, Trail, TrailEntry};
 ///

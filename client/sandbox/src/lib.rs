@@ -12,21 +12,23 @@ mod ports;
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread::{self, JoinHandle};
+use std::thread;
+use std::time::Duration;
 
 use quoit_client::large::LargeValues;
 use quoit_client::{
     Client, ClientBuilder, ConflictPolicy, ConnectError, Table, TableOptions, blocking,
 };
+use quoit_node::http::fetch;
 use quoit_node::serve::{self, ServeError, ServeOptions};
 use quoit_node::up::{PreparedNode, UpOptions, prepare};
 use quoit_ring::VnodeCount;
-use rustix::process::{Signal, getpid, kill_process};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
+use tokio::time::interval;
 
 use ports::Ports;
 
@@ -39,6 +41,11 @@ const TABLE: &str = "carts";
 const CLIENT_DIRECTORY: &str = "../quoit/quoit-data/client";
 /// One node has all of them, however many there are; few are made soon.
 const VNODES: u32 = 16;
+/// How often the directory is removed at most.
+const REMOVALS_MAX: u32 = 10;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+const POLL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs an example that connects by itself, beside a cluster.
 ///
@@ -88,14 +95,14 @@ pub fn with_large_values(example: impl AsyncFnOnce(LargeValues) -> Outcome) {
     });
 }
 
-/// A cluster of one node, on a thread of this process. It stops when this is dropped.
+/// A cluster of one node, on a thread of this process. Its files go when this is dropped; it ends with the
+/// process, as in a crash: nobody waits until it has taken leave of all.
 ///
-/// There is one at a time in a process: it changes the working directory, and stops by a signal.
+/// There is one at a time in a process: it changes the working directory.
 #[derive(Debug)]
 pub struct Cluster {
-    node: Option<JoinHandle<Result<(), ServeError>>>,
     directory_before: PathBuf,
-    _directory: TempDir,
+    directory: TempDir,
     _ports: Ports,
 }
 
@@ -124,44 +131,30 @@ impl Cluster {
             vnodes: Some(VnodeCount::new(VNODES)?),
         })?;
         let node = prepared.nodes.into_iter().next().expect("there is one");
-        let (alive, ended) = oneshot::channel::<()>();
-        let node = thread::Builder::new().name("node".to_owned()).spawn(move || {
-            let _alive = alive;
-            serve(node)
-        })?;
-        let mut cluster =
-            Self { node: Some(node), directory_before, _directory: directory, _ports: ports };
-        let made = runtime().block_on(async {
+        // From here on the directory is removed whatever happens.
+        let cluster = Self { directory_before, directory, _ports: ports };
+        let address = node.config.http.listen;
+        let (told, ended) = oneshot::channel();
+        thread::Builder::new().name("node".to_owned()).spawn(move || told.send(serve(node)))?;
+        runtime().block_on(async {
             tokio::select! {
-                made = make_table() => Some(made),
-                _ = ended => None,
+                made = make_table(address) => made,
+                ended = ended => Err(match ended.expect("the node does not panic") {
+                    Ok(()) => "the node was told to stop".into(),
+                    Err(error) => error.into(),
+                }),
             }
-        });
-        match (made, cluster.node.take()) {
-            (None, Some(node)) => {
-                node.join().expect("the node does not panic")?;
-                Err(io::Error::other("the node has stopped").into())
-            }
-            (made, node) => {
-                cluster.node = node;
-                made.transpose()?;
-                Ok(cluster)
-            }
-        }
+        })?;
+        Ok(cluster)
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(node) = self.node.take()
-            && !node.is_finished()
-        {
-            // Since it serves, the signal is the node's, and does not end the process. It also ends by
-            // itself with the process, where this fails.
-            let told = kill_process(getpid(), Signal::TERM);
-            let _ = told.map(|()| node.join());
-        }
         let _ = env::set_current_dir(&self.directory_before);
+        // The node may make a file meanwhile; in a directory that is gone it cannot.
+        let mut removals = (0..REMOVALS_MAX).map(|_| fs::remove_dir_all(self.directory.path()));
+        let _ = removals.any(|removed| removed.is_ok());
     }
 }
 
@@ -171,8 +164,13 @@ fn serve(node: PreparedNode) -> Result<(), ServeError> {
     serve::run(node.config, options)
 }
 
-/// Asks again until the node serves.
-async fn make_table() -> Result<(), Box<dyn Error + Send + Sync>> {
+/// Makes the table once the node serves. What is sent to a port before anybody listens there is lost, and
+/// QUIC sends it again after a second.
+async fn make_table(address: SocketAddr) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut polls = interval(POLL_INTERVAL);
+    while !fetch(address, "/readyz", POLL_TIMEOUT).await.is_ok_and(|answer| answer.status == 200) {
+        polls.tick().await;
+    }
     let client = connect().await?;
     client.create_table(TABLE, options(ConflictPolicy::Siblings)).await?;
     client.close().await;
