@@ -129,6 +129,8 @@ impl Data {
                 Ok(response) => response.status(),
                 Err(problem) => problem.status(),
             };
+            // A name that is no table's may be anything.
+            let table = table.filter(|_| status != StatusCode::NOT_FOUND);
             Told::Served(Served {
                 trace: parent.trace,
                 parent: parent.span,
