@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::audit::{AuditLog, AuditOutcome, Entry, Via, administrative};
 use crate::bearer::Bearer;
 use crate::config::AccessRules;
-use crate::metrics::{Metrics, Operation, Outcome};
+use crate::metrics::{Indexed as _, Metrics, Operation, Outcome};
 
 /// A client that is connected.
 struct Caller {
@@ -122,7 +122,7 @@ impl Callers {
                 entry.reason = failure.map(|failure| failure.message.clone());
                 self.audit.note(&entry);
             }
-            None => self.note_forbidden(connection, operation.verb(), failure),
+            None => self.note_forbidden(connection, operation.name(), failure),
         }
         if let ClientResponse::Got(got) = message {
             metrics.read(got.siblings.len());

@@ -45,13 +45,6 @@ pub enum Operation {
     Status,
 }
 
-impl Operation {
-    /// Its name, where it stands for what somebody asked for.
-    pub fn verb(self) -> &'static str {
-        self.name()
-    }
-}
-
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -65,13 +58,6 @@ pub enum Outcome {
     Unavailable,
     /// A write may have been done.
     Unknown,
-}
-
-impl Outcome {
-    /// In one word.
-    pub fn word(self) -> &'static str {
-        self.name()
-    }
 }
 
 /// Which way bytes went.
@@ -102,7 +88,7 @@ pub enum StoragePart {
 }
 
 /// An enum whose variants are a label's values and an array's indexes.
-trait Indexed: Copy + 'static {
+pub(crate) trait Indexed: Copy + 'static {
     const ALL: &'static [Self];
     fn name(self) -> &'static str;
     fn index(self) -> usize;

@@ -411,13 +411,13 @@ messages! {
 }
 
 impl ClientRequest {
-    /// The trace that the request belongs to.
-    pub fn trace(&self) -> Option<TraceId> {
+    /// What requests for keys begin with; `None` of any other.
+    pub fn head(&self) -> Option<&Head> {
         match self {
-            Self::Get(get) => get.head.trace,
-            Self::Write(write) => write.head.trace,
-            Self::Scan(scan) => scan.head.trace,
-            Self::Export(export) => export.head.trace,
+            Self::Get(get) => Some(&get.head),
+            Self::Write(write) => Some(&write.head),
+            Self::Scan(scan) => Some(&scan.head),
+            Self::Export(export) => Some(&export.head),
             Self::Hello(_)
             | Self::ChangeTables(_)
             | Self::AskStatus(_)
@@ -427,6 +427,11 @@ impl ClientRequest {
             | Self::AskSnapshots(_)
             | Self::AskActivity(_) => None,
         }
+    }
+
+    /// The trace that the request belongs to.
+    pub fn trace(&self) -> Option<TraceId> {
+        self.head()?.trace
     }
 }
 

@@ -1,8 +1,8 @@
 //! Requests of clients: what is checked before anything is begun.
 
 use quoit_protocol::{
-    ClientRequest, ClientResponse, Export, Failure, FailureCode, Get, Head, Hello, Key,
-    PROTOCOL_VERSION, RecordAnswer, Scan, Seen, Welcome, Write, value_checksum,
+    ClientResponse, Export, Failure, FailureCode, Get, Head, Hello, Key, PROTOCOL_VERSION,
+    RecordAnswer, Scan, Seen, Welcome, Write, value_checksum,
 };
 use quoit_ring::{HybridTime, Level, NodeId, TableOptions};
 use quoit_storage::layout::{StoredKey, after_prefix, partition_prefix, vnode_range};
@@ -404,22 +404,4 @@ fn required_of(level: quoit_ring::Level, options: &TableOptions) -> Result<u8, F
     level
         .required(options.replication)
         .map_err(|error| not_done(FailureCode::Invalid, error.to_string()))
-}
-
-/// Whether a request must wait for the record and counts as an operation.
-pub(crate) fn is_operation(request: &ClientRequest) -> bool {
-    match request {
-        ClientRequest::Get(_)
-        | ClientRequest::Write(_)
-        | ClientRequest::Scan(_)
-        | ClientRequest::Export(_) => true,
-        ClientRequest::Hello(_)
-        | ClientRequest::ChangeTables(_)
-        | ClientRequest::AskStatus(_)
-        | ClientRequest::AskRecord(_)
-        | ClientRequest::AcceptLoss(_)
-        | ClientRequest::AskRepair(_)
-        | ClientRequest::AskActivity(_)
-        | ClientRequest::AskSnapshots(_) => false,
-    }
 }

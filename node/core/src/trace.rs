@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use quoit_protocol::{ClientRequest, ClientResponse, Failure, Head, Stage, StageKind, TraceId};
+use quoit_protocol::{ClientRequest, ClientResponse, Failure, Stage, StageKind, TraceId};
 use quoit_ring::{ClusterRecord, Level, NodeId};
 
 use crate::event::Tag;
@@ -111,8 +111,16 @@ pub struct TracedRequest {
 impl TracedRequest {
     /// What a request asks for, if it is to be traced.
     pub(crate) fn of(message: &ClientRequest, record: Option<&ClusterRecord>) -> Option<Self> {
-        let (head, operation) = subject(message)?;
+        let head = message.head()?;
         let trace = head.trace?;
+        let operation = match message {
+            ClientRequest::Get(_) => TracedOperation::Get,
+            ClientRequest::Write(write) if write.value.is_some() => TracedOperation::Put,
+            ClientRequest::Write(_) => TracedOperation::Delete,
+            ClientRequest::Scan(_) => TracedOperation::Scan,
+            ClientRequest::Export(_) => TracedOperation::Export,
+            _ => return None,
+        };
         let table = record.and_then(|record| record.table_by_id(head.table));
         let usual = table.map(|table| match operation {
             TracedOperation::Put | TracedOperation::Delete => table.options.write_level,
@@ -122,26 +130,6 @@ impl TracedRequest {
         });
         let level = head.level.or(usual);
         Some(Self { trace, operation, table: table.map(|table| table.name.clone()), level })
-    }
-}
-
-fn subject(message: &ClientRequest) -> Option<(&Head, TracedOperation)> {
-    match message {
-        ClientRequest::Get(get) => Some((&get.head, TracedOperation::Get)),
-        ClientRequest::Write(write) if write.value.is_some() => {
-            Some((&write.head, TracedOperation::Put))
-        }
-        ClientRequest::Write(write) => Some((&write.head, TracedOperation::Delete)),
-        ClientRequest::Scan(scan) => Some((&scan.head, TracedOperation::Scan)),
-        ClientRequest::Export(export) => Some((&export.head, TracedOperation::Export)),
-        ClientRequest::Hello(_)
-        | ClientRequest::ChangeTables(_)
-        | ClientRequest::AskStatus(_)
-        | ClientRequest::AskRecord(_)
-        | ClientRequest::AcceptLoss(_)
-        | ClientRequest::AskRepair(_)
-        | ClientRequest::AskSnapshots(_)
-        | ClientRequest::AskActivity(_) => None,
     }
 }
 

@@ -122,7 +122,7 @@ impl Data {
         let (began, clock) = (SystemTime::now(), Instant::now());
         let (template, table) = (route.template(), route.table().map(ToOwned::to_owned));
         let method = request.method().to_string();
-        let gateway = self.gateway.traced(Some(parent.trace));
+        let gateway = self.gateway.traced(parent.trace);
         let answered = self.dispatch(&gateway, route, asker, request).await;
         self.telemetry.tell(|| {
             let status = match &answered {

@@ -85,8 +85,8 @@ impl Gateway {
     }
 
     /// The same, for a request that belongs to this trace.
-    pub(super) fn traced(&self, trace: Option<TraceId>) -> Self {
-        Self { trace, ..self.clone() }
+    pub(super) fn traced(&self, trace: TraceId) -> Self {
+        Self { trace: Some(trace), ..self.clone() }
     }
 
     /// The right to be worked on, held until the answer is sent.

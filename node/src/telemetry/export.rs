@@ -264,10 +264,8 @@ async fn post(endpoint: &Endpoint, body: Bytes) -> Result<u64, PostError> {
 
 /// An id that no other span has.
 fn span_id() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the system gives random numbers");
     // Zero stands for none.
-    u64::from_be_bytes(bytes).max(1)
+    getrandom::u64().expect("the system gives random numbers").max(1)
 }
 
 #[cfg(test)]

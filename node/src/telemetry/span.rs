@@ -12,6 +12,7 @@ use quoit_ring::NodeId;
 
 use super::message::{KeyValue, Span, SpanKind, Status, StatusCode};
 use crate::callers;
+use crate::metrics::{Indexed as _, Outcome};
 
 /// A request that has ended, as it is told to the exporting thread.
 #[derive(Debug, Clone)]
@@ -68,12 +69,12 @@ impl Coordinated {
     fn into_spans(self, own: NodeId, mut draw_id: impl FnMut() -> u64) -> Vec<Span> {
         let FinishedTrace { request, failure, took_us, stages, .. } = *self.trace;
         let began = unix_ns(self.began);
-        let outcome = failure.as_ref().map_or(crate::metrics::Outcome::Done, callers::outcome);
+        let outcome = failure.as_ref().map_or(Outcome::Done, callers::outcome);
         let (operation, root) = (request.operation.name(), draw_id());
         let mut attributes = vec![
             KeyValue::text("db.system.name", "quoit"),
             KeyValue::text("db.operation.name", operation),
-            KeyValue::text("quoit.outcome", outcome.word()),
+            KeyValue::text("quoit.outcome", outcome.name()),
             KeyValue::text("quoit.coordinator", own.to_string()),
         ];
         attributes.extend(request.table.map(|name| KeyValue::text("db.collection.name", name)));

@@ -14,7 +14,7 @@ use siphasher::sip::SipHasher13;
 use super::prepare::Held;
 use crate::layout::StoredKey;
 use crate::stored::Era;
-use crate::version::{Content, SiblingSet, Version, VersionVector};
+use crate::version::{Content, SiblingSet, Version};
 
 /// What one takes at least, with its place in the cache; for the bound.
 const HEAD_BYTES: usize = 64 + 160;
@@ -33,13 +33,13 @@ type Hasher = BuildHasherDefault<SipHasher13>;
 
 /// The heads of keys that were written of late, within a bound of bytes.
 pub(super) struct Heads {
-    cache: Cache<Box<[u8]>, Box<Head>, Bytes, Hasher>,
+    cache: Cache<Box<[u8]>, Box<Head>, InBytes, Hasher>,
 }
 
 #[derive(Clone)]
-struct Bytes;
+struct InBytes;
 
-impl Weighter<Box<[u8]>, Box<Head>> for Bytes {
+impl Weighter<Box<[u8]>, Box<Head>> for InBytes {
     fn weight(&self, key: &Box<[u8]>, head: &Box<Head>) -> u64 {
         let entries = size_of_val(head.set.vector().entries());
         let versions = size_of_val(head.set.versions());
@@ -58,7 +58,7 @@ impl Heads {
         Self {
             cache: Cache::with_options(
                 options,
-                Bytes,
+                InBytes,
                 Hasher::default(),
                 DefaultLifecycle::default(),
             ),
@@ -96,6 +96,5 @@ pub(super) fn without_values(set: &SiblingSet) -> Option<SiblingSet> {
         Some(Version { content, ..version.clone() })
     };
     let versions = set.versions().iter().map(hollow).collect::<Option<Vec<_>>>()?;
-    let vector: VersionVector = set.vector().clone();
-    SiblingSet::new(vector, versions)
+    SiblingSet::new(set.vector().clone(), versions)
 }

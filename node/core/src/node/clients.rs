@@ -4,7 +4,7 @@ use quoit_protocol::{ChangeTables, ClientRequest, Failure, FailureCode, Get, Sta
 use quoit_storage::planted::{PlantedBug, is_planted};
 
 use super::{KnownWrite, NodeCore, Operation, known_writes};
-use crate::client::{self, Placed};
+use crate::client::Placed;
 use crate::coordinator::forward::ForwardOperation;
 use crate::coordinator::read::{ReadOperation, ReadParts};
 use crate::coordinator::scan::{ScanOperation, ScanParts};
@@ -30,7 +30,8 @@ impl NodeCore {
         if let Some(traced) = TracedRequest::of(&message, self.record()) {
             self.shared.traces.begin(origin, Some(traced), now.instant);
         }
-        if client::is_operation(&message) {
+        // An operation: it must wait for the record, and is one of those that are bounded.
+        if message.head().is_some() {
             self.shared.foreground.note(now.instant);
             let refused = self.turned_away().or_else(|| self.has_too_many(connection));
             if let Some(failure) = refused {

@@ -12,8 +12,9 @@
 //! expires, and it leaves with its hint, unless more has come since it was read.
 //!
 //! The pace is that of exchanges ([`super::anti_entropy`]): a bucket of bytes, slow while clients are
-//! there on either side, unless this node is about to stop and would keep what it holds from everyone. A target that is thought to be dead is sent nothing; its hints are only looked
-//! at when the oldest may be too old to keep.
+//! there on either side, unless this node is about to stop and would keep what it holds from everyone. A
+//! target that is thought to be dead is sent nothing; its hints are only looked at when the oldest may be
+//! too old to keep.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -142,6 +143,11 @@ impl Target {
         }
     }
 
+    /// The next pass may begin then, whatever has failed before.
+    fn begin_afresh(&mut self, at: Instant) {
+        (self.not_before, self.back_off_ms) = (at, BACK_OFF_MS.0);
+    }
+
     /// The next pass begins later, and the one after it later still.
     fn back_off(&mut self, now: Instant) {
         self.not_before = now.plus_ms(self.back_off_ms);
@@ -224,7 +230,7 @@ impl Handoff {
     pub(crate) fn hurry(&mut self) {
         self.is_last_chance = true;
         for target in self.targets.values_mut() {
-            (target.not_before, target.back_off_ms) = (Instant::default(), BACK_OFF_MS.0);
+            target.begin_afresh(Instant::default());
         }
         self.wake = Some(Instant::default());
     }
@@ -232,8 +238,7 @@ impl Handoff {
     /// A node can be reached, or is believed to live.
     pub(crate) fn on_alive(&mut self, node: NodeId, now: Instant) {
         for (_, target) in self.targets.iter_mut().filter(|((_, target), _)| *target == node) {
-            target.not_before = now;
-            target.back_off_ms = BACK_OFF_MS.0;
+            target.begin_afresh(now);
             self.wake = Some(now);
         }
     }
