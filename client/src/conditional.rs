@@ -218,7 +218,7 @@ mod tests {
     use quoit_ring::{HybridTime, NodeId};
 
     use super::*;
-    use crate::{Service, Trail, Value};
+    use crate::{Dot, Service, Trail, Value};
 
     fn context(entries: &[(u64, u64)]) -> Context {
         let mut context = BytesMut::new();
@@ -253,7 +253,12 @@ mod tests {
     #[test]
     fn who_finds_that_another_has_written_was_not_alone_whatever_is_left() {
         let before = reading(0, &[(1, 5)]);
-        let written = Written { context: context(&[(2, 9)]), acknowledged: 2, service: service() };
+        let written = Written {
+            context: context(&[(2, 9)]),
+            dot: Dot { actor: 2, time: HybridTime(9) },
+            acknowledged: 2,
+            service: service(),
+        };
         let alone = |after: Reading| is_alone(&before, &written, &after);
         assert!(alone(reading(1, &[(1, 5), (2, 9)])));
         assert!(!alone(reading(2, &[(2, 9), (3, 8)])), "two stand side by side");

@@ -96,7 +96,7 @@ pub use profile::{Profile, RetryPolicy};
 pub use resolve::{LastWriter, Max, Resolver, Union};
 pub use service::{Service, new_trace_id};
 pub use session::Session;
-pub use table::{Reading, Table, Value, Written};
+pub use table::{Dot, Reading, Table, Value, Written};
 pub use typed::{Format, Sibling, TypedError, TypedReading, TypedTable};
 pub use update::{Change, UpdateError, Updated};
 

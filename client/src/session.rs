@@ -117,12 +117,11 @@ impl Session {
         table: TableId,
         key: Key,
         context: &[u8],
-        made: Option<(u64, quoit_ring::HybridTime)>,
+        dot: (u64, quoit_ring::HybridTime),
     ) {
         let mut seen = Seen::of_context(context).unwrap_or_default();
-        if let Some(dot) = made {
-            seen.join(&Seen { entries: vec![dot], ..Seen::default() });
-        }
+        // Where other values stand beside it the context does not cover it.
+        seen.join(&Seen { entries: vec![dot], ..Seen::default() });
         self.memory().get_or_insert_mut((table, key), Seen::default).join(&seen);
     }
 
@@ -168,8 +167,8 @@ mod tests {
     #[test]
     fn writes_add_up_and_a_read_tells_what_there_is() {
         let session = Session::new();
-        session.on_written(TABLE, key(1), &context(&[(1, 5)]), None);
-        session.on_written(TABLE, key(1), &[], Some((2, HybridTime(6))));
+        session.on_written(TABLE, key(1), &context(&[(1, 5)]), (1, HybridTime(5)));
+        session.on_written(TABLE, key(1), &[], (2, HybridTime(6)));
         let asked = session.seen(TABLE, &key(1));
         assert_eq!(asked, seen(&[(1, 5), (2, 6)]));
         assert!(session.seen(TABLE, &key(2)).is_empty());
@@ -181,7 +180,7 @@ mod tests {
     fn a_write_during_a_read_is_not_forgotten() {
         let session = Session::new();
         let asked = session.seen(TABLE, &key(1));
-        session.on_written(TABLE, key(1), &context(&[(1, 5)]), None);
+        session.on_written(TABLE, key(1), &context(&[(1, 5)]), (1, HybridTime(5)));
         session.on_read(TABLE, key(1), &asked, &context(&[(2, 4)]));
         assert_eq!(session.seen(TABLE, &key(1)), seen(&[(1, 5), (2, 4)]));
     }
@@ -190,7 +189,7 @@ mod tests {
     fn of_too_many_keys_the_one_not_met_for_longest_is_forgotten() {
         let session = Session::of_keys(2);
         for number in [1, 2, 1, 3] {
-            session.on_written(TABLE, key(number), &context(&[(1, 5)]), None);
+            session.on_written(TABLE, key(number), &context(&[(1, 5)]), (1, HybridTime(5)));
         }
         let known = [1, 2, 3].map(|number| !session.seen(TABLE, &key(number)).is_empty());
         assert_eq!(known, [true, false, true]);

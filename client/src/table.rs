@@ -132,6 +132,32 @@ impl Reading {
     }
 }
 
+/// The name of a write, which no other write has (*dotted version vectors*, Preguiça et al. 2012).
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// let first = carts.replace("alice", "3 apples").await?;
+/// let second = carts.replace("alice", "2 apples").await?;
+/// assert_ne!(first.dot, second.dot);
+/// // Whose value is read, if only one write can have been at that time.
+/// let reading = carts.get("alice").await?;
+/// assert_eq!(reading.single().unwrap().written, second.dot.time);
+/// # Ok(()) });
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dot {
+    /// Who coordinated it: a node's data directory, from its making on until what it held is lost.
+    pub actor: u64,
+    /// When, as hybrid time: later than all that its writer and its coordinator had seen.
+    pub time: HybridTime,
+}
+
+impl From<(u64, HybridTime)> for Dot {
+    fn from((actor, time): (u64, HybridTime)) -> Self {
+        Self { actor, time }
+    }
+}
+
 /// What a write or a delete yields once it is done.
 ///
 /// ```
@@ -151,6 +177,8 @@ pub struct Written {
     /// then the next write of the same writer may go on from it. In a `siblings` table with values
     /// that the writer has not seen it is the context that was handed in: read before the next write.
     pub context: Context,
+    /// The name of this write.
+    pub dot: Dot,
     /// How many replicas acknowledged.
     pub acknowledged: u8,
     /// Who served the write, and how.
@@ -511,10 +539,11 @@ impl Table {
             Answer::Written(written) => {
                 if let (Some(session), Some(key)) = (&self.profile.session, of_session) {
                     let table = self.definition.id;
-                    session.on_written(table, key, &written.context, written.made);
+                    session.on_written(table, key, &written.context, written.dot);
                 }
                 Ok(Written {
                     context: Context(written.context),
+                    dot: written.dot.into(),
                     acknowledged: written.acknowledged,
                     service: Service::new(done.service, level, done.took),
                 })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::history::{Kind, OPERATIONS_MAX, Operation, Process, Value};
+use crate::history::{Dot, Kind, OPERATIONS_MAX, Operation, Process, Value};
 
 /// The nemesis' line that says how far the nodes' clocks are off from now on, in milliseconds.
 pub(crate) const CLOCKS: &str = "clocks";
@@ -29,7 +29,16 @@ struct Inner {
 pub(crate) struct Details {
     pub(crate) error: Option<String>,
     pub(crate) written: Option<u64>,
+    pub(crate) dot: Option<Dot>,
     pub(crate) node: Option<i64>,
+    pub(crate) actors: Vec<String>,
+}
+
+impl Details {
+    /// Only why it was not done, or is not known to be.
+    pub(crate) fn of(error: String) -> Self {
+        Self { error: Some(error), ..Self::default() }
+    }
 }
 
 impl Recorder {
@@ -55,7 +64,7 @@ impl Recorder {
         if inner.history.len() >= OPERATIONS_MAX {
             return;
         }
-        let Details { error, written, node } = details;
+        let Details { error, written, dot, node, actors } = details;
         let (index, time) = (inner.history.len(), self.now_ns());
         if process != Process::Nemesis {
             *inner.counts.entry(kind.name()).or_default() += 1;
@@ -70,7 +79,9 @@ impl Recorder {
             value,
             error,
             written,
+            dot,
             node,
+            actors,
         });
     }
 

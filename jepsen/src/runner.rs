@@ -17,7 +17,7 @@ use crate::cluster::{Cluster, ClusterError, ClusterOptions, NetworkKind, Program
 use crate::history::{Kind, Operation, Process, Value};
 use crate::nemesis::{self, Nemesis};
 use crate::recorder::{Details, Recorder};
-use crate::workload::{End, Memory, Plan, Request, Workload, name};
+use crate::workload::{End, Held, Memory, Plan, Request, Workload, name};
 
 /// Clients, each with connections of its own, that the processes share.
 const CLIENTS: usize = 4;
@@ -224,22 +224,25 @@ async fn perform(
     recorder: &Recorder,
 ) -> bool {
     let process = Process::Client(memory.process);
-    let record = |kind, value, error, written| {
-        let details = Details { error, written, node: None };
-        recorder.record(process, kind, request.f, value, details);
-    };
-    record(Kind::Invoke, request.recorded(), None, None);
+    let record = |kind, value, details| recorder.record(process, kind, request.f, value, details);
+    record(Kind::Invoke, request.recorded(), Details::default());
     match plan.perform(request, table, memory).await {
-        End::Ok(value, written) => {
-            record(Kind::Ok, Value::pair(request.key, value), None, written);
+        End::Read(found, written) => {
+            let details = Details { written, ..Details::default() };
+            record(Kind::Ok, Value::pair(request.key, found), details);
+            true
+        }
+        End::Written(dot) => {
+            let details = Details { dot: Some(dot), ..Details::default() };
+            record(Kind::Ok, request.recorded(), details);
             true
         }
         End::Fail(error) => {
-            record(Kind::Fail, request.recorded(), Some(error), None);
+            record(Kind::Fail, request.recorded(), Details::of(error));
             false
         }
         End::Info(error) => {
-            record(Kind::Info, request.recorded(), Some(error), None);
+            record(Kind::Info, request.recorded(), Details::of(error));
             memory.process = -memory.process;
             false
         }
@@ -326,15 +329,17 @@ async fn read_alone(
         }
         let (plan, table, recorder) = (Arc::clone(plan), table.clone(), recorder.clone());
         reads.spawn(async move {
-            let record = |kind, value, error| {
-                let details = Details { error, written: None, node: Some(number) };
+            let record = |kind, value, details| {
+                let details = Details { node: Some(number), ..details };
                 let process = Process::Client(process);
                 recorder.record(process, kind, REPLICA_READ, Value::pair(key, value), details);
             };
-            record(Kind::Invoke, Value::Nil, None);
+            record(Kind::Invoke, Value::Nil, Details::default());
             match plan.held(key, &table).await {
-                Ok(held) => record(Kind::Ok, held, None),
-                Err(error) => record(Kind::Fail, Value::Nil, Some(error.to_string())),
+                Ok(Held { siblings, actors }) => {
+                    record(Kind::Ok, siblings, Details { actors, ..Details::default() });
+                }
+                Err(error) => record(Kind::Fail, Value::Nil, Details::of(error.to_string())),
             }
         });
     }

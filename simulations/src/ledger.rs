@@ -200,9 +200,7 @@ impl Ledger {
         let session = history.sessions.entry(operation.client).or_default();
         session.met.insert(operation.id);
         session.seen.join(&Seen::of_context(&written.context).expect("it was sealed by a node"));
-        if let Some(dot) = written.made {
-            session.seen.join(&Seen { entries: vec![dot], ..Seen::default() });
-        }
+        session.seen.join(&Seen { entries: vec![written.dot], ..Seen::default() });
     }
 
     /// A read of a client's session begins: gives what it is to see at least.

@@ -174,7 +174,7 @@ fn report_written(
     trace: Option<TraceId>,
     output: Output,
 ) -> Result<(), CommandError> {
-    let Written { context, acknowledged, service } = written;
+    let Written { context, acknowledged, service, .. } = written;
     if output.is_json() {
         let mut object = Map::new();
         object.insert("acknowledged".into(), (*acknowledged).into());

@@ -23,7 +23,7 @@ use crate::trace::{TraceId, Traced};
 ///
 /// A message may have one field at most that is left out when it has its default, at its tail: of two,
 /// the second would be read in the place of the first.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 /// The ALPN name under which clients connect.
 pub const ALPN_CLIENT: &[u8] = b"quoit-client";
 
@@ -261,12 +261,10 @@ pub struct Written {
     pub time: HybridTime,
     /// Covers what this write replaced and, where no other value stands beside it, the write itself.
     pub context: Bytes,
+    /// The write's dot: who coordinated it, and when.
+    pub dot: (u64, HybridTime),
     /// How many primaries acknowledged.
     pub acknowledged: u8,
-    /// Who made the write's dot, and when, where the context does not cover it, for it covers less than
-    /// all that the key holds now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made: Option<(u64, HybridTime)>,
 }
 
 /// One item of a page.

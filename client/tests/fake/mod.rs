@@ -311,7 +311,7 @@ impl State {
                         items.remove(&key);
                     }
                 }
-                Written { time, context, acknowledged: 2, made: None }.into()
+                Written { time, context, dot: (1, time), acknowledged: 2 }.into()
             }
             ClientRequest::Scan(scan) => self.page(scan.head.table, scan.limit, |key| {
                 key.partition == scan.partition

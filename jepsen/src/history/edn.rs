@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::{HistoryError, Kind, OPERATIONS_MAX, Operation, Process, Value};
+use super::{Dot, HistoryError, Kind, OPERATIONS_MAX, Operation, Process, Value};
 
 /// Deeper nesting is refused.
 const DEPTH_MAX: usize = 64;
@@ -60,8 +60,16 @@ pub(crate) fn write(out: &mut String, operation: &Operation) {
     if let Some(written) = operation.written {
         let _ = write!(out, ", :written {written}");
     }
+    if let Some(dot) = &operation.dot {
+        out.push_str(", :dot ");
+        write_value(out, &dot.to_value());
+    }
     if let Some(node) = operation.node {
         let _ = write!(out, ", :node {node}");
+    }
+    if !operation.actors.is_empty() {
+        out.push_str(", :actors ");
+        write_value(out, &Value::texts(&operation.actors));
     }
     out.push('}');
 }
@@ -160,7 +168,9 @@ fn operation(at: usize, form: &Form) -> Result<Operation, HistoryError> {
             _ => None,
         },
         written: unsigned("written"),
+        dot: field("dot").map(Form::to_value).as_ref().and_then(Dot::of_value),
         node: number("node"),
+        actors: field("actors").and_then(|form| form.to_value().as_texts()).unwrap_or_default(),
     })
 }
 
@@ -339,7 +349,9 @@ mod tests {
             ),
             error: Some("no \"answer\"\nin \\ time".to_owned()),
             written: Some(99),
+            dot: Some(Dot { actor: "a\"1".to_owned(), time: 7 }),
             node: Some(2),
+            actors: vec!["a".to_owned(), "b".to_owned()],
         }
     }
 
@@ -350,7 +362,9 @@ mod tests {
             value: Value::from("isolate n1"),
             error: None,
             written: None,
+            dot: None,
             node: None,
+            actors: Vec::new(),
             index: 1,
             ..example()
         };

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{HistoryError, Kind, OPERATIONS_MAX, Operation, Process, Value};
+use super::{Dot, HistoryError, Kind, OPERATIONS_MAX, Operation, Process, Value};
 
 /// One operation as an object.
 pub(crate) fn object(operation: &Operation) -> Json {
@@ -26,8 +26,14 @@ pub(crate) fn object(operation: &Operation) -> Json {
     if let Some(written) = operation.written {
         field("written", json!(written));
     }
+    if let Some(dot) = &operation.dot {
+        field("dot", to_json(&dot.to_value()));
+    }
     if let Some(node) = operation.node {
         field("node", json!(node));
+    }
+    if !operation.actors.is_empty() {
+        field("actors", json!(operation.actors));
     }
     Json::Object(fields)
 }
@@ -94,7 +100,9 @@ fn operation(index: usize, json: &Json) -> Result<Operation, &'static str> {
         value: from_json(&json["value"]).ok_or("\"value\" has a number that is not whole")?,
         error: json["error"].as_str().map(str::to_owned),
         written: json["written"].as_u64(),
+        dot: from_json(&json["dot"]).as_ref().and_then(Dot::of_value),
         node: json["node"].as_i64(),
+        actors: from_json(&json["actors"]).and_then(|actors| actors.as_texts()).unwrap_or_default(),
     })
 }
 
@@ -105,7 +113,10 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let history = history("0 invoke add [1 {:value 3}]\n0 ok add [1 {:value 3}]");
+        let history = history(
+            "0 invoke add [1 {:value 3}]\n0 ok add [1 {:value 3}]@a7\n1 invoke replica-read [1 nil]\n\
+             1 ok replica-read [1 []]@ab\n2 invoke read\n2 ok read@5",
+        );
         let text: String =
             history.iter().map(|operation| format!("{}\n", object(operation))).collect();
         assert_eq!(read(&text), Ok(history));

@@ -48,6 +48,30 @@ impl Kind {
     }
 }
 
+/// What names a write: who coordinated it, and its hybrid time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Dot {
+    /// The actor, as text.
+    pub(crate) actor: String,
+    pub(crate) time: i64,
+}
+
+impl Dot {
+    /// As it is written: `[ACTOR TIME]`.
+    fn to_value(&self) -> Value {
+        Value::List(vec![Value::Text(self.actor.clone()), Value::Int(self.time)])
+    }
+
+    fn of_value(value: &Value) -> Option<Self> {
+        match value.as_list()? {
+            [Value::Text(actor), Value::Int(time)] => {
+                Some(Self { actor: actor.clone(), time: *time })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// One line of a history.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Operation {
@@ -63,8 +87,12 @@ pub(crate) struct Operation {
     pub(crate) error: Option<String>,
     /// The hybrid time at which what a read found was written.
     pub(crate) written: Option<u64>,
+    /// The dot of a write that is done.
+    pub(crate) dot: Option<Dot>,
     /// The node that was read alone.
     pub(crate) node: Option<i64>,
+    /// The actors of whose writes that node speaks, of those that it does not hold any more too.
+    pub(crate) actors: Vec<String>,
 }
 
 /// An operation from its beginning to its end.
@@ -170,18 +198,24 @@ pub(crate) fn number(history: &mut [Operation]) {
 pub(crate) mod tests {
     use super::*;
 
-    /// A history from lines such as `0 invoke add [1 2]`; `@7` at the end says when what was read was
-    /// written, and the process of a `replica-read` is the node.
+    /// A history from lines such as `0 invoke add [1 2]`. At the end `@7` says when what was read was
+    /// written, and `@a7` that a write's dot is of actor `a`; the process of a `replica-read` is the node,
+    /// and `@ab` at its end says that it speaks of the actors `a` and `b`.
     pub(crate) fn history(text: &str) -> Vec<Operation> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let operation = |(index, line): (usize, &str)| {
-            let (line, written) = line.split_once('@').unwrap_or((line, ""));
+            let (line, version) = line.split_once('@').unwrap_or((line, ""));
+            let digits = version.trim_start_matches(char::is_alphabetic);
+            let actors: Vec<String> =
+                version.chars().filter(|sign| sign.is_alphabetic()).map(String::from).collect();
+            let time: Option<u64> = digits.parse().ok();
             let mut parts = line.splitn(4, ' ');
             let process = parts.next().expect("a process");
             let kind = Kind::from_name(parts.next().expect("a kind")).expect("a kind");
             let f = parts.next().expect("a function").to_owned();
             let value = edn::parse_all(parts.next().unwrap_or("nil")).expect("EDN")[0].to_value();
             let number = process.parse();
+            let dot = time.filter(|_| f != "replica-read").zip(actors.first());
             Operation {
                 index,
                 time: index as u64 * 1_000_000,
@@ -191,7 +225,9 @@ pub(crate) mod tests {
                 f,
                 value,
                 error: None,
-                written: written.parse().ok(),
+                written: time.filter(|_| dot.is_none()),
+                dot: dot.map(|(time, actor)| Dot { actor: actor.clone(), time: time as i64 }),
+                actors: if dot.is_none() { actors.clone() } else { Vec::new() },
             }
         };
         lines.enumerate().map(operation).collect()

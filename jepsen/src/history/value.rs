@@ -32,6 +32,15 @@ impl Value {
         self.as_list()?.iter().map(Self::as_int).collect()
     }
 
+    /// A list of texts.
+    pub(crate) fn as_texts(&self) -> Option<Vec<String>> {
+        let text = |value: &Self| match value {
+            Self::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.as_list()?.iter().map(text).collect()
+    }
+
     /// A key and what is said of it, as `jepsen.independent` has it: `[key value]`.
     pub(crate) fn as_pair(&self) -> Option<(i64, &Self)> {
         match self {
@@ -58,6 +67,10 @@ impl Value {
 
     pub(crate) fn ints(numbers: impl IntoIterator<Item = i64>) -> Self {
         Self::List(numbers.into_iter().map(Self::Int).collect())
+    }
+
+    pub(crate) fn texts(texts: &[String]) -> Self {
+        Self::List(texts.iter().cloned().map(Self::Text).collect())
     }
 }
 

@@ -40,12 +40,9 @@ pub(super) async fn perform(request: &Request, table: &Table, memory: &Memory) -
     };
     let mut parts = parts(&reading.siblings);
     let Some(amount) = request.value.as_int() else {
-        return End::Ok(Value::Int(parts.values().sum()), None);
+        return End::Read(Value::Int(parts.values().sum()), None);
     };
     *parts.entry(memory.process).or_insert(0) += amount;
     let numbers: Vec<i64> = parts.into_iter().flat_map(|(process, part)| [process, part]).collect();
-    match table.put(name(request.key), encode(&numbers), &reading.context).await {
-        Ok(_) => End::Ok(request.value.clone(), None),
-        Err(error) => error.into(),
-    }
+    table.put(name(request.key), encode(&numbers), &reading.context).await.into()
 }

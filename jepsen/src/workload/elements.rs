@@ -45,23 +45,19 @@ pub(super) async fn perform_set(request: &Request, table: &Table) -> End {
     };
     let mut elements: BTreeSet<i64> = reading.siblings.iter().flat_map(decode).collect();
     let Some(element) = request.value.as_int() else {
-        return End::Ok(Value::ints(elements), None);
+        return End::Read(Value::ints(elements), None);
     };
     elements.insert(element);
     let elements: Vec<i64> = elements.into_iter().collect();
-    match table.put(name(request.key), encode(&elements), &reading.context).await {
-        Ok(_) => End::Ok(request.value.clone(), None),
-        Err(error) => error.into(),
-    }
+    table.put(name(request.key), encode(&elements), &reading.context).await.into()
 }
 
 pub(super) async fn perform_insert(request: &Request, table: &Table) -> End {
     if let Some(element) = request.value.as_int() {
-        let put = table.put(name(request.key), padded(element), &Context::none()).await;
-        return put.map_or_else(End::from, |_| End::Ok(request.value.clone(), None));
+        return table.put(name(request.key), padded(element), &Context::none()).await.into();
     }
     match table.get(name(request.key)).await {
-        Ok(reading) => End::Ok(Value::ints(reading.siblings.iter().flat_map(decode)), None),
+        Ok(reading) => End::Read(Value::ints(reading.siblings.iter().flat_map(decode)), None),
         Err(error) => error.into(),
     }
 }
@@ -69,11 +65,10 @@ pub(super) async fn perform_insert(request: &Request, table: &Table) -> End {
 /// Each element is a sibling of its own.
 pub(super) async fn perform_blind(request: &Request, table: &Table) -> End {
     if let Some(element) = request.value.as_int() {
-        let put = table.put(name(request.key), encode(&[element]), &Context::none()).await;
-        return put.map_or_else(End::from, |_| End::Ok(request.value.clone(), None));
+        return table.put(name(request.key), encode(&[element]), &Context::none()).await.into();
     }
     match table.get(name(request.key)).await {
-        Ok(reading) => End::Ok(Value::ints(reading.siblings.iter().flat_map(decode)), None),
+        Ok(reading) => End::Read(Value::ints(reading.siblings.iter().flat_map(decode)), None),
         Err(error) => error.into(),
     }
 }
@@ -82,13 +77,12 @@ pub(super) async fn perform_scan(request: &Request, table: &Table) -> End {
     if let Some(element) = request.value.as_int() {
         // Wide enough that the order of the bytes is that of the numbers.
         let key = (name(request.key), format!("{element:012}"));
-        let put = table.put(key, padded(element), &Context::none()).await;
-        return put.map_or_else(End::from, |_| End::Ok(request.value.clone(), None));
+        return table.put(key, padded(element), &Context::none()).await.into();
     }
     match table.scan(name(request.key), ScanRange::default()).collect().await {
         Ok(items) => {
             let elements = items.iter().flat_map(|item| item.siblings.iter().flat_map(decode));
-            End::Ok(Value::ints(elements), None)
+            End::Read(Value::ints(elements), None)
         }
         Err(error) => error.into(),
     }

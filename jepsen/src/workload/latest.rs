@@ -23,19 +23,16 @@ pub(super) fn next(plan: &Plan, random: &mut Rng) -> Request {
 
 pub(super) async fn perform(request: &Request, table: &Table) -> End {
     let name = name(request.key);
-    let written = match (request.f, request.value.as_int()) {
-        ("read", _) => {
-            return match table.get(name).await {
-                Ok(reading) => {
-                    let written = reading.siblings.first().map(|stored| stored.written.0);
-                    let value = singles(&reading.siblings).first().copied();
-                    End::Ok(Value::from(value), written)
-                }
-                Err(error) => error.into(),
-            };
-        }
-        (_, Some(value)) => table.put(name, encode(&[value]), &Context::none()).await,
-        (_, None) => table.delete(name, &Context::none()).await,
-    };
-    written.map_or_else(End::from, |_| End::Ok(request.value.clone(), None))
+    match (request.f, request.value.as_int()) {
+        ("read", _) => match table.get(name).await {
+            Ok(reading) => {
+                let written = reading.siblings.first().map(|stored| stored.written.0);
+                let value = singles(&reading.siblings).first().copied();
+                End::Read(Value::from(value), written)
+            }
+            Err(error) => error.into(),
+        },
+        (_, Some(value)) => table.put(name, encode(&[value]), &Context::none()).await.into(),
+        (_, None) => table.delete(name, &Context::none()).await.into(),
+    }
 }

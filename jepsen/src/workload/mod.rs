@@ -6,18 +6,19 @@ mod latest;
 mod register;
 mod session;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use fastrand::Rng;
 use quoit_client::{
-    ConflictPolicy, Context, ReadError, ScanRange, Table, TableOptions, Value as Stored, WriteError,
+    ConflictPolicy, Context, ReadError, ScanRange, Table, TableOptions, Value as Stored,
+    WriteError, Written,
 };
 
 use crate::checker::Model;
-use crate::history::Value;
+use crate::history::{Dot, Value};
 
 /// So many keys are in use at a time, of most workloads.
 const KEYS_ACTIVE: i64 = 5;
@@ -149,8 +150,10 @@ impl Request {
 /// How an operation ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// What it found (without the key), and when that was written.
-    Ok(Value, Option<u64>),
+    /// What a read found (without the key), and when that was written.
+    Read(Value, Option<u64>),
+    /// A write is done, under this dot.
+    Written(Dot),
     /// It is certainly not done.
     Fail(String),
     /// It is not known.
@@ -164,13 +167,48 @@ impl From<ReadError> for End {
     }
 }
 
-impl From<WriteError> for End {
-    fn from(error: WriteError) -> Self {
-        if error.is_unknown() {
-            Self::Info(error.to_string())
-        } else {
-            Self::Fail(error.to_string())
+impl From<Result<Written, WriteError>> for End {
+    fn from(written: Result<Written, WriteError>) -> Self {
+        match written {
+            Ok(Written { dot: quoit_client::Dot { actor, time }, .. }) => {
+                // The times of the next four thousand years.
+                let time = i64::try_from(time.0).unwrap_or(i64::MAX);
+                Self::Written(Dot { actor: actor_name(actor), time })
+            }
+            Err(error) if error.is_unknown() => Self::Info(error.to_string()),
+            Err(error) => Self::Fail(error.to_string()),
         }
+    }
+}
+
+/// An actor as histories have it.
+fn actor_name(actor: u64) -> String {
+    format!("{actor:016x}")
+}
+
+/// What one replica holds of a key, or of a partition's keys.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Each sibling as `[TEXT WRITTEN]`, in order.
+    pub(crate) siblings: Value,
+    /// The actors of whose writes it speaks, ascending.
+    pub(crate) actors: Vec<String>,
+}
+
+impl Held {
+    fn new<'a>(parts: impl Iterator<Item = (&'a [Stored], &'a Context)>) -> Self {
+        let (mut siblings, mut actors) = (Vec::new(), BTreeSet::new());
+        for (stored, context) in parts {
+            siblings.extend(stored.iter().map(|stored| {
+                let text = String::from_utf8_lossy(&stored.bytes).trim_end().to_owned();
+                let written = i64::try_from(stored.written.0).unwrap_or(i64::MAX);
+                Value::List(vec![Value::Text(text), Value::Int(written)])
+            }));
+            let seen = quoit_protocol::Seen::of_context(context.as_bytes()).unwrap_or_default();
+            actors.extend(seen.entries.iter().map(|(actor, _)| actor_name(*actor)));
+        }
+        siblings.sort_unstable();
+        Self { siblings: Value::List(siblings), actors: actors.into_iter().collect() }
     }
 }
 
@@ -265,17 +303,14 @@ impl Plan {
         }
     }
 
-    /// What a table's handle (of one replica) gives for a key, as it is: every sibling's text, in order.
-    pub(crate) async fn held(&self, key: i64, table: &Table) -> Result<Value, ReadError> {
-        let text = |stored: &Stored| String::from_utf8_lossy(&stored.bytes).trim_end().to_owned();
-        let mut texts: Vec<String> = if self.workload == Workload::Scan {
+    /// What a table's handle (of one replica) gives for a key, as it is.
+    pub(crate) async fn held(&self, key: i64, table: &Table) -> Result<Held, ReadError> {
+        if self.workload == Workload::Scan {
             let items = table.scan(name(key), ScanRange::default()).collect().await?;
-            items.iter().flat_map(|item| item.siblings.iter().map(text)).collect()
-        } else {
-            table.get(name(key)).await?.siblings.iter().map(text).collect()
-        };
-        texts.sort_unstable();
-        Ok(Value::List(texts.into_iter().map(Value::Text).collect()))
+            return Ok(Held::new(items.iter().map(|item| (&item.siblings[..], &item.context))));
+        }
+        let reading = table.get(name(key)).await?;
+        Ok(Held::new([(&reading.siblings[..], &reading.context)].into_iter()))
     }
 }
 

@@ -41,17 +41,14 @@ pub(super) async fn perform(request: &Request, table: &Table, memory: &mut Memor
     } else {
         table.put(name(request.key), encode(&[value]), &seen.context).await
     };
-    match written {
-        Ok(written) => {
-            // The context of the answer covers the write too, where no other value stands beside it;
-            // elsewhere it is the one that was handed in.
-            let own = (written.context != seen.context).then_some(value);
-            let values = seen.values.into_iter().chain(own).collect();
-            memory.contexts.insert(request.key, Seen { context: written.context, values });
-            End::Ok(request.value.clone(), None)
-        }
-        Err(error) => error.into(),
+    if let Ok(written) = &written {
+        // The context of the answer covers the write too, where no other value stands beside it;
+        // elsewhere it is the one that was handed in.
+        let own = (written.context != seen.context).then_some(value);
+        let values = seen.values.into_iter().chain(own).collect();
+        memory.contexts.insert(request.key, Seen { context: written.context.clone(), values });
     }
+    written.into()
 }
 
 async fn read(key: i64, table: &Table, memory: &mut Memory) -> End {
@@ -60,7 +57,7 @@ async fn read(key: i64, table: &Table, memory: &mut Memory) -> End {
             let values = singles(&reading.siblings);
             let seen = Seen { context: reading.context, values: values.clone() };
             memory.contexts.insert(key, seen);
-            End::Ok(Value::ints(values), None)
+            End::Read(Value::ints(values), None)
         }
         Err(error) => error.into(),
     }

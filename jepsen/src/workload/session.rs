@@ -58,20 +58,18 @@ pub(super) async fn perform(request: &Request, table: &Table, memory: &mut Memor
         let counts = counter::parts(&reading.siblings);
         let found = counts.iter().map(|(process, count)| Value::ints([*process, *count])).collect();
         (known.context, known.counts) = (reading.context, counts);
-        return End::Ok(Value::List(found), None);
+        return End::Read(Value::List(found), None);
     };
     known.tried = count;
     let mut counts = known.counts.clone();
     counts.insert(process, count);
     let numbers: Vec<i64> = counts.iter().flat_map(|(process, count)| [*process, *count]).collect();
-    match table.put(name(request.key), encode(&numbers), &known.context).await {
-        Ok(written) => {
-            // Where no other value stands beside it, the answer's context covers the write too.
-            if written.context != known.context {
-                (known.context, known.counts) = (written.context, counts);
-            }
-            End::Ok(request.value.clone(), None)
-        }
-        Err(error) => error.into(),
+    let written = table.put(name(request.key), encode(&numbers), &known.context).await;
+    // Where no other value stands beside it, the answer's context covers the write too.
+    if let Ok(written) = &written
+        && written.context != known.context
+    {
+        (known.context, known.counts) = (written.context.clone(), counts);
     }
+    written.into()
 }

@@ -13,7 +13,7 @@ use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 
 /// The peer protocol that this program speaks.
-pub const PEER_VERSION: u16 = 4;
+pub const PEER_VERSION: u16 = 5;
 
 /// What a cluster is made from: the same list in the configuration of every initial member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -255,12 +255,8 @@ impl Bench {
     }
 
     fn written(&self, time: HybridTime, seen: &VersionVector) -> Effect {
-        self.written_beside(time, seen, None)
-    }
-
-    fn written_beside(&self, time: HybridTime, seen: &VersionVector, dot: Option<Dot>) -> Effect {
-        let made = dot.map(|dot| (dot.actor.0, dot.time));
-        let written = Written { time, context: self.sealed(seen), acknowledged: 2, made };
+        let (context, dot) = (self.sealed(seen), (self.actor.0, time));
+        let written = Written { time, context, dot, acknowledged: 2 };
         Effect::ToClient { connection: CLIENT, request: 9, message: written.into() }
     }
 
@@ -326,7 +322,6 @@ fn a_put_in_a_siblings_table_is_merged_here_before_it_goes_out() {
     let mut bench = Bench::new(ConflictPolicy::Siblings);
     let set = bench.set(TIME);
     let version = set.versions()[0].clone();
-    let dot = version.dot;
     let change = Change::Write { context: VersionVector::default(), version };
     let write = bench.write();
     assert_eq!(bench.client(write), [bench.apply(0, change, true)]);
@@ -346,7 +341,7 @@ fn a_put_in_a_siblings_table_is_merged_here_before_it_goes_out() {
         let request = bench.request(0, node);
         let expected = match node {
             2 => Vec::new(),
-            _ => vec![bench.written_beside(TIME, &VersionVector::default(), Some(dot))],
+            _ => vec![bench.written(TIME, &VersionVector::default())],
         };
         assert_eq!(bench.peer(node, request, merged()), expected);
     }

@@ -78,7 +78,7 @@ fn samples() -> Vec<PeerMessage> {
         ttl_ms: Some(1),
         write_id: Some(WriteId(1, 2)),
     };
-    let written = Written { time, context: bytes.clone(), acknowledged: 2, made: None };
+    let written = Written { time, context: bytes.clone(), dot: (7, time), acknowledged: 2 };
     let values = vec![(time, 7, bytes.clone())];
     let row = Some((bytes.clone(), values.clone()));
     let rows = vec![(bytes.clone(), row), (bytes.clone(), None)];

@@ -203,7 +203,8 @@ fn got(value: &'static [u8], damaged: bool) -> Got {
 }
 
 fn written() -> Written {
-    Written { time: HybridTime(9), context: Bytes::from_static(b"c"), acknowledged: 2, made: None }
+    let time = HybridTime(9);
+    Written { time, context: Bytes::from_static(b"c"), dot: (1, time), acknowledged: 2 }
 }
 
 fn failure(code: FailureCode, unknown: bool) -> Failure {

@@ -560,14 +560,13 @@ impl WriteOperation {
         let early = is_planted(PlantedBug::AcknowledgeEarly)
             && self.tally.counted() + 1 >= self.tally.required();
         if (self.tally.is_reached() || early)
-            && let Some(seen) = &self.seen
+            && let (Some(seen), Some(dot)) = (&self.seen, self.dot)
         {
-            let uncovered = self.dot.filter(|dot| !seen.has_seen(*dot));
             let written = Written {
                 time: HybridTime::ZERO,
                 context: turn.seal_context(&self.stored_key, seen),
+                dot: (dot.actor.0, dot.time),
                 acknowledged: u8::try_from(self.tally.counted()).unwrap_or(u8::MAX),
-                made: uncovered.map(|dot| (dot.actor.0, dot.time)),
             };
             for origin in std::mem::take(&mut self.origins) {
                 turn.reply(origin, written.clone().into());

@@ -116,8 +116,8 @@ fn an_answer_from_a_node_that_was_not_asked_is_nothing() {
     let result = Ok(quoit_protocol::Written {
         time: quoit_ring::HybridTime::ZERO,
         context: bytes::Bytes::new(),
+        dot: (0, quoit_ring::HybridTime::ZERO),
         acknowledged: 3,
-        made: None,
     });
     let message = PeerMessage::from(Box::new(quoit_core::peer::Forwarded { result }));
     world.tell(outside, Event::Peer { from: liar, request, message });

@@ -72,10 +72,9 @@ fn a_blind_write_beside_others_is_seen_too() {
     world.run_ms(10);
     let written = world.put(node(2), table, put("k", "second")).expect("a quorum is up");
     assert!(written.context.is_empty(), "it covers nothing, for a sibling was not seen");
-    let (actor, time) = written.made.expect("so the dot is told");
     world.heal();
     world.run_ms(10);
-    let at_least = Seen { base: HybridTime::ZERO, entries: vec![(actor, time)] };
+    let at_least = Seen { base: HybridTime::ZERO, entries: vec![written.dot] };
     let got = get_at_least(&mut world, node(3), table, &at_least).expect("others have it");
     assert_eq!(values(&got), ["first", "second"]);
     world.end();
