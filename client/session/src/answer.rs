@@ -104,6 +104,7 @@ impl Session {
     ) {
         let Attempt { operation: id, node, link, .. } = self.attempts[&request];
         let pending = self.operations.get_mut(&id).expect("attempts end with their operation");
+        let is_of_keys = pending.place.is_some();
         let asked = &pending.what.request;
         let answer = match (asked, response) {
             (_, ClientResponse::Traced(traced)) if pending.what.trace.is_some() => {
@@ -146,7 +147,12 @@ impl Session {
             _ => Err(AnswerFault::Wrong("it answered with something else than was asked")),
         };
         match answer {
-            Ok(answer) => self.complete(id, Some(node), Ok(answer), effects),
+            Ok(answer) => {
+                if let Some(peer) = self.peers.node_mut(node).filter(|_| is_of_keys) {
+                    peer.window.on_served(peer.in_flight);
+                }
+                self.complete(id, Some(node), Ok(answer), effects);
+            }
             Err(AnswerFault::Damaged) => {
                 self.close_attempt(request);
                 self.on_damaged(now, id, node, effects);

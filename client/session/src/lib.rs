@@ -10,7 +10,8 @@
 //! - an operation completes exactly once, at its deadline at the latest;
 //! - a write that may have been done is never reported as not done, and never sent twice unless it
 //!   was marked idempotent;
-//! - a value is handed out only with the checksum that its writer gave it.
+//! - a value is handed out only with the checksum that its writer gave it;
+//! - a node is asked no more at once than it takes: the rest waits here, for a tenth of its time at most.
 
 mod answer;
 mod check;
@@ -24,6 +25,7 @@ mod retry;
 mod routing;
 mod session;
 mod trail;
+mod window;
 
 pub use operation::{Answer, Operation, OperationError, OperationId, Request, Retry, Service};
 pub use random::Seed;

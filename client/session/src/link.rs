@@ -163,6 +163,9 @@ impl Session {
         peer.go_idle(retry_at, Some(failure));
         self.arm_peers();
         self.fail_attempts(now, link, &text, effects);
+        if let PeerId::Node(node) = id {
+            self.let_go(now, node, effects);
+        }
         self.fail_hopeless(effects);
     }
 

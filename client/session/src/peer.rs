@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use quoit_ring::NodeId;
 
+use crate::window::Window;
 use crate::{Instant, LinkFailure, LinkId};
 
 /// How long a connection may take to be opened and greeted.
@@ -58,6 +59,7 @@ pub(crate) struct Peer {
     /// Requests that timed out since the last answer.
     strikes: u32,
     pub(crate) in_flight: u32,
+    pub(crate) window: Window,
     /// The number of an unanswered question for the record that the session itself has.
     pub(crate) question: Option<u64>,
     pub(crate) timer: Option<Instant>,
@@ -74,6 +76,7 @@ impl Peer {
             avoid_until: Instant(0),
             strikes: 0,
             in_flight: 0,
+            window: Window::default(),
             question: None,
             timer: None,
         }
@@ -131,6 +134,7 @@ impl Peer {
         self.problem = problem;
         self.question = None;
         self.in_flight = 0;
+        self.window.reset();
     }
 }
 

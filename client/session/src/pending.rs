@@ -13,6 +13,8 @@ const PATIENT_ATTEMPTS_MAX: u32 = 64;
 const ATTEMPT_TIMEOUT_US_MAX: u64 = 1_000_000;
 /// ... or for this part of the time that the operation has in all.
 const ATTEMPTS_IN_A_DEADLINE: u64 = 3;
+/// While nodes have too much to do, an operation waits for its turn for this part of the time that it has.
+const WAITS_IN_A_DEADLINE: u64 = 10;
 
 /// What an operation waits for, besides its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(crate) enum Phase {
     /// For a moment, before it is sent again; and not even that long once a newer record is known,
     /// where that is what it lacks.
     BackingOff { wants_record: bool },
+    /// For its turn to be sent to this node, which has as much to answer as it takes.
+    Held { node: NodeId },
 }
 
 /// One request on the wire.
@@ -103,9 +107,22 @@ impl Pending {
         self.what.retry.hedge_after_us.unwrap_or(usual).max(1)
     }
 
+    /// Somebody wants it done, however long that takes.
+    fn is_patient(&self) -> bool {
+        self.what.request.is_write() && self.what.request.is_repeatable()
+    }
+
+    /// How long it waits for nodes that have too much to do.
+    pub(crate) fn waits_until(&self) -> Instant {
+        if self.is_patient() {
+            return self.what.deadline;
+        }
+        let whole = self.what.deadline.since_us(self.submitted);
+        self.submitted.plus_us(whole / WAITS_IN_A_DEADLINE)
+    }
+
     pub(crate) fn may_wait_and_try_again(&self) -> bool {
-        let is_patient = self.what.request.is_write() && self.what.request.is_repeatable();
-        let usual = if is_patient { PATIENT_ATTEMPTS_MAX } else { ATTEMPTS_MAX };
+        let usual = if self.is_patient() { PATIENT_ATTEMPTS_MAX } else { ATTEMPTS_MAX };
         self.trail.attempts < self.what.retry.attempts_max.unwrap_or(usual)
     }
 

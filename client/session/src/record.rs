@@ -65,6 +65,9 @@ impl Session {
                 effects.push(Effect::Close { link, reason: reason.clone() });
                 self.fail_attempts(now, link, &reason, effects);
             }
+            for id in peer.window.held {
+                self.dispatch(now, id, effects);
+            }
         }
     }
 

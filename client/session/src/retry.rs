@@ -59,7 +59,8 @@ impl Session {
         if wants_record {
             self.ask_record(node, effects);
         }
-        self.hold_against(now, node, code, retry_after_us);
+        let is_of_keys = self.operations[&id].place.is_some();
+        self.hold_against(now, node, code, retry_after_us, is_of_keys);
         if again {
             self.back_off(now, id, retry_after_us, wants_record, effects);
         } else {
@@ -67,12 +68,23 @@ impl Session {
         }
     }
 
-    /// Puts a node last for a while that says it cannot serve now.
-    fn hold_against(&mut self, now: Instant, node: NodeId, code: FailureCode, retry_us: u64) {
+    /// Puts a node last for a while that says it cannot serve now; and asks one for less at once that says
+    /// it has too much to do.
+    fn hold_against(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        code: FailureCode,
+        retry_us: u64,
+        is_of_keys: bool,
+    ) {
         let Some(peer) = self.peers.node_mut(node) else {
             return;
         };
         match code {
+            FailureCode::Overloaded if is_of_keys => {
+                peer.window.on_refused(now, peer.in_flight + 1, retry_us.max(REFUSAL_US_MIN));
+            }
             FailureCode::Overloaded => peer.avoid(now, retry_us.max(REFUSAL_US_MIN)),
             FailureCode::NotServing => peer.avoid(now, retry_us.max(NOT_SERVING_US)),
             _ => {}
@@ -119,18 +131,44 @@ impl Session {
         let doublings = pending.trail.attempts.saturating_sub(1).min(16);
         let mut pause_us = self.random.jitter_us((PAUSE_US_MIN << doublings).min(PAUSE_US_MAX));
         let mut up = self.peers.nodes.values().filter(|peer| peer.up().is_some());
-        if up.all(|peer| now < peer.avoid_until) {
-            // There is no other node that would be glad of it.
-            pause_us = pause_us.max(retry_after_us);
+        if up.all(|peer| now < peer.avoid_until.max(peer.window.refused_until)) {
+            // There is no other node that would be glad of it. Not all come back at once.
+            let spread_us = self.random.below(retry_after_us / 2 + 1);
+            pause_us = pause_us.max(retry_after_us + spread_us);
         }
         let until = now.plus_us(pause_us);
-        if !pending.may_wait_and_try_again() || until >= pending.what.deadline {
+        let may_wait_until = match &pending.failure {
+            Some(failure) if failure.code == FailureCode::Overloaded => pending.waits_until(),
+            _ => pending.what.deadline,
+        };
+        if !pending.may_wait_and_try_again() || until >= may_wait_until {
             self.end(id, effects);
             return;
         }
         let pending = self.operations.get_mut(&id).expect("it was looked up above");
         pending.phase = Phase::BackingOff { wants_record };
         self.set_operation_timer(id, until);
+    }
+
+    /// Ends an operation that has waited for its turn for as long as it may.
+    pub(crate) fn refuse(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        node: NodeId,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.note_overload(now, id, node);
+        self.end(id, effects);
+    }
+
+    fn note_overload(&mut self, now: Instant, id: OperationId, node: NodeId) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let waited_ms = now.since_us(pending.submitted) / 1_000;
+        let what = format!("takes no more now: waited {waited_ms} ms for its turn");
+        pending.trail.note(Some(node), what);
+        let overloaded = "the nodes have more to do than they take: come back later";
+        pending.failure = Some(Box::new(not_asked(FailureCode::Overloaded, overloaded.to_owned())));
     }
 
     /// Ends an operation that is not sent again; but while an attempt is out, it may still answer.
@@ -181,6 +219,10 @@ impl Session {
             self.note_unanswered(now, request);
         }
         let pending = &self.operations[&id];
+        if let Phase::Held { node } = pending.phase {
+            self.note_overload(now, id, node);
+        }
+        let pending = &self.operations[&id];
         if pending.trail.attempts == 0 && !self.peers.any_node_is_up() {
             self.fail_unreachable(id, effects);
             return;
@@ -189,7 +231,9 @@ impl Session {
         let trail = pending.trail.clone();
         let error = match pending.failure.take() {
             // It tells more than that time ran out.
-            Some(failure) if failure.code == FailureCode::Unavailable => {
+            Some(failure)
+                if matches!(failure.code, FailureCode::Unavailable | FailureCode::Overloaded) =>
+            {
                 OperationError::Refused { failure: *failure, trail }
             }
             _ if pending.damaged => OperationError::Damaged { trail },
@@ -215,8 +259,9 @@ impl Session {
             && pending.open.len() == open
             && open > 0
         {
-            pending.phase = Phase::InFlight;
             let timer = pending.next_timer(now);
+            self.release(id);
+            self.operations.get_mut(&id).expect("it was just there").phase = Phase::InFlight;
             self.set_operation_timer(id, timer);
         }
     }
@@ -285,7 +330,7 @@ impl Session {
         assert_eq!(attempt.link, link, "a request belongs to one connection");
         self.close_attempt(request);
         if let Some(peer) = self.peers.node_mut(attempt.node) {
-            peer.avoid(now, REFUSAL_US_MIN);
+            peer.window.on_refused(now, peer.in_flight + 1, REFUSAL_US_MIN);
         }
         let id = attempt.operation;
         let pending = self.operations.get_mut(&id).expect("attempts end with theirs");
@@ -328,17 +373,20 @@ impl Session {
         }
         let trail = pending.trail.clone();
         let error = match forbidden {
-            Some(message) => OperationError::Refused { failure: forbidding(message), trail },
+            Some(message) => {
+                let failure = not_asked(FailureCode::Forbidden, message);
+                OperationError::Refused { failure, trail }
+            }
             None => OperationError::Unreachable { trail },
         };
         self.fail(id, error, effects);
     }
 }
 
-/// What a node would have said of a request, that said it when the connection was made.
-fn forbidding(message: String) -> Failure {
+/// What a node would have said of a request, as it has said it before.
+fn not_asked(code: FailureCode, message: String) -> Failure {
     Failure {
-        code: FailureCode::Forbidden,
+        code,
         unknown: false,
         answered: 0,
         required: 0,

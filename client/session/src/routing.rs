@@ -19,6 +19,7 @@ use crate::{Effect, Instant, LinkId, OperationError, OperationId, Request, Sessi
 impl Session {
     /// Sends an operation to the best node, or lets it wait for one.
     pub(crate) fn dispatch(&mut self, now: Instant, id: OperationId, effects: &mut Vec<Effect>) {
+        self.release(id);
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
         if now >= pending.what.deadline {
             self.on_deadline(now, id, effects);
@@ -33,13 +34,59 @@ impl Session {
             return;
         }
         match self.choose(now, id, &record) {
-            Some((node, link)) => self.send(now, id, node, link, &record, effects),
-            None => {
+            Choice::Send(node, link) => self.send(now, id, node, link, &record, effects),
+            Choice::Hold(node) => self.hold(now, id, node, effects),
+            Choice::Nobody => {
                 if let Some(node) = self.operations[&id].what.request.only_node() {
                     self.connect(now, PeerId::Node(node), effects);
                 }
                 self.wait(id, effects);
             }
+        }
+    }
+
+    /// Keeps an operation back until a node that has too much to do has answered some of that; but no longer
+    /// than it may wait.
+    fn hold(&mut self, now: Instant, id: OperationId, node: NodeId, effects: &mut Vec<Effect>) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let until = pending.waits_until();
+        if now >= until {
+            self.refuse(now, id, node, effects);
+            return;
+        }
+        pending.phase = Phase::Held { node };
+        self.set_operation_timer(id, until);
+        let peer = self.peers.node_mut(node).expect("a chosen node is known");
+        peer.window.held.insert(id);
+        self.held += 1;
+    }
+
+    /// An operation is not held back any more, if it was.
+    pub(crate) fn release(&mut self, id: OperationId) {
+        let pending = self.operations.get_mut(&id).expect("the operation is under way");
+        let Phase::Held { node } = pending.phase else { return };
+        pending.phase = Phase::Waiting;
+        self.held -= 1;
+        if let Some(peer) = self.peers.node_mut(node) {
+            peer.window.held.remove(&id);
+        }
+    }
+
+    /// Sends what was held back from nodes that take more now.
+    pub(crate) fn dispatch_held(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        while self.held > 0 {
+            let may_be_asked = |peer: &&Peer| peer.window.has_room(peer.in_flight);
+            let mut nodes = self.peers.nodes.values().filter(may_be_asked);
+            let Some(&id) = nodes.find_map(|peer| peer.window.held.first()) else { return };
+            self.dispatch(now, id, effects);
+        }
+    }
+
+    /// A node cannot be asked any more: what was held back from it goes elsewhere.
+    pub(crate) fn let_go(&mut self, now: Instant, node: NodeId, effects: &mut Vec<Effect>) {
+        let Some(peer) = self.peers.node_mut(node) else { return };
+        for id in std::mem::take(&mut peer.window.held) {
+            self.dispatch(now, id, effects);
         }
     }
 
@@ -94,34 +141,38 @@ impl Session {
     }
 
     /// The best node to ask now, of those without an open attempt of this operation.
-    fn choose(
-        &mut self,
-        now: Instant,
-        id: OperationId,
-        record: &ClusterRecord,
-    ) -> Option<(NodeId, LinkId)> {
+    fn choose(&mut self, now: Instant, id: OperationId, record: &ClusterRecord) -> Choice {
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
         if let Some(node) = pending.what.request.only_node() {
-            return Some((node, self.peers.nodes.get(&node)?.up()?));
+            let link = self.peers.nodes.get(&node).and_then(Peer::up);
+            return link.map_or(Choice::Nobody, |link| Choice::Send(node, link));
         }
         if let Some(node) = pending.prefer.take()
             && let Some(link) = self.peers.nodes.get(&node).and_then(Peer::up)
         {
-            return Some((node, link));
+            return Choice::Send(node, link);
         }
         let pending = &self.operations[&id];
-        let mut best = Best::default();
+        let (mut best, mut best_full) = (Best::default(), Best::default());
         if let (Some(place), Some(table)) = (pending.place, pending.what.request.table()) {
             let table = record.table_by_id(table).expect("prepare looked it up");
             for node in record.primaries(place.vnode, table.options.replication) {
                 if let Some(peer) = self.peers.nodes.get(&node) {
                     let standing = self.standing(now, pending, node, peer, record);
-                    best.offer(standing, node, peer, || self.random.below(1 << 32));
+                    let has_room = peer.window.has_room(peer.in_flight);
+                    let among = if has_room { &mut best } else { &mut best_full };
+                    among.offer(standing, node, peer, || self.random.below(1 << 32));
                 }
             }
         }
         if best.class.is_some_and(|class| class <= TRIED) {
-            return best.node;
+            return best.choice();
+        }
+        // A primary that has too much to do has that of what others forward too.
+        if best_full.class.is_some_and(|class| class <= TRIED)
+            && let Some((node, _)) = best_full.node
+        {
+            return Choice::Hold(node);
         }
         // No primary can well be asked: any other member forwards.
         for (&node, peer) in &self.peers.nodes {
@@ -131,7 +182,7 @@ impl Session {
             }
             best.offer(standing, node, peer, || self.random.below(1 << 32));
         }
-        best.node
+        best.choice()
     }
 
     /// How good a node is to ask, `None` where it cannot be asked.
@@ -219,7 +270,19 @@ struct Best {
     node: Option<(NodeId, LinkId)>,
 }
 
+/// What is to become of an operation now.
+enum Choice {
+    Send(NodeId, LinkId),
+    /// It waits for this node, which has too much to do.
+    Hold(NodeId),
+    Nobody,
+}
+
 impl Best {
+    fn choice(&self) -> Choice {
+        self.node.map_or(Choice::Nobody, |(node, link)| Choice::Send(node, link))
+    }
+
     fn offer(
         &mut self,
         standing: Option<Standing>,

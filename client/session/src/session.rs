@@ -147,6 +147,8 @@ pub struct Session {
     pub(crate) time: HybridTime,
     pub(crate) peers: Peers,
     pub(crate) operations: BTreeMap<OperationId, Pending>,
+    /// How many of them are held back from nodes that have too much to do.
+    pub(crate) held: usize,
     /// Requests of operations that are unanswered, by their number on the wire.
     pub(crate) attempts: BTreeMap<u64, Attempt>,
     /// The last number on the wire.
@@ -165,6 +167,7 @@ impl Session {
             limits: None,
             time: HybridTime::ZERO,
             operations: BTreeMap::new(),
+            held: 0,
             attempts: BTreeMap::new(),
             request_last: 0,
             timers: BTreeSet::new(),
@@ -188,6 +191,7 @@ impl Session {
             Event::NotSent { link, request } => self.on_not_sent(now, link, request, effects),
         }
         self.fire_timers(now, effects);
+        self.dispatch_held(now, effects);
     }
 
     /// When the next [`Event::Tick`] is due.
@@ -259,7 +263,7 @@ impl Session {
         }
         match pending.phase {
             Phase::Waiting => unreachable!("who waits has no timer but the deadline"),
-            Phase::BackingOff { .. } => self.dispatch(now, id, effects),
+            Phase::BackingOff { .. } | Phase::Held { .. } => self.dispatch(now, id, effects),
             Phase::InFlight => self.on_attempt_timeout(now, id, effects),
         }
     }
@@ -297,6 +301,7 @@ impl Session {
         outcome: Result<Answer, OperationError>,
         effects: &mut Vec<Effect>,
     ) {
+        self.release(id);
         let pending = self.operations.remove(&id).expect("an operation completes once");
         self.timers.remove(&(pending.timer, Timer::Operation(id)));
         for request in pending.open {

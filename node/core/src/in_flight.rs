@@ -20,13 +20,13 @@ impl InFlight {
         self.of_client.entry(connection).or_default().insert(request);
     }
 
-    /// A request is answered, whether it was an operation or not.
-    pub(crate) fn end(&mut self, connection: ConnectionId, request: u64) {
-        if let Some(requests) = self.of_client.get_mut(&connection) {
-            requests.remove(&request);
-            if requests.is_empty() {
-                self.of_client.remove(&connection);
-            }
+    /// A request is answered; tells whether it was an operation that had begun.
+    pub(crate) fn end(&mut self, connection: ConnectionId, request: u64) -> bool {
+        let Some(requests) = self.of_client.get_mut(&connection) else { return false };
+        let had_begun = requests.remove(&request);
+        if requests.is_empty() {
+            self.of_client.remove(&connection);
         }
+        had_begun
     }
 }

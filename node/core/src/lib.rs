@@ -21,6 +21,7 @@
 
 pub mod access;
 mod client;
+mod comebacks;
 mod config;
 pub mod context;
 pub mod continuity;

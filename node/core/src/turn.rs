@@ -10,6 +10,7 @@ use quoit_storage::layout::StoredKey;
 use quoit_storage::planted::{PlantedBug, is_planted};
 use quoit_storage::version::{Actor, Dot, VersionVector};
 
+use crate::comebacks::Comebacks;
 use crate::config::CoreConfig;
 use crate::context;
 use crate::continuity::Continuity;
@@ -73,6 +74,7 @@ pub(crate) struct Shared {
     pub(crate) traces: Traces,
     /// What is under way for each client.
     pub(crate) in_flight: InFlight,
+    pub(crate) comebacks: Comebacks,
     /// Requests that the storage worker has not answered.
     pub(crate) in_storage: usize,
     /// The lease that is being made durable.
@@ -114,6 +116,7 @@ impl Shared {
             to_heal: VecDeque::new(),
             healing: 0,
             in_flight: InFlight::default(),
+            comebacks: Comebacks::default(),
             in_storage: 0,
             lease_wanted: HybridTime::ZERO,
             clock_correction_ms: 0,
@@ -334,7 +337,9 @@ impl Turn<'_> {
         }
         match origin {
             Origin::Client { connection, request } => {
-                self.shared.in_flight.end(connection, request);
+                if self.shared.in_flight.end(connection, request) {
+                    self.shared.comebacks.on_done();
+                }
                 self.effects.push(Effect::ToClient { connection, request, message: response });
             }
             Origin::Peer { node, request } => {

@@ -491,6 +491,74 @@ fn a_time_that_is_far_ahead_is_forgotten_and_the_request_sent_again() {
     assert_eq!(ended(world.answer(&again, written()), id), Ok(Answer::Written(written())));
 }
 
+/// A session whose nodes take one request at a time.
+fn with_windows_of_one(nodes: u64) -> World {
+    let mut world = World::connected(nodes);
+    for node in 1..=nodes {
+        let peer = world.session.peers.node_mut(NodeId(node)).unwrap();
+        peer.window.on_refused(world.now, 1, 0);
+    }
+    world
+}
+
+/// A read that its only node is asked, and two writes that wait for their turn.
+fn with_two_held_back() -> (World, [OperationId; 3], Sent) {
+    let mut world = with_windows_of_one(1);
+    let (first, effects) = world.submit(get());
+    let (second, held) = world.submit(put(false));
+    assert_eq!(held, []);
+    let (third, held) = world.submit(put(true));
+    assert_eq!(held, []);
+    (world, [first, second, third], sent(effects))
+}
+
+#[test]
+fn a_node_that_refuses_is_asked_for_less_and_the_rest_goes_in_its_turn() {
+    let (mut world, [first, second, third], asked) = with_two_held_back();
+    let mut effects = world.answer(&asked, got(b"v", false));
+    let next = sent(effects.split_off(1));
+    assert_eq!(ended(effects, first), Ok(Answer::Got(got(b"v", false))));
+    let mut effects = world.answer(&next, written());
+    let next = sent(effects.split_off(1));
+    assert_eq!(ended(effects, second), Ok(Answer::Written(written())));
+    assert_eq!(ended(world.answer(&next, written()), third), Ok(Answer::Written(written())));
+    assert_eq!(world.session.held, 0);
+}
+
+#[test]
+fn who_waits_for_a_turn_is_refused_after_a_tenth_of_its_time_unless_somebody_wants_it_done() {
+    let (mut world, [first, second, third], asked) = with_two_held_back();
+    world.now = Instant(world.now.0 + 6 * SECOND / 10);
+    let outcome = ended(world.tick(), second);
+    let Err(OperationError::Refused { failure, trail }) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((failure.code, failure.unknown), (FailureCode::Overloaded, false));
+    assert!(trail.to_string().contains("waited 600 ms for its turn"), "{trail}");
+    let mut effects = world.answer(&asked, got(b"v", false));
+    let next = sent(effects.split_off(1));
+    assert!(ended(effects, first).is_ok());
+    assert_eq!(ended(world.answer(&next, written()), third), Ok(Answer::Written(written())));
+}
+
+#[test]
+fn what_waits_for_a_node_that_is_lost_goes_elsewhere() {
+    let mut world = with_windows_of_one(2);
+    let asked = [(); 2].map(|()| sent(world.submit(get()).1));
+    assert_ne!(asked[0].link, asked[1].link);
+    let (_, held) = world.submit(put(false));
+    assert_eq!(held, []);
+    // The read that was lost waits for the other node too, and goes first: it is older.
+    assert_eq!(world.lose(asked[0].link), []);
+    assert_eq!(world.session.held, 2);
+    let mut effects = world.answer(&asked[1], got(b"v", false));
+    let next = sent(effects.split_off(1));
+    assert_eq!(next.link, asked[1].link);
+    assert!(matches!(next.message, ClientRequest::Get(_)), "{next:?}");
+    let mut effects = world.answer(&next, got(b"v", false));
+    let next = sent(effects.split_off(1));
+    assert!(matches!(next.message, ClientRequest::Write(_)), "{next:?}");
+    assert_eq!(world.session.held, 0);
+}
+
 #[test]
 fn attempts_are_bounded() {
     let mut world = World::connected(3);

@@ -34,7 +34,10 @@ impl NodeCore {
         if message.head().is_some() {
             self.shared.foreground.note(now.instant);
             let refused = self.turned_away().or_else(|| self.has_too_many(connection));
-            if let Some(failure) = refused {
+            if let Some(mut failure) = refused {
+                if failure.code == FailureCode::Overloaded {
+                    failure.retry_after_ms = self.shared.comebacks.on_refused(now.instant);
+                }
                 return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
             }
             self.shared.in_flight.begin(connection, request);
