@@ -291,7 +291,7 @@ impl Client {
     }
 
     /// Asks that very node what it does just now: its status, with an
-    /// [`Activity`](quoit_protocol::activity::Activity) once it knows the cluster record.
+    /// [`Activity`](crate::Activity) once it knows the cluster record.
     ///
     /// ```
     /// # quoit_sandbox::with_client(async |client| {

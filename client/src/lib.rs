@@ -101,7 +101,8 @@ pub use typed::{Format, Sibling, TypedError, TypedReading, TypedTable};
 pub use update::{Change, UpdateError, Updated};
 
 pub use vocabulary::{
-    AskRepair, ClusterId, ClusterRecord, ConflictPolicy, FailureCode, HybridTime, Key, Level,
-    Limits, NodeId, NodeSnapshots, NodeStatus, SnapshotAction, Stage, StageKind, TableOptions,
-    TraceId, TraceIdError, Trail, TrailEntry, VnodeIndex,
+    Activity, AskRepair, ClusterId, ClusterRecord, ConflictPolicy, FailureCode, HybridTime, Key,
+    Level, LevelError, Limits, NodeId, NodeSnapshots, NodeStatus, OperationError, SnapshotAction,
+    Stage, StageKind, TableOptions, TableOptionsError, TraceId, TraceIdError, Trail, TrailEntry,
+    VnodeIndex,
 };

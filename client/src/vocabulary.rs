@@ -1,5 +1,18 @@
 //! The words of the packages below that a user of this library meets, each with an example of its use here.
 
+/// What a node does just now.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// use quoit_client::{Activity, NodeId};
+///
+/// let activity: Box<Activity> = client.activity(NodeId(1)).await?.activity.unwrap();
+/// assert!(activity.hot_keys.is_empty());
+/// # Ok(()) });
+/// ```
+#[doc(inline)]
+pub use quoit_protocol::activity::Activity;
+
 /// What [`Client::repair`](crate::Client::repair) asks of a node.
 ///
 /// ```
@@ -275,3 +288,43 @@ pub use quoit_session::Trail;
 /// ```
 #[doc(inline)]
 pub use quoit_session::TrailEntry;
+
+/// Why a level cannot be had.
+///
+/// ```
+/// # quoit_sandbox::with_table(async |carts| {
+/// use quoit_client::{Level, LevelError, ReadError};
+///
+/// // The table has one replica of each key.
+/// let outcome = carts.with_read_level(Level::Two).get("alice").await;
+/// let error = LevelError::MoreThanReplicas { asked: 2, replication: 1 };
+/// assert_eq!(outcome, Err(ReadError::Level(error)));
+/// # Ok(()) });
+/// ```
+#[doc(inline)]
+pub use quoit_ring::LevelError;
+
+/// Why a table cannot be made so.
+///
+/// ```
+/// # quoit_sandbox::with_client(async |client| {
+/// use quoit_client::{TableChangeError, TableOptions, TableOptionsError};
+///
+/// let outcome = client.create_table("my carts", TableOptions::default()).await;
+/// let error = TableOptionsError::Name("my carts".to_owned());
+/// assert_eq!(outcome, Err(TableChangeError::Options(error)));
+/// # Ok(()) });
+/// ```
+#[doc(inline)]
+pub use quoit_ring::TableOptionsError;
+
+/// Why a request ended without what it asked for, where no error of its own says it.
+///
+/// ```
+/// use quoit_client::{OperationError, TableChangeError};
+///
+/// let error = TableChangeError::NotSent(OperationError::Overloaded { in_flight_max: 1 });
+/// assert!(error.to_string().starts_with("the tables were not changed"));
+/// ```
+#[doc(inline)]
+pub use quoit_session::OperationError;
