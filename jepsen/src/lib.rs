@@ -61,7 +61,9 @@
 //! | `session` | `siblings`, all at level one | each process is a [`Session`](quoit_client::Session): it reads its own writes, and never less than before, judged by counts that the processes keep in the values; and no write is lost |
 //!
 //! In all of them what failed ("certainly not done") is never read, nor what nobody wrote; and at the
-//! end every replica of every key holds the same. An anomaly is shown by the fewest lines that prove it.
+//! end every replica of every key holds the same, under the same dots. No two writes have one dot; and no
+//! replica holds a dot, or speaks of an actor, that neither an acknowledged write had nor one whose outcome
+//! is unknown can have had. An anomaly is shown by the fewest lines that prove it.
 //! Linearizability is decided by the search of Wing and Gong and Lowe, for one key at a time, within a
 //! bound of steps; what was not decided is said.
 //!
@@ -118,6 +120,9 @@
 //! | `session` + `pause` | 15,992 / 0 / 25 | 9 | 0.8, 247 | 996 | 21 |
 //! | `counter` + `duplicate` | 19,559 / 0 / 0 | 10 | 1.9, 21 | 463 | 10 |
 //! | `scan` + `corrupt-packets` | 14,688 / 57 / 0 | 10 | 7.7, 788 | 984 | 32 |
+//!
+//! Dots and actors are checked since: `all --time 1500 --seed 20261126`, 37 tests in 1,498 s, all valid; 136,400
+//! acknowledged writes told their dots.
 //!
 //! On loopback, with the relay between the nodes (35 s, load 20), `register` + `partition`: 5,214 done, 436 not,
 //! of 42 not known; valid.
