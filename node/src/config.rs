@@ -496,8 +496,8 @@ fn read_limits(section: &mut Section<'_>) -> LimitSettings {
             siblings_max: u16::try_from(siblings).unwrap_or(usual.siblings_max),
             set_bytes_max: u32::try_from(set).unwrap_or(usual.set_bytes_max),
         },
-        in_flight_max: count(section, "in_flight_max", 1..=1_000_000, 8_192),
-        in_flight_per_client_max: count(section, "in_flight_per_client_max", 1..=1_000_000, 4_096),
+        in_flight_max: count(section, "in_flight_max", 1..=1_000_000, 512),
+        in_flight_per_client_max: count(section, "in_flight_per_client_max", 1..=1_000_000, 256),
         accept: AcceptLimits {
             connections_max: count(section, "connections_max", 8..=100_000, 1_024),
             connections_per_source_max: count(

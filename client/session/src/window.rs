@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 use crate::{Instant, OperationId};
 
 /// A refusal leaves so much of the window...
-const LEFT: f64 = 0.8;
+const LEFT: f64 = 0.9;
 /// ... at most once in so long, for those that were sent together are refused together.
 const CUT_EVERY_US: u64 = 100_000;
-/// Each answer of a full window adds so much, and so a whole window of them a sixteenth.
-const GROWTH: f64 = 1.0 / 16.0;
+/// Each answer of a full window adds so much, and so a whole window of them this part.
+const GROWTH: f64 = 1.0 / 64.0;
 
 /// What may be asked of one node.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ mod tests {
         let mut window = Window::default();
         assert!(window.has_room(u32::MAX));
         window.on_refused(Instant(1_000_000), 100, 0);
-        assert!(window.has_room(79) && !window.has_room(80));
+        assert!(window.has_room(89) && !window.has_room(90));
         for second in 2..100 {
             window.on_refused(Instant(second * 1_000_000), 1, 0);
         }
@@ -87,9 +87,9 @@ mod tests {
         for at in 0..50 {
             window.on_refused(Instant(1_000_000 + at * MOMENT_US), 100, 0);
         }
-        assert!(window.has_room(79));
+        assert!(window.has_room(89));
         window.on_refused(Instant(2_000_000), 100, 0);
-        assert!(window.has_room(63) && !window.has_room(64));
+        assert!(window.has_room(80) && !window.has_room(81));
     }
 
     #[test]
@@ -99,12 +99,12 @@ mod tests {
         for _ in 0..1_000 {
             window.on_served(10);
         }
-        assert!(!window.has_room(80), "nobody has filled it");
-        let mut in_flight = 80;
-        for _ in 0..80 {
+        assert!(!window.has_room(90), "nobody has filled it");
+        let mut in_flight = 90;
+        for _ in 0..64 * 5 {
             window.on_served(in_flight);
             in_flight += u32::from(window.has_room(in_flight));
         }
-        assert_eq!(in_flight, 85);
+        assert_eq!(in_flight, 95);
     }
 }

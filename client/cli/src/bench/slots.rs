@@ -24,6 +24,9 @@ const REST_AFTER_ERROR: Duration = Duration::from_millis(5);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// The pacer looks so often whether it should stop.
 const PACER_REST_MAX: Duration = Duration::from_millis(50);
+/// While operations wait for a slot, more that come due wait behind them: the pacer need not be there in time,
+/// and leaves the processor to what is measured.
+const PACER_REST_BEHIND: Duration = Duration::from_micros(500);
 
 /// What a run does, in one process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -198,7 +201,10 @@ fn pace(shared: &Shared, clock: Clock) {
             open.waiting.add_permits(due.added);
         }
         let Some(next_ns) = due.next_ns else { break };
-        let rest = Duration::from_nanos(next_ns.saturating_sub(clock.now_ns()));
+        let mut rest = Duration::from_nanos(next_ns.saturating_sub(clock.now_ns()));
+        if open.waiting.available_permits() > 0 {
+            rest = rest.max(PACER_REST_BEHIND);
+        }
         if !rest.is_zero() {
             std::thread::sleep(rest.min(PACER_REST_MAX));
         }
