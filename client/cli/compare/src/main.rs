@@ -1,14 +1,16 @@
-//! Measures Quoit beside etcd and Redis: each is started here, loaded, measured and stopped, one
+//! Measures Quoit beside etcd, Garage and Redis: each is started here, loaded, measured and stopped, one
 //! after the other, with the same closed loop of the same operations on the same keys. The figures
 //! and what they mean are in `client/cli/docs/comparison.md`.
 //!
 //! ```console
 //! $ apt-get install etcd-server redis-server
 //! $ apt-get install protobuf-compiler libprotobuf-dev     # etcd's client is built with them
+//! $ cargo install garage --locked --no-default-features --features bundled-libs,lmdb,k2v
 //! $ cargo build --release
 //! $ cargo run --release --manifest-path client/cli/compare/Cargo.toml
 //! ```
 
+mod garage;
 mod load;
 mod servers;
 mod store;
@@ -24,7 +26,7 @@ use load::{Figures, Load, Mix};
 use servers::{Servers, StartError};
 use store::{Store, StoreError};
 
-/// Measure Quoit beside etcd and Redis, and print a table in Markdown.
+/// Measure Quoit beside etcd, Garage and Redis, and print a table in Markdown.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The quoit program, a release build.
@@ -64,6 +66,10 @@ pub(crate) enum Setup {
     QuoitAlone,
     /// Three nodes.
     Etcd,
+    /// Three nodes with metadata_fsync, quorums of 2.
+    Garage,
+    /// Three nodes without metadata_fsync, which is the default, quorums of 2.
+    GarageNoFsync,
     /// One node that syncs before it answers.
     RedisAlways,
     /// One node that syncs every second.
@@ -73,11 +79,13 @@ pub(crate) enum Setup {
 }
 
 impl Setup {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Quoit,
         Self::QuoitOne,
         Self::QuoitAlone,
         Self::Etcd,
+        Self::Garage,
+        Self::GarageNoFsync,
         Self::RedisAlways,
         Self::RedisEverysec,
         Self::RedisWait,
@@ -98,6 +106,14 @@ impl Setup {
                 "a write is synced to disk on 2 of 3 nodes, in one order for all keys; a read is \
                  linearizable"
             }
+            Self::Garage => {
+                "a write is synced to disk on 2 of 3 nodes, but for the page that makes it valid: the next \
+                 write on the node syncs that; a read asks 2 of 3 and takes in every acknowledged write"
+            }
+            Self::GarageNoFsync => {
+                "a write is in the memory of 2 of 3 nodes; a read asks 2 of 3 and takes in every \
+                 acknowledged write"
+            }
             Self::RedisAlways => "a write is synced to disk on the only node; no replica",
             Self::RedisEverysec => {
                 "a write is in the memory of the only node, up to a second from its disk; no replica"
@@ -117,6 +133,8 @@ impl fmt::Display for Setup {
             Self::QuoitOne => "Quoit, W=1 R=1",
             Self::QuoitAlone => "Quoit, one node",
             Self::Etcd => "etcd, 3 nodes",
+            Self::Garage => "Garage, metadata_fsync",
+            Self::GarageNoFsync => "Garage, no metadata_fsync",
             Self::RedisAlways => "Redis, appendfsync always",
             Self::RedisEverysec => "Redis, appendfsync everysec",
             Self::RedisWait => "Redis, everysec, 2 replicas, WAIT 1",

@@ -4,18 +4,22 @@
 use std::fs::File;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::Setup;
+use crate::{Setup, garage};
 
 /// A process may take so long to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often it is asked whether it has.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
+/// A command to a store may take so long until it is done.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is tried.
+const COMMAND_INTERVAL: Duration = Duration::from_millis(200);
 /// How many ports are tried.
 const PORT_TRIES: u32 = 500;
 /// As many as may be in flight by default; more share them.
@@ -38,6 +42,12 @@ pub(crate) enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A node did not do what its command line asked it for.
+    #[error("`{command}` did not succeed within a minute: {said}")]
+    Command { command: String, said: String },
+    /// A process is there no more.
+    #[error("one of its processes ended ({status}), and said last: {said}; {advice}")]
+    Ended { status: ExitStatus, said: String, advice: &'static str },
 }
 
 /// A store's processes; ended when this is dropped.
@@ -64,6 +74,8 @@ impl Servers {
             Setup::Quoit | Setup::QuoitOne => servers.start_quoit(quoit, 3)?,
             Setup::QuoitAlone => servers.start_quoit(quoit, 1)?,
             Setup::Etcd => servers.start_etcd()?,
+            Setup::Garage => servers.start_garage(true)?,
+            Setup::GarageNoFsync => servers.start_garage(false)?,
             Setup::RedisAlways => servers.start_redis("always", None)?,
             Setup::RedisEverysec => servers.start_redis("everysec", None)?,
             Setup::RedisWait => {
@@ -104,6 +116,70 @@ impl Servers {
         Ok(())
     }
 
+    /// Starts three nodes, then makes a cluster of them, with a bucket and a key to it.
+    fn start_garage(&mut self, fsync: bool) -> Result<(), StartError> {
+        let ports = free_ports(6)?;
+        let mut files = Vec::new();
+        for node in 0..3 {
+            let directory = self.directory.path().join(format!("garage-{node}"));
+            std::fs::create_dir(&directory).map_err(StartError::Directory)?;
+            let text = garage::configuration(&directory, fsync, ports[node], ports[3 + node]);
+            let file = directory.join("garage.toml");
+            std::fs::write(&file, text).map_err(StartError::Directory)?;
+            let mut command = Command::new("garage");
+            // It would write a line for each request.
+            command.env("RUST_LOG", "warn").arg("-c").arg(&file).arg("server");
+            self.spawn("garage", command, garage::ADVICE)?;
+            self.addresses.push(format!("http://127.0.0.1:{}", ports[3 + node]));
+            files.push(file);
+        }
+        let mut nodes = Vec::new();
+        for file in &files {
+            nodes.push(self.ask_garage(file, &["node", "id", "-q"])?);
+        }
+        // Each knows each: they would tell one another of the third, but later.
+        for (file, other) in [(0, 1), (0, 2), (1, 2)] {
+            self.ask_garage(&files[file], &["node", "connect", &nodes[other]])?;
+        }
+        let first = &files[0];
+        let mut assign = vec!["layout", "assign", "-z", "here", "-c", "1G"];
+        assign.extend(nodes.iter().filter_map(|node| node.split('@').next()));
+        self.ask_garage(first, &assign)?;
+        self.ask_garage(first, &["layout", "apply", "--version", "1"])?;
+        self.ask_garage(first, &["bucket", "create", garage::BUCKET])?;
+        self.ask_garage(first, &["key", "import", "--yes", garage::KEY_ID, garage::SECRET])?;
+        let allow =
+            ["bucket", "allow", "--read", "--write", "--key", garage::KEY_ID, garage::BUCKET];
+        self.ask_garage(first, &allow)?;
+        Ok(())
+    }
+
+    /// Has a node of Garage's do something by its command line, and gives what that printed. A node
+    /// that is not there yet is asked again.
+    fn ask_garage(&mut self, file: &Path, arguments: &[&str]) -> Result<String, StartError> {
+        let began = Instant::now();
+        loop {
+            let mut command = Command::new("garage");
+            command.arg("-c").arg(file).args(arguments).stdin(Stdio::null());
+            let output = command.output().map_err(|source| StartError::Program {
+                program: "garage".to_owned(),
+                advice: garage::ADVICE,
+                source,
+            })?;
+            if output.status.success() {
+                return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+            }
+            self.find_ended("garage", garage::ADVICE)?;
+            if began.elapsed() > COMMAND_TIMEOUT {
+                return Err(StartError::Command {
+                    command: format!("garage {}", arguments.join(" ")),
+                    said: last_line(&output.stderr),
+                });
+            }
+            std::thread::sleep(COMMAND_INTERVAL);
+        }
+    }
+
     fn start_redis(&mut self, fsync: &str, primary: Option<&str>) -> Result<(), StartError> {
         let port = free_ports(1)?[0];
         let directory = self.directory.path().join(format!("redis-{port}"));
@@ -124,14 +200,29 @@ impl Servers {
         mut command: Command,
         advice: &'static str,
     ) -> Result<(), StartError> {
-        let log = self.directory.path().join(format!("{name}-{}.log", self.processes.len()));
-        let log = File::create(log).map_err(StartError::Directory)?;
+        let log = File::create(self.log(name, self.processes.len()));
+        let log = log.map_err(StartError::Directory)?;
         let error_log = log.try_clone().map_err(StartError::Directory)?;
         command.stdin(Stdio::null()).stdout(log).stderr(error_log);
         let program = command.get_program().to_string_lossy().into_owned();
         let process =
             command.spawn().map_err(|source| StartError::Program { program, advice, source })?;
         self.processes.push(process);
+        Ok(())
+    }
+
+    fn log(&self, name: &str, number: usize) -> PathBuf {
+        self.directory.path().join(format!("{name}-{number}.log"))
+    }
+
+    /// An error if a process has ended, with what it said last.
+    fn find_ended(&mut self, name: &str, advice: &'static str) -> Result<(), StartError> {
+        for number in 0..self.processes.len() {
+            if let Ok(Some(status)) = self.processes[number].try_wait() {
+                let log = std::fs::read(self.log(name, number)).map_err(StartError::Directory)?;
+                return Err(StartError::Ended { status, said: last_line(&log), advice });
+            }
+        }
         Ok(())
     }
 
@@ -160,6 +251,11 @@ impl Drop for Servers {
             }
         }
     }
+}
+
+fn last_line(log: &[u8]) -> String {
+    let log = String::from_utf8_lossy(log);
+    log.trim().lines().next_back().unwrap_or("nothing").to_owned()
 }
 
 /// Ports that are free for TCP now; held until all are found, so that they differ.

@@ -1,9 +1,10 @@
 //! One way to read and write every store.
 //!
-//! Each has the client that its users have: Quoit's library, etcd's over gRPC, Redis's with one
-//! connection that is pipelined. After `WAIT` a connection answers nothing else, so that setup has a
-//! connection for each operation in flight.
+//! Each has the client that its users have: Quoit's library, etcd's over gRPC, Garage's over HTTP with a
+//! client for each node, Redis's with one connection that is pipelined. After `WAIT` a connection answers
+//! nothing else, so that setup has a connection for each operation in flight.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use etcd_client::KvClient;
@@ -11,6 +12,7 @@ use quoit_client::{Client, ClientBuilder, Context, Level, Table, TableOptions};
 use redis::aio::MultiplexedConnection;
 
 use crate::Setup;
+use crate::garage::Garage;
 use crate::servers::Servers;
 
 /// A store may take so long until it serves.
@@ -37,7 +39,7 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
-    fn of(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn of(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
     }
 }
@@ -49,6 +51,8 @@ pub(crate) enum Store {
     Quoit(Table, Client),
     /// etcd.
     Etcd(Box<KvClient>),
+    /// Garage's K2V.
+    Garage(Rc<Garage>),
     /// Redis, one connection.
     Redis(MultiplexedConnection),
     /// Redis, a connection for each slot.
@@ -84,6 +88,9 @@ impl Store {
                     .await
                     .map_err(StoreError::of)?;
                 Ok(Self::Etcd(Box::new(client.kv_client())))
+            }
+            Setup::Garage | Setup::GarageNoFsync => {
+                Ok(Self::Garage(Rc::new(Garage::connect(servers).await?)))
             }
             Setup::RedisAlways | Setup::RedisEverysec => {
                 let client = redis::Client::open(servers.addresses[0].as_str());
@@ -135,6 +142,7 @@ impl Store {
             Self::Etcd(client) => {
                 client.put(key, value, None).await.map_err(StoreError::of)?;
             }
+            Self::Garage(garage) => garage.put(slot, key, value).await?,
             Self::Redis(connection) => {
                 let mut command = redis::cmd("SET");
                 command.arg(key).arg(value);
@@ -167,6 +175,7 @@ impl Store {
                 let answer = client.get(key, None).await.map_err(StoreError::of)?;
                 answer.kvs().len() == 1
             }
+            Self::Garage(garage) => garage.get(slot, key).await?,
             Self::Redis(connection) => redis_get(connection, key).await?,
             Self::RedisWait(connections) => {
                 let count = connections.len();
@@ -178,8 +187,10 @@ impl Store {
 
     /// Says goodbye.
     pub(crate) async fn close(self) {
-        if let Self::Quoit(_, client) = self {
-            client.close().await;
+        match self {
+            Self::Quoit(_, client) => client.close().await,
+            Self::Garage(garage) => garage.close().await,
+            Self::Etcd(_) | Self::Redis(_) | Self::RedisWait(_) => {}
         }
     }
 }
