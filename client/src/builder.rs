@@ -76,6 +76,7 @@ pub struct ClientBuilder {
     cluster: Option<ClusterId>,
     contact_points: Vec<SocketAddr>,
     identity: Option<Identity>,
+    revoked_pem: Vec<u8>,
     profile: Profile,
     zone: Option<Zone>,
     in_flight_max: usize,
@@ -155,6 +156,7 @@ struct ConfigurationFile {
     authority: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
+    revoked: Option<PathBuf>,
 }
 
 impl Default for ClientBuilder {
@@ -180,6 +182,7 @@ impl ClientBuilder {
             cluster: None,
             contact_points: Vec::new(),
             identity: None,
+            revoked_pem: Vec::new(),
             profile: Profile::new(),
             zone: None,
             in_flight_max: IN_FLIGHT_MAX,
@@ -195,6 +198,8 @@ impl ClientBuilder {
     /// authority = "authority.pem"
     /// certificate = "client.pem"
     /// key = "client.key"
+    /// # Whom not to believe any more, as `quoit ca revoke` wrote it; may be left out.
+    /// revoked = "revoked.pem"
     /// ```
     ///
     /// ```
@@ -229,7 +234,12 @@ impl ClientBuilder {
             certificate_pem: read(&directory.join(file.certificate))?,
             key_pem: read(&directory.join(file.key))?,
         };
-        Ok(Self::new().cluster(cluster).contact_points(file.contact_points).identity(identity))
+        let revoked_pem = match file.revoked {
+            Some(path) => read(&directory.join(path))?,
+            None => Vec::new(),
+        };
+        let builder = Self::new().cluster(cluster).contact_points(file.contact_points);
+        Ok(builder.identity(identity).revoked(revoked_pem))
     }
 
     /// Which cluster is meant. Nodes of another are refused.
@@ -285,6 +295,24 @@ impl ClientBuilder {
     /// ```
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
+        self
+    }
+
+    /// The authorities' lists of revoked certificates, PEM, as `quoit ca revoke` writes them: a node whose
+    /// certificate is listed is not spoken to. Without one, and for authorities that have none, every
+    /// certificate is good until it expires.
+    ///
+    /// ```
+    /// # quoit_sandbox::with_cluster(async || {
+    /// use quoit_client::{ClientBuilder, ConnectError};
+    ///
+    /// let builder = ClientBuilder::from_directory("../quoit/quoit-data/client")?;
+    /// let error = builder.revoked("no list").connect().await.unwrap_err();
+    /// assert!(matches!(error, ConnectError::Identity(_)));
+    /// # Ok(()) });
+    /// ```
+    pub fn revoked(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.revoked_pem = pem.into();
         self
     }
 
@@ -399,7 +427,7 @@ impl ClientBuilder {
         if self.contact_points.is_empty() {
             return Err(ConnectError::Missing("any contact point"));
         }
-        let tls = tls::ClientTls::new(&identity)?;
+        let tls = tls::ClientTls::new(&identity, &self.revoked_pem)?;
         let endpoint = tls::endpoint(&self.contact_points).map_err(ConnectError::Socket)?;
         let configuration = Configuration {
             cluster,

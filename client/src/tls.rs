@@ -8,9 +8,10 @@ use std::time::Duration;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint, MtuDiscoveryConfig, TransportConfig};
 use quoit_ring::{ClusterId, NodeId};
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::{CipherSuite, RootCertStore};
 
 use crate::{ConnectError, Identity};
@@ -21,6 +22,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams that a node may have open towards us at once, each with one large answer.
 const INCOMING_STREAMS_MAX: u32 = 16;
+/// What errors call it.
+const REVOKED: &str = "the list of revoked certificates";
 /// Loopback takes large packets; past 6,500 bytes segmentation offload collapses.
 const LOOPBACK_PACKET_BYTES_MAX: u16 = 6_400;
 
@@ -32,8 +35,9 @@ pub(crate) struct ClientTls {
 }
 
 impl ClientTls {
-    pub(crate) fn new(identity: &Identity) -> Result<Self, ConnectError> {
-        let crypto = Arc::new(crypto(identity)?);
+    /// `revoked` has the lists of revoked certificates; none where it is empty.
+    pub(crate) fn new(identity: &Identity, revoked: &[u8]) -> Result<Self, ConnectError> {
+        let crypto = Arc::new(crypto(identity, revoked)?);
         let with = |transport: TransportConfig| {
             let mut config = ClientConfig::new(Arc::clone(&crypto) as _);
             config.transport_config(Arc::new(transport));
@@ -80,7 +84,7 @@ fn transport() -> TransportConfig {
     transport
 }
 
-fn crypto(identity: &Identity) -> Result<QuicClientConfig, ConnectError> {
+fn crypto(identity: &Identity, revoked: &[u8]) -> Result<QuicClientConfig, ConnectError> {
     let wrong = |what: &str, error: String| ConnectError::Identity(format!("{what}: {error}"));
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&identity.authority_pem, "the authority's certificate")? {
@@ -91,10 +95,19 @@ fn crypto(identity: &Identity) -> Result<QuicClientConfig, ConnectError> {
     let chain = certificates(&identity.certificate_pem, "the client's certificate")?;
     let key = PrivateKeyDer::from_pem_slice(&identity.key_pem)
         .map_err(|error| wrong("the client's key", error.to_string()))?;
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
+    let provider = Arc::new(provider());
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .with_crls(revocation_lists(revoked)?)
+            // An authority need not have a list.
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
+            .build()
+            .map_err(|error| wrong(REVOKED, error.to_string()))?;
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| wrong("TLS 1.3", error.to_string()))?
-        .with_root_certificates(roots)
+        .with_webpki_verifier(verifier)
         .with_client_auth_cert(chain, key)
         .map_err(|error| wrong("the client's certificate and key", error.to_string()))?;
     config.alpn_protocols = vec![quoit_protocol::ALPN_CLIENT.to_vec()];
@@ -109,6 +122,19 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, 
         return Err(ConnectError::Identity(format!("{what}: the PEM text holds none")));
     }
     Ok(certificates)
+}
+
+fn revocation_lists(
+    pem: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, ConnectError> {
+    let wrong = |error: String| ConnectError::Identity(format!("{REVOKED}: {error}"));
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(error.to_string()))?;
+    if lists.is_empty() && !pem.is_empty() {
+        return Err(wrong("the PEM text holds none".to_owned()));
+    }
+    Ok(lists)
 }
 
 /// AES-128-GCM first: the fastest where the processor helps, and strong enough.

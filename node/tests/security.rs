@@ -279,6 +279,25 @@ fn roles_are_kept_changed_and_revoked_while_the_cluster_serves() {
     for secret in ["a-token-for", "apple", "kiwi", "plum", "1000"] {
         assert!(!text.contains(secret), "{secret}");
     }
+
+    // A node's certificate that is revoked is believed by no client that has the list.
+    cluster.issue("data", "careful --role read-only", "careful");
+    let path = cluster.path("careful/client.toml");
+    let text = fs::read_to_string(&path).expect("issued");
+    let only_second = format!("contact_points = [\"127.0.0.1:{}\"]", cluster.base_port + 1);
+    let lines = text.lines().map(|line| match line.starts_with("contact_points") {
+        true => only_second.as_str(),
+        false => line,
+    });
+    let lines: Vec<_> = lines.collect();
+    fs::write(&path, format!("{}\nrevoked = {list:?}\n", lines.join("\n"))).expect("ours");
+    cluster.does("careful", "get carts one");
+    let certificate = cluster.node(2).join("node.pem");
+    let words =
+        format!("ca revoke --dir {} {}", cluster.path("data").display(), certificate.display());
+    cluster.does("data/client", &words);
+    cluster.fails("careful", "get carts one", 3, "Revoked");
+    cluster.does("data/client", "get carts one");
 }
 
 /// Puts and gets by clients that come and go, until it is told to stop.
