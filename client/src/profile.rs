@@ -237,7 +237,8 @@ pub struct RetryPolicy {
 
 impl RetryPolicy {
     /// The default: up to 6 attempts with growing pauses (an idempotent write up to 64), and another
-    /// node is asked beside one that has not answered for a third of the timeout, or a second.
+    /// node is asked beside one that has not answered for a third of the timeout, or a second. While
+    /// the nodes have too much to do, a tenth of the timeout is waited (an idempotent write: all of it).
     ///
     /// ```
     /// use quoit_client::RetryPolicy;

@@ -132,7 +132,8 @@ impl Reading {
     }
 }
 
-/// The name of a write, which no other write has (*dotted version vectors*, Preguiça et al. 2012).
+/// The name of a write, which no other write has (*dotted version vectors*, Preguiça et al. 2012). A write
+/// that is marked idempotent and was sent again may be stored under another one too.
 ///
 /// ```
 /// # quoit_sandbox::with_table(async |carts| {
@@ -146,7 +147,8 @@ impl Reading {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dot {
-    /// Who coordinated it: a node's data directory, from its making on until what it held is lost.
+    /// Who coordinated it: a node, in one of its lives, for one part of the ring. What a node coordinates
+    /// that is no replica of the key has an actor of its own each time.
     pub actor: u64,
     /// When, as hybrid time: later than all that its writer and its coordinator had seen.
     pub time: HybridTime,

@@ -61,9 +61,11 @@
 //! | `session` | `siblings`, all at level one | each process is a [`Session`](quoit_client::Session): it reads its own writes, and never less than before, judged by counts that the processes keep in the values; and no write is lost |
 //!
 //! In all of them what failed ("certainly not done") is never read, nor what nobody wrote; and at the
-//! end every replica of every key holds the same, under the same dots. No two writes have one dot; and no
-//! replica holds a dot, or speaks of an actor, that neither an acknowledged write had nor one whose outcome
-//! is unknown can have had. An anomaly is shown by the fewest lines that prove it.
+//! end every replica of every key holds the same, written at the same times. No two acknowledged writes have
+//! one dot; a value that is of one acknowledged write is held with the time of that write's dot; and no replica
+//! holds a time, or speaks of an actor, that neither an acknowledged write's dot had nor that of one whose
+//! outcome is unknown can have had. (A read tells a value's time, and not its actor.) An anomaly is shown by
+//! the fewest lines that prove it.
 //! Linearizability is decided by the search of Wing and Gong and Lowe, for one key at a time, within a
 //! bound of steps; what was not decided is said.
 //!

@@ -42,6 +42,8 @@ use crate::transport::{
 
 /// Gossip messages that may wait in either direction; more are dropped, as gossip repeats itself.
 const GOSSIP_QUEUE: usize = 1_024;
+/// Of so many answered writes the last acknowledgements are waited for.
+const TRAILS_MAX: usize = 8_192;
 /// What a node does before it joins.
 const RECOVERING: &str = "recovering: opening the tables and replaying the log";
 /// Threads that read.
@@ -372,6 +374,7 @@ fn core_config(config: &Config, data: &Data) -> CoreConfig {
         incarnation: data.identity.incarnation,
         limits: config.limits.data,
         operations_max: config.limits.in_flight_max,
+        trails_max: TRAILS_MAX,
         operations_per_client_max: config.limits.in_flight_per_client_max,
         clock_offset_ms_max: config.clock.offset_bound_ms,
         repair_interval_ms: config.repair.interval_ms,

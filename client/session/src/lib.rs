@@ -11,7 +11,8 @@
 //! - a write that may have been done is never reported as not done, and never sent twice unless it
 //!   was marked idempotent;
 //! - a value is handed out only with the checksum that its writer gave it;
-//! - a node is asked no more at once than it takes: the rest waits here, for a tenth of its time at most.
+//! - a node that refuses is asked no more at once than it takes: the rest waits here, oldest first, for a tenth
+//!   of its time at most (an idempotent write: for all of it).
 
 mod answer;
 mod check;

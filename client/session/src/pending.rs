@@ -26,8 +26,8 @@ pub(crate) enum Phase {
     /// For a moment, before it is sent again; and not even that long once a newer record is known,
     /// where that is what it lacks.
     BackingOff { wants_record: bool },
-    /// For its turn to be sent to this node, which has as much to answer as it takes.
-    Held { node: NodeId },
+    /// For its turn to be sent to one of the nodes in `held_by`, which have as much to answer as they take.
+    Held,
 }
 
 /// One request on the wire.
@@ -63,6 +63,8 @@ pub(crate) struct Pending {
     pub(crate) open: Vec<u64>,
     /// The nodes that were asked.
     pub(crate) tried: Vec<NodeId>,
+    /// The nodes in whose windows it waits for its turn.
+    pub(crate) held_by: Vec<NodeId>,
     /// A write goes to this coordinator again if it can: it knows the write's id.
     pub(crate) prefer: Option<NodeId>,
     /// How many attempts of a write may be done now or later.
@@ -89,6 +91,7 @@ impl Pending {
             write_id: None,
             open: Vec::new(),
             tried: Vec::new(),
+            held_by: Vec::new(),
             prefer: None,
             uncertain: 0,
             acknowledged: 0,

@@ -56,6 +56,7 @@ impl Session {
     fn drop_strangers(&mut self, now: Instant, record: &ClusterRecord, effects: &mut Vec<Effect>) {
         let strangers: Vec<NodeId> =
             self.peers.nodes.keys().copied().filter(|&id| record.member(id).is_none()).collect();
+        let mut waiting = Vec::new();
         for node in strangers {
             self.set_peer_timer(PeerId::Node(node), None);
             let peer = self.peers.nodes.remove(&node).expect("it was just listed");
@@ -65,7 +66,11 @@ impl Session {
                 effects.push(Effect::Close { link, reason: reason.clone() });
                 self.fail_attempts(now, link, &reason, effects);
             }
-            for id in peer.window.held {
+            waiting.extend(peer.window.held);
+        }
+        for id in waiting {
+            // What became of the others may have ended it.
+            if self.operations.get(&id).is_some_and(|pending| pending.phase == Phase::Held) {
                 self.dispatch(now, id, effects);
             }
         }

@@ -127,6 +127,7 @@ impl Session {
         wants_record: bool,
         effects: &mut Vec<Effect>,
     ) {
+        self.release(id);
         let pending = &self.operations[&id];
         let doublings = pending.trail.attempts.saturating_sub(1).min(16);
         let mut pause_us = self.random.jitter_us((PAUSE_US_MIN << doublings).min(PAUSE_US_MAX));
@@ -151,28 +152,26 @@ impl Session {
     }
 
     /// Ends an operation that has waited for its turn for as long as it may.
-    pub(crate) fn refuse(
-        &mut self,
-        now: Instant,
-        id: OperationId,
-        node: NodeId,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.note_overload(now, id, node);
+    pub(crate) fn refuse(&mut self, now: Instant, id: OperationId, effects: &mut Vec<Effect>) {
+        self.note_overload(now, id);
         self.end(id, effects);
     }
 
-    fn note_overload(&mut self, now: Instant, id: OperationId, node: NodeId) {
+    /// An operation has not had its turn. One of which an attempt is out may be answered all the same.
+    fn note_overload(&mut self, now: Instant, id: OperationId) {
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
         let waited_ms = now.since_us(pending.submitted) / 1_000;
-        let what = format!("takes no more now: waited {waited_ms} ms for its turn");
-        pending.trail.note(Some(node), what);
+        pending.trail.note(None, format!("waited {waited_ms} ms for its turn"));
+        if !pending.open.is_empty() {
+            return;
+        }
         let overloaded = "the nodes have more to do than they take: come back later";
         pending.failure = Some(Box::new(not_asked(FailureCode::Overloaded, overloaded.to_owned())));
     }
 
     /// Ends an operation that is not sent again; but while an attempt is out, it may still answer.
     fn end(&mut self, id: OperationId, effects: &mut Vec<Effect>) {
+        self.release(id);
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
         // A read that breaks a rule breaks it everywhere.
         let is_invalid = !pending.what.request.is_write()
@@ -219,8 +218,8 @@ impl Session {
             self.note_unanswered(now, request);
         }
         let pending = &self.operations[&id];
-        if let Phase::Held { node } = pending.phase {
-            self.note_overload(now, id, node);
+        if pending.phase == Phase::Held {
+            self.note_overload(now, id);
         }
         let pending = &self.operations[&id];
         if pending.trail.attempts == 0 && !self.peers.any_node_is_up() {
@@ -259,9 +258,8 @@ impl Session {
             && pending.open.len() == open
             && open > 0
         {
+            pending.phase = Phase::InFlight;
             let timer = pending.next_timer(now);
-            self.release(id);
-            self.operations.get_mut(&id).expect("it was just there").phase = Phase::InFlight;
             self.set_operation_timer(id, timer);
         }
     }

@@ -35,7 +35,7 @@ impl Session {
         }
         match self.choose(now, id, &record) {
             Choice::Send(node, link) => self.send(now, id, node, link, &record, effects),
-            Choice::Hold(node) => self.hold(now, id, node, effects),
+            Choice::Hold(nodes) => self.hold(now, id, nodes, effects),
             Choice::Nobody => {
                 if let Some(node) = self.operations[&id].what.request.only_node() {
                     self.connect(now, PeerId::Node(node), effects);
@@ -45,44 +45,60 @@ impl Session {
         }
     }
 
-    /// Keeps an operation back until a node that has too much to do has answered some of that; but no longer
-    /// than it may wait.
-    fn hold(&mut self, now: Instant, id: OperationId, node: NodeId, effects: &mut Vec<Effect>) {
+    /// Keeps an operation back until one of these nodes, which have too much to do, has answered some of
+    /// that; but no longer than it may wait. Now and then it is seen whether another can be asked meanwhile.
+    fn hold(
+        &mut self,
+        now: Instant,
+        id: OperationId,
+        nodes: Vec<NodeId>,
+        effects: &mut Vec<Effect>,
+    ) {
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
         let until = pending.waits_until();
         if now >= until {
-            self.refuse(now, id, node, effects);
+            self.refuse(now, id, effects);
             return;
         }
-        pending.phase = Phase::Held { node };
-        self.set_operation_timer(id, until);
-        let peer = self.peers.node_mut(node).expect("a chosen node is known");
-        peer.window.held.insert(id);
+        let timer = until.min(now.plus_us(pending.attempt_timeout_us()));
+        for node in &nodes {
+            let peer = self.peers.node_mut(*node).expect("a chosen node is known");
+            peer.window.held.insert(id);
+        }
+        pending.phase = Phase::Held;
+        pending.held_by = nodes;
         self.held += 1;
+        self.set_operation_timer(id, timer);
     }
 
-    /// An operation is not held back any more, if it was.
+    /// An operation is not held back any more, if it was; the caller says at once what becomes of it.
     pub(crate) fn release(&mut self, id: OperationId) {
         let pending = self.operations.get_mut(&id).expect("the operation is under way");
-        let Phase::Held { node } = pending.phase else { return };
+        if pending.phase != Phase::Held {
+            return;
+        }
         pending.phase = Phase::Waiting;
         self.held -= 1;
-        if let Some(peer) = self.peers.node_mut(node) {
-            peer.window.held.remove(&id);
+        for node in std::mem::take(&mut pending.held_by) {
+            if let Some(peer) = self.peers.node_mut(node) {
+                peer.window.held.remove(&id);
+            }
         }
     }
 
-    /// Sends what was held back from nodes that take more now.
+    /// Sends what was held back from nodes that take more now, to each the oldest first.
+    ///
+    /// It comes to an end: what is held back again is so by nodes without room alone.
     pub(crate) fn dispatch_held(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         while self.held > 0 {
-            let may_be_asked = |peer: &&Peer| peer.window.has_room(peer.in_flight);
-            let mut nodes = self.peers.nodes.values().filter(may_be_asked);
+            let has_room = |peer: &&Peer| peer.window.has_room(peer.in_flight);
+            let mut nodes = self.peers.nodes.values().filter(has_room);
             let Some(&id) = nodes.find_map(|peer| peer.window.held.first()) else { return };
             self.dispatch(now, id, effects);
         }
     }
 
-    /// A node cannot be asked any more: what was held back from it goes elsewhere.
+    /// A node cannot be asked now: what was held back from it is looked at again.
     pub(crate) fn let_go(&mut self, now: Instant, node: NodeId, effects: &mut Vec<Effect>) {
         let Some(peer) = self.peers.node_mut(node) else { return };
         for id in std::mem::take(&mut peer.window.held) {
@@ -147,21 +163,32 @@ impl Session {
             let link = self.peers.nodes.get(&node).and_then(Peer::up);
             return link.map_or(Choice::Nobody, |link| Choice::Send(node, link));
         }
-        if let Some(node) = pending.prefer.take()
-            && let Some(link) = self.peers.nodes.get(&node).and_then(Peer::up)
-        {
-            return Choice::Send(node, link);
+        // Company for an attempt that is still out is for one that its node may never answer: there is no
+        // more of that than the node had let in, and it must not wait for others.
+        let is_company = pending.phase == Phase::InFlight && !pending.open.is_empty();
+        if let Some(node) = pending.prefer {
+            let peer = self.peers.nodes.get(&node);
+            if let Some((link, peer)) = peer.and_then(|peer| Some((peer.up()?, peer))) {
+                if !is_company && !peer.window.has_room(peer.in_flight) {
+                    return Choice::Hold(vec![node]);
+                }
+                pending.prefer = None;
+                return Choice::Send(node, link);
+            }
+            pending.prefer = None;
         }
         let pending = &self.operations[&id];
-        let (mut best, mut best_full) = (Best::default(), Best::default());
+        let (mut best, mut full) = (Best::default(), Vec::new());
         if let (Some(place), Some(table)) = (pending.place, pending.what.request.table()) {
             let table = record.table_by_id(table).expect("prepare looked it up");
             for node in record.primaries(place.vnode, table.options.replication) {
                 if let Some(peer) = self.peers.nodes.get(&node) {
                     let standing = self.standing(now, pending, node, peer, record);
-                    let has_room = peer.window.has_room(peer.in_flight);
-                    let among = if has_room { &mut best } else { &mut best_full };
-                    among.offer(standing, node, peer, || self.random.below(1 << 32));
+                    if is_company || peer.window.has_room(peer.in_flight) {
+                        best.offer(standing, node, peer, || self.random.below(1 << 32));
+                    } else if standing.is_some_and(|standing| standing.class <= TRIED) {
+                        full.push(node);
+                    }
                 }
             }
         }
@@ -169,20 +196,26 @@ impl Session {
             return best.choice();
         }
         // A primary that has too much to do has that of what others forward too.
-        if best_full.class.is_some_and(|class| class <= TRIED)
-            && let Some((node, _)) = best_full.node
-        {
-            return Choice::Hold(node);
+        if !full.is_empty() {
+            return Choice::Hold(full);
         }
         // No primary can well be asked: any other member forwards.
+        let is_bounded = pending.place.is_some() && !is_company;
         for (&node, peer) in &self.peers.nodes {
             let mut standing = self.standing(now, pending, node, peer, record);
             if let Some(standing) = &mut standing {
                 standing.class += OTHER;
             }
-            best.offer(standing, node, peer, || self.random.below(1 << 32));
+            if !is_bounded || peer.window.has_room(peer.in_flight) {
+                best.offer(standing, node, peer, || self.random.below(1 << 32));
+            } else if standing.is_some() {
+                full.push(node);
+            }
         }
-        best.choice()
+        match best.choice() {
+            Choice::Nobody if !full.is_empty() => Choice::Hold(full),
+            choice => choice,
+        }
     }
 
     /// How good a node is to ask, `None` where it cannot be asked.
@@ -273,8 +306,8 @@ struct Best {
 /// What is to become of an operation now.
 enum Choice {
     Send(NodeId, LinkId),
-    /// It waits for this node, which has too much to do.
-    Hold(NodeId),
+    /// It waits for one of these nodes, which have too much to do.
+    Hold(Vec<NodeId>),
     Nobody,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quoit_protocol::{ClientRequest, ClientResponse, Limits};
 use quoit_ring::{ClusterId, ClusterRecord, HybridTime, NodeId, Zone};
 
-use crate::peer::{PeerId, Peers};
+use crate::peer::{Peer, PeerId, Peers};
 use crate::pending::{Attempt, Pending, Phase};
 use crate::random::Random;
 use crate::{Answer, Instant, Operation, OperationError, OperationId, Seed, Service};
@@ -263,7 +263,7 @@ impl Session {
         }
         match pending.phase {
             Phase::Waiting => unreachable!("who waits has no timer but the deadline"),
-            Phase::BackingOff { .. } | Phase::Held { .. } => self.dispatch(now, id, effects),
+            Phase::BackingOff { .. } | Phase::Held => self.dispatch(now, id, effects),
             Phase::InFlight => self.on_attempt_timeout(now, id, effects),
         }
     }
@@ -302,6 +302,8 @@ impl Session {
         effects: &mut Vec<Effect>,
     ) {
         self.release(id);
+        let is_held = |peer: &Peer| peer.window.held.contains(&id);
+        debug_assert!(!self.peers.nodes.values().any(is_held), "what is over waits for nothing");
         let pending = self.operations.remove(&id).expect("an operation completes once");
         self.timers.remove(&(pending.timer, Timer::Operation(id)));
         for request in pending.open {

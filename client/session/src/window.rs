@@ -3,7 +3,7 @@
 //! A node that refuses for overload has more before it than it may. What it refused has travelled, and cost
 //! it and this client a good part of what an answer would have cost; sent again and again it leaves neither
 //! of them time for anything else. So the first refusal bounds what may be unanswered, and what is above
-//! that waits here, oldest first, where waiting costs nothing. The bound falls by a part with refusals, at
+//! that waits here, oldest first, where waiting costs nothing: for whichever of its nodes has room first. The bound falls by a part with refusals, at
 //! most once in a while, and grows while requests are answered that had filled it: TCP's congestion window
 //! (Jacobson 1988; RFC 5681), but for growing by a part too, so that it is back soon after a bad moment.
 
@@ -56,7 +56,7 @@ impl Window {
         self.size = Some((size * LEFT).max(1.0));
     }
 
-    /// Another connection: nothing is known of it.
+    /// Another connection: nothing is known of it. What is held back is let go by the caller.
     pub(crate) fn reset(&mut self) {
         self.size = None;
         self.refused_until = Instant(0);

@@ -66,7 +66,7 @@ fn replicas<'a>(
         let (key, held) = pair.ok_or_else(|| wrong("a replica-read is of [KEY HELD]"))?;
         let actors = &completion.actors;
         let replica = Replica { node, read: *call, held, actors };
-        if replica.times().is_none() {
+        if replica.held().is_none() {
             return Err(wrong("what a replica holds is a list of [VALUE TIME]"));
         }
         keys.entry(key).or_default().insert(node, replica);
@@ -82,9 +82,24 @@ fn replicas<'a>(
 }
 
 impl Replica<'_> {
-    /// The times of the dots that it holds; `None` where it is in another form.
-    fn times(&self) -> Option<Vec<i64>> {
-        self.held.as_list()?.iter().map(|held| held.as_list()?.get(1)?.as_int()).collect()
+    /// The values that it holds, and the times of their dots; `None` where it is in another form.
+    fn held(&self) -> Option<Vec<(&Value, i64)>> {
+        fn pair(held: &Value) -> Option<(&Value, i64)> {
+            match held.as_list()? {
+                [value, time] => Some((value, time.as_int()?)),
+                _ => None,
+            }
+        }
+        self.held.as_list()?.iter().map(pair).collect()
+    }
+}
+
+/// The number that a write is of; that what is held is of, where it is of one.
+fn number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Text(text) => text.parse().ok(),
+        Value::Map(_) => value.field("value")?.as_int(),
+        other => other.as_int(),
     }
 }
 
@@ -92,6 +107,8 @@ impl Replica<'_> {
 #[derive(Default)]
 struct Dots<'a> {
     of: BTreeMap<&'a Dot, Call<'a>>,
+    /// The dots' times by the numbers that were written, where that is told.
+    of_number: BTreeMap<i64, (i64, Call<'a>)>,
     /// So many writes are not known to be done, or their dots are not.
     unknown: usize,
 }
@@ -103,12 +120,15 @@ fn check_dots(
     verdict: &mut Verdict,
 ) -> Result<(), HistoryError> {
     let mut dots = Dots::default();
-    for Keyed { call, .. } in keyed.iter().filter(|keyed| keyed.f() != "read") {
+    for Keyed { call, value } in keyed.iter().filter(|keyed| keyed.f() != "read") {
         let dot = call.completion.filter(|_| call.is_ok()).and_then(|done| done.dot.as_ref());
         let Some(dot) = dot else {
             dots.unknown += usize::from(call.kind() != Kind::Fail);
             continue;
         };
+        if let Some(number) = number(value) {
+            dots.of_number.insert(number, (dot.time, *call));
+        }
         if let Some(other) = dots.of.insert(dot, *call) {
             verdict.add(Anomaly {
                 name: "two writes under one dot",
@@ -124,9 +144,21 @@ fn check_dots(
     let mut strange_times = BTreeMap::new();
     let mut strange_actors = BTreeMap::new();
     for replica in replicas {
-        let held = replica.times().unwrap_or_default();
-        for time in held.into_iter().filter(|time| !times.contains(time)) {
-            strange_times.entry(time).or_insert(replica.read);
+        for (value, time) in replica.held().unwrap_or_default() {
+            if !times.contains(&time) {
+                strange_times.entry(time).or_insert(replica.read);
+            }
+            if let Some((written, call)) = number(value).and_then(|it| dots.of_number.get(&it))
+                && *written != time
+            {
+                verdict.add(Anomaly {
+                    name: "held under another dot",
+                    is_allowed: false,
+                    key,
+                    message: format!("{value:?} was written at {written} and is held as of {time}"),
+                    operations: [call.lines(), replica.read.lines()].concat(),
+                });
+            }
         }
         let spoken_of = replica.actors.iter().map(String::as_str);
         for actor in spoken_of.filter(|actor| !actors.contains(actor)) {
@@ -176,13 +208,16 @@ mod tests {
             3 invoke replica-read [5 nil]
             3 ok replica-read [5 [[1 7] [2 8]]]@ab";
         assert_eq!(found(Model::Set, text), []);
-        for other in ["[[1 7]]", "[[1 8] [2 8]]"] {
-            let differ = text.replace(
-                "3 ok replica-read [5 [[1 7] [2 8]]]",
-                &format!("3 ok replica-read [5 {other}]"),
-            );
-            assert_eq!(found(Model::Set, &differ), [("replicas differ", vec![4, 5, 8, 9])]);
-        }
+        let with = |other: &str| {
+            let (own, other) =
+                ("3 ok replica-read [5 [[1 7] [2 8]]]", format!("3 ok replica-read [5 {other}]"));
+            found(Model::Set, &text.replace(own, &other))
+        };
+        let differ = ("replicas differ", vec![4, 5, 8, 9]);
+        assert_eq!(with("[[1 7]]"), std::slice::from_ref(&differ));
+        let first = ("held under another dot", vec![0, 1, 8, 9]);
+        let second = ("held under another dot", vec![2, 3, 8, 9]);
+        assert_eq!(with("[[1 8] [2 7]]"), [first, second, differ]);
     }
 
     #[test]
@@ -233,8 +268,9 @@ mod tests {
         assert_eq!(held("[[1 7]]"), []);
         // The one that is not known to be done.
         assert_eq!(held("[[1 7] [2 9]]"), []);
-        assert_eq!(held("[[1 8] [2 9]]"), [("held under an unknown dot", vec![6, 7])]);
-        assert_eq!(held("[[1 7] [2 9] [3 10]]"), [("held under an unknown dot", vec![6, 7])]);
+        let (another, unknown) = ("held under another dot", "held under an unknown dot");
+        assert_eq!(held("[[1 8] [2 9]]"), [(another, vec![0, 1, 6, 7]), (unknown, vec![6, 7])]);
+        assert_eq!(held("[[1 7] [2 9] [3 10]]"), [(unknown, vec![6, 7])]);
     }
 
     #[test]

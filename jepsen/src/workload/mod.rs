@@ -204,8 +204,12 @@ impl Held {
                 let written = i64::try_from(stored.written.0).unwrap_or(i64::MAX);
                 Value::List(vec![Value::Text(text), Value::Int(written)])
             }));
-            let seen = quoit_protocol::Seen::of_context(context.as_bytes()).unwrap_or_default();
-            actors.extend(seen.entries.iter().map(|(actor, _)| actor_name(*actor)));
+            match quoit_protocol::Seen::of_context(context.as_bytes()) {
+                Some(seen) => {
+                    actors.extend(seen.entries.iter().map(|(actor, _)| actor_name(*actor)));
+                }
+                None => drop(actors.insert("a context that cannot be read".to_owned())),
+            }
         }
         siblings.sort_unstable();
         Self { siblings: Value::List(siblings), actors: actors.into_iter().collect() }

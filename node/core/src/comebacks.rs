@@ -13,8 +13,9 @@ const PAUSE_MS_MIN: u32 = 50;
 const PAUSE_MS_MAX: u32 = 4_000;
 /// So often it is judged anew.
 const INTERVAL_MS: u64 = 200;
-/// After so long without a refusal it begins afresh.
-const FORGET_MS: u64 = 2_000;
+/// After so long without a refusal it begins afresh: longer than the longest pause, with what clients add to
+/// that, so that those who obey it do not end it.
+const FORGET_MS: u64 = 10_000;
 /// Of what is done in an interval, so much may be refused.
 const BEARABLE_PART: u32 = 8;
 /// So much may be in any case.
@@ -83,6 +84,14 @@ mod tests {
         assert_eq!(pause_ms(&mut comebacks, 10_200, 3, 500), 8 * PAUSE_MS_MIN);
         assert_eq!(pause_ms(&mut comebacks, 10_800, 20, 500), PAUSE_MS_MAX);
         assert_eq!(pause_ms(&mut comebacks, 14_800, 20, 5), PAUSE_MS_MIN);
+    }
+
+    #[test]
+    fn who_comes_back_after_the_longest_pause_does_not_find_the_shortest() {
+        let mut comebacks = Comebacks::default();
+        pause_ms(&mut comebacks, 10_000, 20, 500);
+        let back_ms = 14_000 + u64::from(PAUSE_MS_MAX) * 3 / 2;
+        assert!(pause_ms(&mut comebacks, back_ms, 1, 500) >= PAUSE_MS_MAX / 2);
     }
 
     #[test]

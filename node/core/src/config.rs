@@ -23,6 +23,9 @@ pub struct CoreConfig {
     pub limits: Limits,
     /// At most so many operations are coordinated at once; more are answered with `Overloaded`.
     pub operations_max: usize,
+    /// Writes that are answered and not yet acknowledged by all replicas, whose other answers are waited
+    /// for; of more, the missing replicas are noted at once.
+    pub trails_max: usize,
     /// And so many for one client's connection.
     pub operations_per_client_max: usize,
     /// At most so many requests wait for the storage worker before peers are refused.
@@ -67,6 +70,7 @@ impl CoreConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             limits: Limits::default(),
             operations_max: 16_384,
+            trails_max: 16_384,
             operations_per_client_max: 16_384,
             storage_requests_max: 32_768,
             deadline_ms_max: 60_000,

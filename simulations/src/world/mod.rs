@@ -261,6 +261,7 @@ impl World {
         let mut config = CoreConfig::new(node_id(node), self.genesis.clone(), seed);
         config.boot_count = starts;
         config.operations_max = rarities.operations_max as usize;
+        config.trails_max = config.operations_max;
         config.storage_requests_max = rarities.storage_requests_max as usize;
         config.read_patience_ms = rarities.read_patience_ms;
         config.lease_ms = rarities.lease_ms;

@@ -26,6 +26,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 const PACER_REST_MAX: Duration = Duration::from_millis(50);
 /// While operations wait for a slot, more that come due wait behind them: the pacer need not be there in time,
 /// and leaves the processor to what is measured.
+/// What comes due in a moment in which all slots are busy may so be put down as late as this.
 const PACER_REST_BEHIND: Duration = Duration::from_micros(500);
 
 /// What a run does, in one process.

@@ -560,6 +560,65 @@ fn what_waits_for_a_node_that_is_lost_goes_elsewhere() {
 }
 
 #[test]
+fn whichever_node_has_room_first_takes_the_oldest_that_waits() {
+    let mut world = with_windows_of_one(2);
+    world.session.configuration.in_flight_max = 9;
+    let asked = [(); 2].map(|()| sent(world.submit(get()).1));
+    let waiting = [(); 4].map(|()| world.submit(put(false)).0);
+    for (sent_before, answered) in [&asked[1], &asked[0]].into_iter().enumerate() {
+        let mut effects = world.answer(answered, got(b"v", false));
+        assert_eq!(sent(effects.split_off(1)).link, answered.link);
+        let are_sent = waiting.map(|id| world.session.operations[&id].phase == Phase::InFlight);
+        assert_eq!(are_sent, [0, 1, 2, 3].map(|at| at <= sent_before));
+    }
+}
+
+#[test]
+fn what_is_held_back_while_an_attempt_is_out_is_never_left_behind() {
+    let refusals = [FailureCode::Overloaded, FailureCode::NotServing, FailureCode::Unavailable];
+    for code in refusals {
+        let mut world = with_windows_of_one(3);
+        world.session.configuration.in_flight_max = 99;
+        // It is out at one node, and was refused by another that was asked for company.
+        let (id, effects) = world.submit(put(true));
+        let slow = sent(effects);
+        let company = sent(world.next());
+        assert_ne!(company.link, slow.link);
+        let others = [(); 2].map(|()| world.submit(get()).1);
+        assert_eq!(
+            others.iter().flatten().count(),
+            1,
+            "one node has room, and the others have none"
+        );
+        let room = sent(world.answer(&company, failure(FailureCode::Overloaded, false)));
+        assert_eq!(room.link, company.link, "a read takes its place");
+        while world.session.operations[&id].phase != Phase::Held {
+            world.next();
+        }
+        world.answer(&slow, failure(code, code == FailureCode::Unavailable));
+        // Whatever happens to it now, it completes, and nothing of it is left.
+        for _ in 0..400 {
+            if world.session.operations.is_empty() {
+                break;
+            }
+            for effect in world.next() {
+                if let Effect::Send { link, request, message } = effect {
+                    let sent = Sent { link, request, message };
+                    match sent.message {
+                        ClientRequest::Write(_) => world.answer(&sent, written()),
+                        _ => world.answer(&sent, got(b"v", false)),
+                    };
+                }
+            }
+        }
+        assert!(world.session.operations.is_empty(), "{code:?}: {:?}", world.session.operations);
+        assert_eq!(world.session.held, 0);
+        let held = |peer: &crate::peer::Peer| peer.window.held.len();
+        assert_eq!(world.session.peers.nodes.values().map(held).sum::<usize>(), 0);
+    }
+}
+
+#[test]
 fn attempts_are_bounded() {
     let mut world = World::connected(3);
     let (id, mut effects) = world.submit(put(false));

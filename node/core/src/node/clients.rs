@@ -33,11 +33,8 @@ impl NodeCore {
         // An operation: it must wait for the record, and is one of those that are bounded.
         if message.head().is_some() {
             self.shared.foreground.note(now.instant);
-            let refused = self.turned_away().or_else(|| self.has_too_many(connection));
-            if let Some(mut failure) = refused {
-                if failure.code == FailureCode::Overloaded {
-                    failure.retry_after_ms = self.shared.comebacks.on_refused(now.instant);
-                }
+            let refused = self.turned_away(now).or_else(|| self.has_too_many(connection));
+            if let Some(failure) = refused {
                 return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
             }
             self.shared.in_flight.begin(connection, request);
@@ -114,12 +111,15 @@ impl NodeCore {
     }
 
     /// Why no operation may begin, if none may.
-    pub(super) fn turned_away(&self) -> Option<Failure> {
+    pub(super) fn turned_away(&mut self, now: Now) -> Option<Failure> {
         if self.draining {
             let reason = "this node is stopping: ask another";
             return Some(not_done(FailureCode::NotServing, reason));
         }
-        self.is_full().then(overloaded)
+        self.is_full().then(|| {
+            let retry_after_ms = self.shared.comebacks.on_refused(now.instant);
+            Failure { retry_after_ms, ..overloaded() }
+        })
     }
 
     /// Why no operation may begin for this client: it leaves places to others.

@@ -126,7 +126,7 @@ impl NodeCore {
             settling: Settling::new(Random::new(repair.draw()), now.instant),
             scrub: Scrub::new(recovered.scrub, now.instant),
             handoff: Handoff::new(&config, repair.draw(), now.instant),
-            trailing: Trailing::new(config.operations_max),
+            trailing: Trailing::new(config.trails_max),
             known_writes: KnownWrites::new(config.write_ids_max),
             shared: Shared::new(
                 config,

@@ -190,7 +190,7 @@ impl NodeCore {
         if forward.write.head.trace.is_some() {
             self.shared.traces.begin(origin, None, now.instant);
         }
-        if let Some(failure) = self.turned_away() {
+        if let Some(failure) = self.turned_away(now) {
             return Self::turn(&mut self.shared, now, effects).refuse(origin, failure);
         }
         self.begin_write(origin, forward.write, now, effects);
