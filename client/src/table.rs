@@ -154,12 +154,6 @@ pub struct Dot {
     pub time: HybridTime,
 }
 
-impl From<(u64, HybridTime)> for Dot {
-    fn from((actor, time): (u64, HybridTime)) -> Self {
-        Self { actor, time }
-    }
-}
-
 /// What a write or a delete yields once it is done.
 ///
 /// ```
@@ -543,9 +537,10 @@ impl Table {
                     let table = self.definition.id;
                     session.on_written(table, key, &written.context, written.dot);
                 }
+                let (actor, time) = written.dot;
                 Ok(Written {
                     context: Context(written.context),
-                    dot: written.dot.into(),
+                    dot: Dot { actor, time },
                     acknowledged: written.acknowledged,
                     service: Service::new(done.service, level, done.took),
                 })

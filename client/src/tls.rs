@@ -10,8 +10,8 @@ use quinn::{ClientConfig, Endpoint, MtuDiscoveryConfig, TransportConfig};
 use quoit_ring::{ClusterId, NodeId};
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::{CipherSuite, RootCertStore};
 
 use crate::{ConnectError, Identity};
@@ -87,18 +87,19 @@ fn transport() -> TransportConfig {
 fn crypto(identity: &Identity, revoked: &[u8]) -> Result<QuicClientConfig, ConnectError> {
     let wrong = |what: &str, error: String| ConnectError::Identity(format!("{what}: {error}"));
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&identity.authority_pem, "the authority's certificate")? {
+    for certificate in all_of(&identity.authority_pem, "the authority's certificate")? {
         roots
             .add(certificate)
             .map_err(|error| wrong("the authority's certificate", error.to_string()))?;
     }
-    let chain = certificates(&identity.certificate_pem, "the client's certificate")?;
+    let chain = all_of(&identity.certificate_pem, "the client's certificate")?;
     let key = PrivateKeyDer::from_pem_slice(&identity.key_pem)
         .map_err(|error| wrong("the client's key", error.to_string()))?;
+    let lists = if revoked.is_empty() { Vec::new() } else { all_of(revoked, REVOKED)? };
     let provider = Arc::new(provider());
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .with_crls(revocation_lists(revoked)?)
+            .with_crls(lists)
             // An authority need not have a list.
             .allow_unknown_revocation_status()
             .only_check_end_entity_revocation()
@@ -114,27 +115,15 @@ fn crypto(identity: &Identity, revoked: &[u8]) -> Result<QuicClientConfig, Conne
     QuicClientConfig::try_from(config).map_err(|error| wrong("QUIC", error.to_string()))
 }
 
-fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, ConnectError> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+/// All of one kind in a PEM text, one at least.
+fn all_of<T: PemObject>(pem: &[u8], what: &str) -> Result<Vec<T>, ConnectError> {
+    let all: Vec<T> = T::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| ConnectError::Identity(format!("{what}: {error}")))?;
-    if certificates.is_empty() {
+    if all.is_empty() {
         return Err(ConnectError::Identity(format!("{what}: the PEM text holds none")));
     }
-    Ok(certificates)
-}
-
-fn revocation_lists(
-    pem: &[u8],
-) -> Result<Vec<CertificateRevocationListDer<'static>>, ConnectError> {
-    let wrong = |error: String| ConnectError::Identity(format!("{REVOKED}: {error}"));
-    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| wrong(error.to_string()))?;
-    if lists.is_empty() && !pem.is_empty() {
-        return Err(wrong("the PEM text holds none".to_owned()));
-    }
-    Ok(lists)
+    Ok(all)
 }
 
 /// AES-128-GCM first: the fastest where the processor helps, and strong enough.

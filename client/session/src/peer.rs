@@ -119,6 +119,16 @@ impl Peer {
         self.avoid_until = self.avoid_until.max(now.plus_us(length_us.min(AVOID_US_MAX)));
     }
 
+    /// Whether it may be sent one more request.
+    pub(crate) fn has_room(&self) -> bool {
+        self.window.has_room(self.in_flight)
+    }
+
+    /// It refused a request, which is not in flight any more, and wants to be asked again after `pause_us`.
+    pub(crate) fn refused(&mut self, now: Instant, pause_us: u64) {
+        self.window.on_refused(now, self.in_flight + 1, pause_us);
+    }
+
     /// It answers.
     pub(crate) fn is_alive(&mut self) {
         if self.strikes > 0 {

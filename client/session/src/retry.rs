@@ -83,7 +83,7 @@ impl Session {
         };
         match code {
             FailureCode::Overloaded if is_of_keys => {
-                peer.window.on_refused(now, peer.in_flight + 1, retry_us.max(REFUSAL_US_MIN));
+                peer.refused(now, retry_us.max(REFUSAL_US_MIN));
             }
             FailureCode::Overloaded => peer.avoid(now, retry_us.max(REFUSAL_US_MIN)),
             FailureCode::NotServing => peer.avoid(now, retry_us.max(NOT_SERVING_US)),
@@ -217,8 +217,7 @@ impl Session {
         for request in self.operations[&id].open.clone() {
             self.note_unanswered(now, request);
         }
-        let pending = &self.operations[&id];
-        if pending.phase == Phase::Held {
+        if self.operations[&id].phase == Phase::Held {
             self.note_overload(now, id);
         }
         let pending = &self.operations[&id];
@@ -328,7 +327,7 @@ impl Session {
         assert_eq!(attempt.link, link, "a request belongs to one connection");
         self.close_attempt(request);
         if let Some(peer) = self.peers.node_mut(attempt.node) {
-            peer.window.on_refused(now, peer.in_flight + 1, REFUSAL_US_MIN);
+            peer.refused(now, REFUSAL_US_MIN);
         }
         let id = attempt.operation;
         let pending = self.operations.get_mut(&id).expect("attempts end with theirs");

@@ -91,8 +91,7 @@ impl Session {
     /// It comes to an end: what is held back again is so by nodes without room alone.
     pub(crate) fn dispatch_held(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         while self.held > 0 {
-            let has_room = |peer: &&Peer| peer.window.has_room(peer.in_flight);
-            let mut nodes = self.peers.nodes.values().filter(has_room);
+            let mut nodes = self.peers.nodes.values().filter(|peer| peer.has_room());
             let Some(&id) = nodes.find_map(|peer| peer.window.held.first()) else { return };
             self.dispatch(now, id, effects);
         }
@@ -166,17 +165,17 @@ impl Session {
         // Company for an attempt that is still out is for one that its node may never answer: there is no
         // more of that than the node had let in, and it must not wait for others.
         let is_company = pending.phase == Phase::InFlight && !pending.open.is_empty();
-        if let Some(node) = pending.prefer {
-            let peer = self.peers.nodes.get(&node);
-            if let Some((link, peer)) = peer.and_then(|peer| Some((peer.up()?, peer))) {
-                if !is_company && !peer.window.has_room(peer.in_flight) {
-                    return Choice::Hold(vec![node]);
-                }
-                pending.prefer = None;
-                return Choice::Send(node, link);
+        if let Some(node) = pending.prefer
+            && let Some(peer) = self.peers.nodes.get(&node)
+            && let Some(link) = peer.up()
+        {
+            if !is_company && !peer.has_room() {
+                return Choice::Hold(vec![node]);
             }
             pending.prefer = None;
+            return Choice::Send(node, link);
         }
+        pending.prefer = None;
         let pending = &self.operations[&id];
         let (mut best, mut full) = (Best::default(), Vec::new());
         if let (Some(place), Some(table)) = (pending.place, pending.what.request.table()) {
@@ -184,7 +183,7 @@ impl Session {
             for node in record.primaries(place.vnode, table.options.replication) {
                 if let Some(peer) = self.peers.nodes.get(&node) {
                     let standing = self.standing(now, pending, node, peer, record);
-                    if is_company || peer.window.has_room(peer.in_flight) {
+                    if is_company || peer.has_room() {
                         best.offer(standing, node, peer, || self.random.below(1 << 32));
                     } else if standing.is_some_and(|standing| standing.class <= TRIED) {
                         full.push(node);
@@ -206,7 +205,7 @@ impl Session {
             if let Some(standing) = &mut standing {
                 standing.class += OTHER;
             }
-            if !is_bounded || peer.window.has_room(peer.in_flight) {
+            if !is_bounded || peer.has_room() {
                 best.offer(standing, node, peer, || self.random.below(1 << 32));
             } else if standing.is_some() {
                 full.push(node);

@@ -3,9 +3,10 @@
 //! A node that refuses for overload has more before it than it may. What it refused has travelled, and cost
 //! it and this client a good part of what an answer would have cost; sent again and again it leaves neither
 //! of them time for anything else. So the first refusal bounds what may be unanswered, and what is above
-//! that waits here, oldest first, where waiting costs nothing: for whichever of its nodes has room first. The bound falls by a part with refusals, at
-//! most once in a while, and grows while requests are answered that had filled it: TCP's congestion window
-//! (Jacobson 1988; RFC 5681), but for growing by a part too, so that it is back soon after a bad moment.
+//! that waits here, where waiting costs nothing: oldest first, for whichever of its nodes has room first.
+//! The bound falls by a part with refusals, at most once in a while, and grows while requests are answered
+//! that had filled it: TCP's congestion window (Jacobson 1988; RFC 5681), but for growing by a part too, so
+//! that it is back soon after a bad moment.
 
 use std::collections::BTreeSet;
 

@@ -11,21 +11,19 @@ use super::{Anomaly, Keyed, REPLICA_READ, Verdict, by_key};
 use crate::history::{Call, Dot, HistoryError, Kind, Value};
 
 /// What one replica holds of a key at the end.
-#[derive(Clone, Copy)]
 struct Replica<'a> {
     node: i64,
     read: Call<'a>,
-    /// A list of `[VALUE TIME]`.
-    held: &'a Value,
+    /// The values, and the times of their dots.
+    held: Vec<(&'a Value, i64)>,
     actors: &'a [String],
 }
 
 /// Compares the last answers of each key's replicas with each other, and with the writes.
 pub(super) fn check(calls: &[Call<'_>], verdict: &mut Verdict) -> Result<(), HistoryError> {
     let replicas = replicas(calls, verdict)?;
-    let none = Vec::new();
     for (key, keyed) in &by_key(calls) {
-        check_dots(*key, keyed, replicas.get(key).unwrap_or(&none), verdict)?;
+        check_dots(*key, keyed, replicas.get(key).map_or(&[], Vec::as_slice), verdict);
     }
     for (key, replicas) in &replicas {
         let [first, others @ ..] = replicas.as_slice() else { continue };
@@ -64,11 +62,9 @@ fn replicas<'a>(
         let node = completion.node.ok_or_else(|| wrong("a replica-read has a :node"))?;
         let pair = completion.value.as_pair();
         let (key, held) = pair.ok_or_else(|| wrong("a replica-read is of [KEY HELD]"))?;
-        let actors = &completion.actors;
-        let replica = Replica { node, read: *call, held, actors };
-        if replica.held().is_none() {
-            return Err(wrong("what a replica holds is a list of [VALUE TIME]"));
-        }
+        let held = held.as_list().and_then(|held| held.iter().map(with_time).collect());
+        let held = held.ok_or_else(|| wrong("what a replica holds is a list of [VALUE TIME]"))?;
+        let replica = Replica { node, read: *call, held, actors: &completion.actors };
         keys.entry(key).or_default().insert(node, replica);
     }
     if unread > 0 {
@@ -81,16 +77,11 @@ fn replicas<'a>(
     Ok(keys.into_iter().map(|(key, nodes)| (key, nodes.into_values().collect())).collect())
 }
 
-impl Replica<'_> {
-    /// The values that it holds, and the times of their dots; `None` where it is in another form.
-    fn held(&self) -> Option<Vec<(&Value, i64)>> {
-        fn pair(held: &Value) -> Option<(&Value, i64)> {
-            match held.as_list()? {
-                [value, time] => Some((value, time.as_int()?)),
-                _ => None,
-            }
-        }
-        self.held.as_list()?.iter().map(pair).collect()
+/// What is held, and the time of its dot.
+fn with_time(held: &Value) -> Option<(&Value, i64)> {
+    match held.as_list()? {
+        [value, time] => Some((value, time.as_int()?)),
+        _ => None,
     }
 }
 
@@ -103,33 +94,23 @@ fn number(value: &Value) -> Option<i64> {
     }
 }
 
-/// What is known of the dots of a key, or of the keys of a partition.
-#[derive(Default)]
-struct Dots<'a> {
-    of: BTreeMap<&'a Dot, Call<'a>>,
-    /// The dots' times by the numbers that were written, where that is told.
-    of_number: BTreeMap<i64, (i64, Call<'a>)>,
-    /// So many writes are not known to be done, or their dots are not.
-    unknown: usize,
-}
-
-fn check_dots(
-    key: i64,
-    keyed: &[Keyed<'_>],
-    replicas: &[Replica<'_>],
-    verdict: &mut Verdict,
-) -> Result<(), HistoryError> {
-    let mut dots = Dots::default();
+/// Checks the dots of a key, or of the keys of a partition.
+fn check_dots(key: i64, keyed: &[Keyed<'_>], replicas: &[Replica<'_>], verdict: &mut Verdict) {
+    let mut dots: BTreeMap<&Dot, Call<'_>> = BTreeMap::new();
+    // The dots' times by the numbers that were written, where that is told.
+    let mut of_number: BTreeMap<i64, (i64, Call<'_>)> = BTreeMap::new();
+    // So many writes are not known to be done, or their dots are not.
+    let mut unknown = 0;
     for Keyed { call, value } in keyed.iter().filter(|keyed| keyed.f() != "read") {
         let dot = call.completion.filter(|_| call.is_ok()).and_then(|done| done.dot.as_ref());
         let Some(dot) = dot else {
-            dots.unknown += usize::from(call.kind() != Kind::Fail);
+            unknown += usize::from(call.kind() != Kind::Fail);
             continue;
         };
         if let Some(number) = number(value) {
-            dots.of_number.insert(number, (dot.time, *call));
+            of_number.insert(number, (dot.time, *call));
         }
-        if let Some(other) = dots.of.insert(dot, *call) {
+        if let Some(other) = dots.insert(dot, *call) {
             verdict.add(Anomaly {
                 name: "two writes under one dot",
                 is_allowed: false,
@@ -139,16 +120,16 @@ fn check_dots(
             });
         }
     }
-    let times: BTreeSet<i64> = dots.of.keys().map(|dot| dot.time).collect();
-    let actors: BTreeSet<&str> = dots.of.keys().map(|dot| dot.actor.as_str()).collect();
+    let times: BTreeSet<i64> = dots.keys().map(|dot| dot.time).collect();
+    let actors: BTreeSet<&str> = dots.keys().map(|dot| dot.actor.as_str()).collect();
     let mut strange_times = BTreeMap::new();
     let mut strange_actors = BTreeMap::new();
     for replica in replicas {
-        for (value, time) in replica.held().unwrap_or_default() {
+        for &(value, time) in &replica.held {
             if !times.contains(&time) {
                 strange_times.entry(time).or_insert(replica.read);
             }
-            if let Some((written, call)) = number(value).and_then(|it| dots.of_number.get(&it))
+            if let Some((written, call)) = number(value).and_then(|it| of_number.get(&it))
                 && *written != time
             {
                 verdict.add(Anomaly {
@@ -166,8 +147,7 @@ fn check_dots(
         }
     }
     let mut tell = |name, what: &str, of: Vec<(String, Call<'_>)>| {
-        if of.len() > dots.unknown {
-            let unknown = dots.unknown;
+        if of.len() > unknown {
             let (names, reads): (Vec<String>, Vec<_>) = of.into_iter().unzip();
             verdict.add(Anomaly {
                 name,
@@ -186,7 +166,6 @@ fn check_dots(
     tell("held under an unknown dot", "no acknowledged write has the time", of_times.collect());
     let of_actors = strange_actors.into_iter().map(|(actor, read)| (actor.to_owned(), read));
     tell("unknown actor", "no acknowledged write is of the actor", of_actors.collect());
-    Ok(())
 }
 
 #[cfg(test)]
@@ -259,12 +238,15 @@ mod tests {
         2 invoke add [5 3]
         2 fail add [5 3]\n";
 
+    /// What is found where a replica ends so.
+    fn at_the_end(written: &str, held: &str, actors: &str) -> Vec<(&'static str, Vec<usize>)> {
+        let read = format!("1 invoke replica-read [5 nil]\n1 ok replica-read [5 {held}]@{actors}");
+        found(Model::Set, &format!("{written}{read}"))
+    }
+
     #[test]
     fn what_is_held_was_written_under_its_dot() {
-        let held = |held: &str| {
-            let read = format!("1 invoke replica-read [5 nil]\n1 ok replica-read [5 {held}]@a");
-            found(Model::Set, &format!("{WRITTEN}{read}"))
-        };
+        let held = |held| at_the_end(WRITTEN, held, "a");
         assert_eq!(held("[[1 7]]"), []);
         // The one that is not known to be done.
         assert_eq!(held("[[1 7] [2 9]]"), []);
@@ -275,21 +257,14 @@ mod tests {
 
     #[test]
     fn only_actors_that_wrote_are_spoken_of() {
-        let spoken_of = |actors: &str| {
-            let read = format!("1 invoke replica-read [5 nil]\n1 ok replica-read [5 []]@{actors}");
-            found(Model::Set, &format!("{WRITTEN}{read}"))
-        };
+        let spoken_of = |actors| at_the_end(WRITTEN, "[]", actors);
         assert_eq!(spoken_of("a"), []);
         assert_eq!(spoken_of("ab"), []);
         assert_eq!(spoken_of("abc"), [("unknown actor", vec![6, 7])]);
         let other_key = WRITTEN
             .replace("info add [5 2]", "info add [6 2]")
             .replace("invoke add [5 2]", "invoke add [6 2]");
-        let read = "1 invoke replica-read [5 nil]\n1 ok replica-read [5 []]@ab";
-        assert_eq!(
-            found(Model::Set, &format!("{other_key}{read}")),
-            [("unknown actor", vec![6, 7])]
-        );
+        assert_eq!(at_the_end(&other_key, "[]", "ab"), [("unknown actor", vec![6, 7])]);
     }
 
     #[test]
