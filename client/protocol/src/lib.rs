@@ -4,6 +4,7 @@ pub mod activity;
 pub mod decoding;
 pub mod frame;
 pub mod message;
+mod record;
 pub mod seen;
 pub mod snapshot;
 pub mod status;
@@ -11,6 +12,7 @@ pub mod trace;
 
 pub use frame::{Frame, FrameError};
 pub use message::*;
+pub use record::SharedRecord;
 pub use seen::Seen;
 pub use trace::{Stage, StageKind, TraceId, TraceIdError, Traced};
 

@@ -5,14 +5,14 @@
 
 use bytes::{Bytes, BytesMut};
 use quoit_ring::{
-    ClusterId, ClusterRecord, ConfigurationNumber, HybridTime, Level, NodeId, TableId,
-    TableOptions, VnodeIndex,
+    ClusterId, ConfigurationNumber, HybridTime, Level, NodeId, TableId, TableOptions, VnodeIndex,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::activity::AskActivity;
 use crate::frame::put_frame;
+use crate::record::SharedRecord;
 use crate::seen::Seen;
 use crate::snapshot::{AskSnapshots, NodeSnapshots};
 use crate::status::NodeStatus;
@@ -23,7 +23,7 @@ use crate::trace::{TraceId, Traced};
 ///
 /// A message may have one field at most that is left out when it has its default, at its tail: of two,
 /// the second would be read in the place of the first.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 /// The ALPN name under which clients connect.
 pub const ALPN_CLIENT: &[u8] = b"quoit-client";
 
@@ -48,7 +48,7 @@ pub struct Welcome {
     /// Who answers.
     pub node: NodeId,
     /// The cluster as the node knows it; `None` while it knows no record yet.
-    pub record: Option<ClusterRecord>,
+    pub record: Option<SharedRecord>,
     /// The node's hybrid time.
     pub time: HybridTime,
     /// Limits of the node.
@@ -293,7 +293,7 @@ pub struct Page {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordAnswer {
     /// `None` while the node knows none.
-    pub record: Option<ClusterRecord>,
+    pub record: Option<SharedRecord>,
     /// The node's hybrid time.
     pub time: HybridTime,
 }

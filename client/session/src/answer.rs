@@ -90,7 +90,7 @@ impl Session {
             self.close(now, link, LinkFailure::Refused(text), effects);
             return Err(RecordUnusable::Wrong);
         }
-        self.adopt(now, record, effects);
+        self.adopt(now, record.into_record(), effects);
         Ok(())
     }
 

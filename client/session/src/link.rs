@@ -79,7 +79,7 @@ impl Session {
         {
             return Err(LinkFailure::Refused(format!("{node} answers in the place of {expected}")));
         }
-        self.adopt(now, record, effects);
+        self.adopt(now, record.into_record(), effects);
         // By the newer record the node may be no member any more.
         if self.peers.of_link(link).is_none() {
             return Ok(());

@@ -31,11 +31,15 @@ impl Session {
     }
 
     /// Takes a checked record over if it is newer than the one that is known.
-    pub(crate) fn adopt(&mut self, now: Instant, record: ClusterRecord, effects: &mut Vec<Effect>) {
+    pub(crate) fn adopt(
+        &mut self,
+        now: Instant,
+        record: Arc<ClusterRecord>,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.record.as_ref().is_some_and(|own| own.epoch >= record.epoch) {
             return;
         }
-        let record = Arc::new(record);
         self.record = Some(Arc::clone(&record));
         effects.push(Effect::RecordChanged(Arc::clone(&record)));
         self.drop_strangers(now, &record, effects);

@@ -290,7 +290,7 @@ impl State {
         let context = context();
         match request {
             ClientRequest::Hello(_) => {
-                let record = Some(self.record.lock().unwrap().clone());
+                let record = Some(self.record.lock().unwrap().clone().into());
                 let (version, limits) = (PROTOCOL_VERSION, Limits::default());
                 Box::new(Welcome { version, node, record, time, limits }).into()
             }
@@ -336,10 +336,10 @@ impl State {
                     TableChange::Drop { name } => record.tables.retain(|table| table.name != name),
                 }
                 record.epoch = Epoch(record.epoch.0 + 1);
-                Box::new(RecordAnswer { record: Some(record.clone()), time }).into()
+                Box::new(RecordAnswer { record: Some(record.clone().into()), time }).into()
             }
             ClientRequest::AskRecord(_) => {
-                let record = Some(self.record.lock().unwrap().clone());
+                let record = Some(self.record.lock().unwrap().clone().into());
                 Box::new(RecordAnswer { record, time }).into()
             }
             ClientRequest::AskStatus(_)

@@ -376,7 +376,7 @@ impl Turn<'_> {
         Box::new(Welcome {
             version: PROTOCOL_VERSION,
             node: self.own(),
-            record: self.shared.keeper.current().cloned(),
+            record: self.shared.keeper.told().cloned(),
             time: self.time(),
             limits: self.limits(),
         })
@@ -385,7 +385,7 @@ impl Turn<'_> {
 
     /// Answers with the record.
     pub(crate) fn tell_record(&self) -> ClientResponse {
-        let record = self.shared.keeper.current().cloned();
+        let record = self.shared.keeper.told().cloned();
         Box::new(RecordAnswer { record, time: self.time() }).into()
     }
 }

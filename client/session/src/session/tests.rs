@@ -164,7 +164,7 @@ fn trail(attempts: u32, entries: &[(u64, &str)]) -> Trail {
 }
 
 fn welcome(node: u64, record: ClusterRecord) -> ClientResponse {
-    let (node, record) = (NodeId(node), Some(record));
+    let (node, record) = (NodeId(node), Some(record.into()));
     let (time, limits) = (HybridTime(5), Limits::default());
     Box::new(Welcome { version: PROTOCOL_VERSION, node, record, time, limits }).into()
 }
@@ -647,7 +647,7 @@ fn a_wrong_configuration_fetches_the_record_and_goes_on_with_it() {
     let question = sent(world.answer(&first, failure(FailureCode::WrongConfiguration, false)));
     assert_eq!(question.message, AskRecord {}.into());
     assert_eq!(question.link, first.link);
-    let answer = RecordAnswer { record: Some(record(2, 3)), time: HybridTime(10) };
+    let answer = RecordAnswer { record: Some(record(2, 3).into()), time: HybridTime(10) };
     let mut effects = world.answer(&question, Box::new(answer));
     assert_eq!(effects.remove(0), Effect::RecordChanged(Arc::new(record(2, 3))));
     let second = sent(effects);
@@ -803,7 +803,7 @@ fn a_member_that_left_is_let_go_with_what_it_had_to_do() {
         writes.insert(sent(effects).link, id);
     }
     let mut effects = Vec::new();
-    world.session.adopt(world.now, record(2, 2), &mut effects);
+    world.session.adopt(world.now, Arc::new(record(2, 2)), &mut effects);
     let link = LinkId(3);
     assert_eq!(effects[1], Effect::Close { link, reason: "n3 is no member any more".into() });
     let outcome = ended(effects.split_off(2), writes[&link]);

@@ -17,7 +17,7 @@ mod proposer;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use quoit_protocol::TableChange;
+use quoit_protocol::{SharedRecord, TableChange};
 use quoit_ring::{ClusterRecord, Epoch, NodeId, Table, VOTERS_MAX};
 use serde::Serialize;
 
@@ -74,7 +74,7 @@ pub enum ChangeResult {
 pub struct Keeper<O> {
     node: NodeId,
     genesis: Genesis,
-    current: Option<ClusterRecord>,
+    current: Option<SharedRecord>,
     current_hash: u64,
     /// Decided, and being made durable; in the order of their saves.
     adopting: VecDeque<ClusterRecord>,
@@ -177,7 +177,7 @@ impl<O: Clone> Keeper<O> {
             propose_at: state.record.is_none().then_some(first_try),
             failed_tries: 0,
             genesis,
-            current: state.record,
+            current: state.record.map(SharedRecord::from),
             current_hash,
             adopting: VecDeque::new(),
             vote: state.vote,
@@ -197,6 +197,11 @@ impl<O: Clone> Keeper<O> {
 
     /// The record in force.
     pub fn current(&self) -> Option<&ClusterRecord> {
+        self.current.as_deref()
+    }
+
+    /// The same, as clients are told it.
+    pub fn told(&self) -> Option<&SharedRecord> {
         self.current.as_ref()
     }
 
@@ -336,7 +341,7 @@ impl<O: Clone> Keeper<O> {
     }
 
     fn tell_record(&mut self, to: NodeId, effects: &mut Effects) {
-        if let Some(record) = self.current.clone() {
+        if let Some(record) = self.current().cloned() {
             self.send(to, 0, Box::new(Decided { record }).into(), effects);
         }
     }
@@ -391,7 +396,7 @@ impl<O: Clone> Keeper<O> {
         }
         self.propose_at = None;
         self.failed_tries = 0;
-        self.current = Some(record);
+        self.current = Some(record.into());
         outcomes.push(Outcome::NewRecord);
         self.work_on_changes(now, effects, outcomes);
     }
@@ -460,7 +465,7 @@ impl<O> Keeper<O> {
 
     /// The record that names what this node has become, if the one in force does not.
     fn record_with_own_incarnation(&self) -> Option<ClusterRecord> {
-        let record = self.current.as_ref()?;
+        let record = self.current.as_deref()?;
         let incarnation = self.votes_as.filter(|own| *own > record.incarnation(self.node))?;
         record.member(self.node)?;
         let mut next = record.clone();
