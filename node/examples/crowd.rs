@@ -6,8 +6,8 @@
 //! each, from 64 addresses of loopback; it prints both latencies, their ratio, what became of the crowd,
 //! and what the node counted. `crowd COUNT DIRECTORY` for another number, another client's directory.
 //!
-//! The crowd is a process of its own under `nice -n 19`: what it takes of the processor is not the node's
-//! doing, but there is no other machine here.
+//! The crowd is a process of its own that gets the processor when nobody else wants it (`chrt --idle`): what
+//! it takes is not the node's doing, but there is no other machine here.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +22,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint};
 use quoit_client::{Client, ClientBuilder, Context, TableOptions};
 use quoit_node::http::fetch;
-use quoit_protocol::{ALPN_CLIENT, AskRecord, ClientRequest, Hello};
+use quoit_protocol::{ALPN_CLIENT, AskRecord, ClientRequest, Hello, PROTOCOL_VERSION};
 use quoit_ring::ClusterId;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -36,8 +36,11 @@ const KEYS: u64 = 1_000;
 const ALONE: Duration = Duration::from_secs(10);
 const BESIDE: Duration = Duration::from_secs(20);
 /// The crowd is there so long before it is measured, and goes a little after.
-const ARRIVING: Duration = Duration::from_secs(5);
+const ARRIVING: Duration = Duration::from_secs(30);
 const SOURCES: usize = 64;
+/// How long one waits that is refused, twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A greedy connection writes so many requests, then lets others run.
 const GREEDY_BURST: usize = 64;
 
@@ -74,8 +77,8 @@ async fn measure(count: usize, directory: &Path) -> Result<(), Failure> {
     foreground(&client, Duration::from_secs(2)).await?;
     let alone = foreground(&client, ALONE).await?;
     println!("alone:   {alone}");
-    let mut crowd = Command::new("nice")
-        .args(["-n", "19"])
+    let mut crowd = Command::new("chrt")
+        .args(["--idle", "0"])
         .arg(std::env::current_exe()?)
         .args(["--as-crowd", &count.to_string()])
         .arg(directory)
@@ -166,11 +169,13 @@ async fn crowd(count: usize, directory: &Path, node: SocketAddr) -> Result<(), F
         let (endpoint, fates) = (endpoints[number % SOURCES].clone(), Arc::clone(&fates));
         tasks.spawn(async move {
             let name = format!("node.{cluster}.quoit");
+            let mut pause = PAUSE_MIN;
             while Instant::now() < until {
-                let one = visit(number, &endpoint, node, &name, &fates);
-                let _ = tokio::time::timeout_at(until.into(), one).await;
-                // Whoever is refused comes back a second later, as a client does.
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                let visit = visit(number, &endpoint, node, &name, &fates);
+                let was_in = tokio::time::timeout_at(until.into(), visit).await.unwrap_or(true);
+                // Whoever is refused comes back as the client library does.
+                pause = if was_in { PAUSE_MIN } else { (2 * pause).min(PAUSE_MAX) };
+                tokio::time::sleep(pause).await;
             }
         });
     }
@@ -186,8 +191,14 @@ async fn crowd(count: usize, directory: &Path, node: SocketAddr) -> Result<(), F
     Ok(())
 }
 
-/// One connection of the crowd, until it ends.
-async fn visit(number: usize, endpoint: &Endpoint, node: SocketAddr, name: &str, fates: &Fates) {
+/// One connection of the crowd, until it ends; whether it was let in.
+async fn visit(
+    number: usize,
+    endpoint: &Endpoint,
+    node: SocketAddr,
+    name: &str,
+    fates: &Fates,
+) -> bool {
     let connecting = endpoint.connect(node, name).map(|connecting| async { connecting.await.ok() });
     let connection = match connecting {
         Ok(connecting) => connecting.await,
@@ -195,7 +206,7 @@ async fn visit(number: usize, endpoint: &Endpoint, node: SocketAddr, name: &str,
     };
     let Some(connection) = connection else {
         fates.refused.fetch_add(1, Ordering::Relaxed);
-        return;
+        return false;
     };
     fates.connected.fetch_add(1, Ordering::Relaxed);
     let ended = match number % 3 {
@@ -206,6 +217,8 @@ async fn visit(number: usize, endpoint: &Endpoint, node: SocketAddr, name: &str,
     if ended.is_err() {
         fates.ended.fetch_add(1, Ordering::Relaxed);
     }
+    // Those whose hello does not come are never welcomed.
+    number % 3 != 1
 }
 
 async fn idle(connection: &Connection) -> Result<(), Failure> {
@@ -246,8 +259,8 @@ async fn greedy(connection: &Connection, fates: &Fates) -> Result<(), Failure> {
 
 fn hello() -> ClientRequest {
     ClientRequest::Hello(Hello {
-        version_min: 1,
-        version_max: 1,
+        version_min: PROTOCOL_VERSION,
+        version_max: PROTOCOL_VERSION,
         cluster: None,
         client: "crowd".into(),
     })

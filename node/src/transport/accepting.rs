@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use quinn::crypto::rustls::HandshakeData;
@@ -15,16 +16,17 @@ use quoit_ring::NodeId;
 use tokio::time::{sleep_until, timeout};
 
 use super::Inbound;
-use super::admission::{Pace, Turn, Waiting};
+use super::admission::{Turn, Waiting};
 use super::closing::{Close, Fault, explain};
 use super::connection::{BACKGROUND_PRIORITY, FOREGROUND_PRIORITY, Tasks, halves};
 use super::dialling::{own_hello, say};
 use super::figures::add;
 use super::limits::{
-    CLIENT_RECEIVE_WINDOW_BYTES, CONNECTIONS_SPARE, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT,
-    HANDSHAKES_UNVALIDATED_MAX, PEER_RECEIVE_WINDOW_BYTES,
+    CONNECTIONS_SPARE, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_UNVALIDATED_MAX,
+    PEER_RECEIVE_WINDOW_BYTES,
 };
 use super::origin::Origin;
+use super::pace::{Load, Pace};
 use super::shared::{Link, Shared};
 use super::standing::check_new;
 use crate::bearer::{Bearer, bearer_of_connection};
@@ -52,6 +54,7 @@ pub(super) async fn accept(shared: Arc<Shared>) {
     own_hello(&shared).await;
     let mut waiting = Waiting::new();
     let mut pace = Pace::new(Instant::now());
+    let mut load = Load::new(0, Instant::now());
     loop {
         tokio::select! {
             incoming = shared.endpoint.accept() => match incoming {
@@ -59,7 +62,9 @@ pub(super) async fn accept(shared: Arc<Shared>) {
                 None => return,
             },
             () = sleep_until(pace.next().into()), if waiting.count() > 0 => {
-                begin(&shared, &mut waiting, &mut pace);
+                let messages = shared.counters.received_messages.load(Ordering::Relaxed);
+                let is_busy = load.is_high(messages, Instant::now());
+                begin(&shared, &mut waiting, &mut pace, is_busy);
             }
         }
     }
@@ -90,7 +95,7 @@ fn queue(shared: &Shared, waiting: &mut Waiting<Newcomer>, incoming: Incoming) {
 }
 
 /// Begins the next handshake.
-fn begin(shared: &Arc<Shared>, waiting: &mut Waiting<Newcomer>, pace: &mut Pace) {
+fn begin(shared: &Arc<Shared>, waiting: &mut Waiting<Newcomer>, pace: &mut Pace, is_busy: bool) {
     let bounds = shared.accept_limits().bounds();
     let Some((source, Newcomer { incoming, since })) = waiting.pop() else { return };
     if since.elapsed() > HANDSHAKE_TIMEOUT {
@@ -98,7 +103,7 @@ fn begin(shared: &Arc<Shared>, waiting: &mut Waiting<Newcomer>, pace: &mut Pace)
         add(&shared.counters.turned_away, 1);
         return incoming.ignore();
     }
-    pace.begin(Instant::now(), &bounds);
+    pace.take(Instant::now(), bounds.rate(is_busy));
     let (turn, sheds) = shared.handshakes.begin(source, &bounds);
     add(&shared.counters.shed, usize::from(sheds));
     tokio::spawn(greet(Arc::clone(shared), incoming, turn));
@@ -270,7 +275,6 @@ async fn hear_client(shared: &Arc<Shared>, link: &Arc<Link>, from: Origin) -> Re
     match from.inbound(shared, first)? {
         Some(hello @ Inbound::Client { message: ClientRequest::Hello(_), .. }) => {
             link.on_asked();
-            link.connection.set_receive_window(CLIENT_RECEIVE_WINDOW_BYTES.into());
             shared.inbox.send(hello, bytes).await?;
         }
         _ => return Err(Fault::garbage("something was said before hello")),

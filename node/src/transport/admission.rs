@@ -9,12 +9,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::pace::Rate;
+
 /// So many handshakes may begin at once after a quiet time.
-const BURST: u32 = 32;
+const HANDSHAKES_BURST: u32 = 32;
+/// While the node works, so many times fewer.
+const BUSY_SHARE: u32 = 5;
 
 /// Whom a newcomer counts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,30 +93,6 @@ impl<T> Waiting<T> {
     }
 }
 
-/// When the next handshake may begin.
-#[derive(Debug)]
-pub(super) struct Pace {
-    next: Instant,
-}
-
-impl Pace {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { next: now }
-    }
-
-    /// From when on one may begin.
-    pub(super) fn next(&self) -> Instant {
-        self.next
-    }
-
-    /// One begins.
-    pub(super) fn begin(&mut self, now: Instant, bounds: &Bounds) {
-        let each = Duration::from_secs(1) / bounds.per_second.max(1);
-        let earliest = now.checked_sub(each * BURST).unwrap_or(now);
-        self.next = self.next.max(earliest) + each;
-    }
-}
-
 /// The bounds as they are now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
@@ -126,6 +105,13 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
+    /// How quickly handshakes begin: of the thread's time they get a share, and less of it where there is
+    /// other work.
+    pub(super) fn rate(&self, is_busy: bool) -> Rate {
+        let share = if is_busy { BUSY_SHARE } else { 1 };
+        Rate { per_second: self.per_second / share, burst: HANDSHAKES_BURST / share }
+    }
+
     /// So many wait, whoever they are.
     fn waiting_max(&self) -> usize {
         self.under_way_max.saturating_mul(4)
@@ -217,6 +203,8 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const BOUNDS: Bounds = Bounds { under_way_max: 4, of_source_max: 2, per_second: 10 };
@@ -266,25 +254,6 @@ mod tests {
         assert_eq!(under_way.count(), 4);
         drop((second, third));
         assert_eq!(under_way.count(), 2);
-    }
-
-    #[test]
-    fn handshakes_begin_at_the_pace_that_is_set_after_a_burst() {
-        let start = Instant::now();
-        let mut pace = Pace::new(start);
-        let mut begun = 0;
-        while pace.next() <= start {
-            pace.begin(start, &BOUNDS);
-            begun += 1;
-        }
-        // From a quiet start one at a time; after ten seconds' quiet, a burst.
-        assert_eq!(begun, 1);
-        let later = start + Duration::from_secs(60);
-        while pace.next() <= later {
-            pace.begin(later, &BOUNDS);
-            begun += 1;
-        }
-        assert_eq!(begun, 1 + BURST + 1);
     }
 
     #[test]

@@ -38,6 +38,9 @@ impl Close {
     }
 }
 
+/// What a client hears that is cut off with [`Close::NotReading`].
+pub(super) const NOT_READING: &str = "this client does not read its answers";
+
 /// Why a task of a connection ends it.
 #[derive(Debug)]
 pub(super) enum Fault {

@@ -32,20 +32,28 @@ const INCOMING_MAX: usize = 1 << 16;
 /// What QUIC keeps of what one of them sends before it is let in, and of what all send, in bytes.
 const INCOMING_BYTES: u64 = 16 << 10;
 const INCOMING_BYTES_TOTAL: u64 = 4 << 20;
-/// A client's connection holds so many unread bytes before it has said hello.
+/// A client's connection holds so many unread bytes before its first operation.
 const HELLO_RECEIVE_WINDOW_BYTES: u32 = 64 << 10;
 /// A client for which nothing is done, and which has said nothing for so long, makes room for another.
-pub(super) const CLIENT_SPARED: Duration = Duration::from_secs(1);
+pub(super) const CLIENT_SPARED: Duration = Duration::from_secs(5);
 /// Bytes that were read of one client and wait for the loop; one message may be longer.
 pub(super) const CLIENT_INBOUND_BYTES_MAX: usize = 1 << 20;
+/// A client of whose answers a sixteenth of [`Limits::queued_bytes_max`] waits to be sent is read no
+/// further: it is to read first.
+pub(super) const UNREAD_SHARE: usize = 16;
+/// And one that then takes nothing for so long is cut off: it holds memory.
+pub(super) const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the other side may take to read why it is refused.
 pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection whose place was taken by a newer one of the same two nodes ends after this: until then
 /// what was asked on it is answered.
 pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A client's connection holds at most so many unread bytes in QUIC.
-pub(super) const CLIENT_RECEIVE_WINDOW_BYTES: u32 = 1 << 20;
+/// A client's connection holds at most so many unread bytes in QUIC, from its first operation on.
+const CLIENT_RECEIVE_WINDOW_BYTES: usize = 1 << 20;
+/// And those of all clients about so many, where each has no less than before its hello: what they may
+/// send at once comes in at one socket, where it pushes out what peers send.
+const CLIENTS_RECEIVE_WINDOWS_BYTES: usize = 64 << 20;
 /// A peer's connection holds at most so many unread bytes in QUIC.
 pub(super) const PEER_RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
 /// One stream holds at most so many unread bytes, within the connection's window.
@@ -76,7 +84,7 @@ pub struct AcceptLimits {
     pub handshakes_max: usize,
     /// And so many of them of one address; as many again wait.
     pub handshakes_per_source_max: usize,
-    /// Handshakes begun in a second, but for a few at once.
+    /// Handshakes begun in a second, but for a few at once; a fifth of it while the node works.
     pub handshakes_per_second: u32,
 }
 
@@ -186,6 +194,13 @@ impl Limits {
         transport.initial_rtt(PEER_ROUND_TRIP_GUESS);
         transport
     }
+}
+
+/// The receive window of a client that works, where so many are connected.
+pub(super) fn client_receive_window(clients: usize) -> VarInt {
+    let own = CLIENTS_RECEIVE_WINDOWS_BYTES / clients.max(1);
+    let bytes = own.min(CLIENT_RECEIVE_WINDOW_BYTES);
+    u32::try_from(bytes).unwrap_or(u32::MAX).max(HELLO_RECEIVE_WINDOW_BYTES).into()
 }
 
 fn common(remote: IpAddr) -> quinn::TransportConfig {

@@ -34,6 +34,7 @@
 
 mod accepting;
 pub(crate) mod admission;
+mod allowance;
 mod closing;
 mod connection;
 mod dialling;
@@ -42,6 +43,7 @@ mod inbox;
 mod limits;
 mod origin;
 mod outbox;
+mod pace;
 mod reading;
 mod shared;
 mod standing;
@@ -62,7 +64,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use quoit_core::event::ConnectionId;
 use quoit_core::peer::{KIND_GOSSIP, PeerHello, PeerMessage};
 use quoit_protocol::frame::{SHARED_STREAM_BODY_BYTES_MAX, put_frame};
-use quoit_protocol::{ClientRequest, ClientResponse};
+use quoit_protocol::{ClientRequest, ClientResponse, FailureCode};
 use quoit_ring::{ClusterId, NodeId};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::timeout;
@@ -75,7 +77,7 @@ pub(crate) use tls::revocation_lists;
 pub use tls::{TlsError, TlsMaterial, check_material};
 
 use crate::bearer::Bearer;
-use closing::Close;
+use closing::{Close, NOT_READING};
 use dialling::Dialler;
 use figures::add;
 use inbox::Inbox;
@@ -286,13 +288,16 @@ impl Transport {
             return add(&shared.counters.dropped_unconnected, 1);
         };
         link.on_answered();
+        if matches!(message, ClientResponse::Failure(failure) if is_refusal(failure.code)) {
+            link.on_refused();
+        }
         let put = shared.put(&link.foreground, |buffer| message.put(request, buffer));
         if put == Put::Full {
             add(&shared.counters.cut_off, 1);
             let address = link.address;
             let waiting = shared.limits.queued_bytes_max;
             tracing::warn!(?connection, %address, waiting, "cut off a client that does not read");
-            Close::NotReading.close(&link.connection, "this client does not read its answers");
+            Close::NotReading.close(&link.connection, NOT_READING);
             shared.remove_client(connection);
         }
     }
@@ -364,6 +369,21 @@ impl Transport {
 
     fn shared(&self) -> &Arc<Shared> {
         &self.owner.shared
+    }
+}
+
+/// Whether nothing was done for a request that failed so, but to look at it.
+fn is_refusal(code: FailureCode) -> bool {
+    match code {
+        FailureCode::WrongConfiguration
+        | FailureCode::Overloaded
+        | FailureCode::UnknownTable
+        | FailureCode::Invalid
+        | FailureCode::NotServing
+        | FailureCode::Protocol
+        | FailureCode::TimeAhead
+        | FailureCode::Forbidden => true,
+        FailureCode::Unavailable | FailureCode::TooManySiblings | FailureCode::Conflict => false,
     }
 }
 

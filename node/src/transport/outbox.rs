@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -10,9 +11,11 @@ use quinn::{Connection, SendStream, WriteError};
 use quoit_protocol::frame::{HEADER_BYTES, SHARED_STREAM_BODY_BYTES_MAX};
 use tokio::sync::Notify;
 use tokio::task::yield_now;
+use tokio::time::timeout;
 
-use super::closing::Fault;
+use super::closing::{Close, Fault, NOT_READING};
 use super::figures::{Counters, add, sub};
+use super::limits::{UNREAD_SHARE, UNREAD_TIMEOUT};
 
 /// A piece of the queue is full at this size; the next message begins another.
 const PIECE_BYTES: usize = 64 << 10;
@@ -37,6 +40,10 @@ pub(super) struct Outbox {
     ready: Notify,
     large_ready: Notify,
     written: Notify,
+    /// Told when bytes have left.
+    left: Notify,
+    /// Bytes that wait, and those in the hands of the writers.
+    bytes: AtomicUsize,
     counters: Arc<Counters>,
     bytes_max: usize,
     total_bytes_max: usize,
@@ -47,8 +54,6 @@ struct Queue {
     full: Vec<Bytes>,
     open: BytesMut,
     large: VecDeque<Bytes>,
-    /// Bytes in all of these and in the hands of the writers.
-    bytes: usize,
     /// The outbox is on the list of those to be woken.
     listed: bool,
     /// Nothing more will come.
@@ -66,6 +71,8 @@ impl Outbox {
             ready: Notify::new(),
             large_ready: Notify::new(),
             written: Notify::new(),
+            left: Notify::new(),
+            bytes: AtomicUsize::new(0),
             counters,
             bytes_max,
             total_bytes_max,
@@ -75,7 +82,7 @@ impl Outbox {
     /// Appends the frame that `write` makes.
     pub(super) fn put(&self, write: impl FnOnce(&mut BytesMut)) -> Put {
         let mut queue = self.queue();
-        if queue.bytes >= self.bytes_now_max() {
+        if self.bytes() >= self.bytes_now_max() {
             return Put::Full;
         }
         if queue.open.capacity() == 0 {
@@ -84,7 +91,7 @@ impl Outbox {
         let start = queue.open.len();
         write(&mut queue.open);
         let length = queue.open.len() - start;
-        queue.bytes += length;
+        self.bytes.fetch_add(length, Ordering::Relaxed);
         if length > HEADER_BYTES + SHARED_STREAM_BODY_BYTES_MAX {
             let frame = queue.open.split_off(start).freeze();
             queue.large.push_back(frame);
@@ -186,11 +193,31 @@ impl Outbox {
         while !pieces.is_empty() {
             let written = stream.write_chunks(pieces).await.map_err(unwritten)?;
             pieces = &mut pieces[written.chunks..];
-            self.queue().bytes -= written.bytes;
+            self.bytes.fetch_sub(written.bytes, Ordering::Relaxed);
+            self.left.notify_waiters();
             sub(&self.counters.queued_bytes, written.bytes);
             add(&self.counters.sent_bytes, written.bytes);
         }
         Ok(())
+    }
+
+    /// Waits until no more than a share of what may wait does; fails where nothing leaves for long.
+    pub(super) async fn read_enough(&self) -> Result<(), Fault> {
+        while self.bytes() > self.bytes_now_max() / UNREAD_SHARE {
+            let left = self.left.notified();
+            if self.bytes() <= self.bytes_now_max() / UNREAD_SHARE {
+                break;
+            }
+            if timeout(UNREAD_TIMEOUT, left).await.is_err() {
+                add(&self.counters.cut_off, 1);
+                return Err(Fault::Close(Close::NotReading, NOT_READING.into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Takes all that waits for the shared stream.
@@ -204,7 +231,7 @@ impl Outbox {
     }
 
     fn bytes_now_max(&self) -> usize {
-        let total = self.counters.queued_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let total = self.counters.queued_bytes.load(Ordering::Relaxed);
         let crowded = total >= self.total_bytes_max as u64;
         if crowded { self.bytes_max.min(self.total_bytes_max / 100) } else { self.bytes_max }
     }
@@ -216,8 +243,7 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let bytes = self.queue().bytes;
-        sub(&self.counters.queued_bytes, bytes);
+        sub(&self.counters.queued_bytes, self.bytes());
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
+use super::Inbound;
 use super::closing::{Close, Fault};
 use super::figures::add;
 use super::limits::{LARGE_BYTES_PER_CONNECTION_MAX, LARGE_FRAME_TIMEOUT};
@@ -94,6 +95,25 @@ impl FrameReader {
     }
 }
 
+/// Hands up what came in a frame of `bytes`.
+async fn hand_up(
+    link: &Link,
+    shared: &Shared,
+    inbound: Inbound,
+    bytes: usize,
+) -> Result<(), Fault> {
+    link.on_asked();
+    if let Inbound::Client { message, .. } = &inbound {
+        if message.head().is_some() {
+            link.on_operation(|| shared.client_count());
+        } else {
+            link.on_question();
+            shared.question_turn().await;
+        }
+    }
+    shared.inbox.send(inbound, bytes).await
+}
+
 /// Hands up all that comes on a long-lived stream, until it ends.
 pub(super) async fn read_stream(
     mut frames: FrameReader,
@@ -103,8 +123,10 @@ pub(super) async fn read_stream(
     while let Some(frame) = frames.next().await? {
         let bytes = HEADER_BYTES + frame.body.len();
         if let Some(inbound) = from.inbound(&frames.shared, frame)? {
-            link.on_asked();
-            frames.shared.inbox.send(inbound, bytes).await?;
+            hand_up(&link, &frames.shared, inbound, bytes).await?;
+        }
+        if from.is_client() {
+            link.may_ask().await?;
         }
     }
     Ok(())
@@ -139,6 +161,9 @@ async fn read_large(
     let too_slow = |_| Fault::Close(Close::TooSlow, "a large frame took too long".into());
     let mut frames = FrameReader::new(stream, Arc::clone(&shared));
     frames.body_bytes_max = BODY_BYTES_MAX;
+    if from.is_client() {
+        link.may_ask().await?;
+    }
     let length =
         timeout(LARGE_FRAME_TIMEOUT, frames.announced_bytes()).await.map_err(too_slow)??;
     let room = u32::try_from(length).expect("frames are bounded");
@@ -147,8 +172,7 @@ async fn read_large(
     frames.buffer.reserve(length.saturating_sub(frames.buffer.len()));
     let frame = timeout(LARGE_FRAME_TIMEOUT, frames.first()).await.map_err(too_slow)??;
     if let Some(inbound) = from.inbound(&shared, frame)? {
-        link.on_asked();
-        shared.inbox.send(inbound, length).await?;
+        hand_up(&link, &shared, inbound, length).await?;
     }
     match timeout(LARGE_FRAME_TIMEOUT, frames.next()).await.map_err(too_slow)?? {
         None => Ok(()),

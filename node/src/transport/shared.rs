@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,16 @@ use quoit_core::event::ConnectionId;
 use quoit_core::peer::{Class, PeerHello};
 use quoit_ring::{ClusterId, Epoch, NodeId};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::admission::{Source, UnderWay};
-use super::closing::Close;
+use super::allowance::{Allowance, QUESTION, QUESTIONS, REFUSAL};
+use super::closing::{Close, Fault};
 use super::figures::{Counters, Refusals, TransportStats, add};
 use super::inbox::Inbox;
-use super::limits::{AcceptLimits, CLIENT_SPARED, LINGER_TIMEOUT, Limits};
+use super::limits::{AcceptLimits, CLIENT_SPARED, LINGER_TIMEOUT, Limits, client_receive_window};
 use super::outbox::{Outbox, Put};
+use super::pace::Pace;
 use super::tls::TlsConfigs;
 use crate::bearer::Bearer;
 
@@ -38,6 +40,9 @@ pub(super) struct Link {
     heard_ms: AtomicU64,
     /// Requests that were heard and not answered.
     unanswered: AtomicUsize,
+    allowance: Allowance,
+    /// A client has asked for an operation.
+    works: AtomicBool,
 }
 
 impl Link {
@@ -47,15 +52,18 @@ impl Link {
         foreground: Arc<Outbox>,
         background: Arc<Outbox>,
     ) -> Arc<Self> {
+        let now = Instant::now();
         Arc::new(Self {
             connection,
             address,
             bearer,
             foreground,
             background,
-            since: Instant::now(),
+            since: now,
             heard_ms: AtomicU64::new(0),
             unanswered: AtomicUsize::new(0),
+            allowance: Allowance::new(now),
+            works: AtomicBool::new(false),
         })
     }
 
@@ -64,6 +72,32 @@ impl Link {
         let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard_ms.store(now, Ordering::Relaxed);
         self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client may ask more: it has read most of what it was answered, and its allowance is not used up.
+    pub(super) async fn may_ask(&self) -> Result<(), Fault> {
+        let wait = self.allowance.wait(Instant::now());
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        self.foreground.read_enough().await
+    }
+
+    /// An operation is taken up: with the first, the client may send more at once.
+    pub(super) fn on_operation(&self, clients: impl FnOnce() -> usize) {
+        if !self.works.load(Ordering::Relaxed) && !self.works.swap(true, Ordering::Relaxed) {
+            self.connection.set_receive_window(client_receive_window(clients()));
+        }
+    }
+
+    /// A question is taken up, which is none of the operations that are bounded.
+    pub(super) fn on_question(&self) {
+        self.allowance.take(QUESTION, Instant::now());
+    }
+
+    /// A client is refused.
+    pub(super) fn on_refused(&self) {
+        self.allowance.take(REFUSAL, Instant::now());
     }
 
     /// It is answered.
@@ -145,6 +179,8 @@ pub(super) struct Shared {
     pub(super) renewals: watch::Sender<()>,
     pub(super) counters: Arc<Counters>,
     pub(super) handshakes: Arc<UnderWay>,
+    /// Who has it locked asks the next question.
+    questions: tokio::sync::Mutex<Pace>,
     pub(super) large_room: Semaphore,
     state: Mutex<State>,
     refusals: Mutex<Refusals>,
@@ -173,6 +209,7 @@ impl Shared {
             renewals: watch::Sender::new(()),
             counters: Arc::default(),
             handshakes: Arc::default(),
+            questions: tokio::sync::Mutex::new(Pace::new(Instant::now())),
             accept_limits: Mutex::new(limits.accept),
             large_room: Semaphore::new(limits.large_bytes_max.min(Semaphore::MAX_PERMITS)),
             limits,
@@ -307,6 +344,13 @@ impl Shared {
         remove(&mut self.state().accepted, node, link);
     }
 
+    /// Waits for a question's turn among those of all clients.
+    pub(super) async fn question_turn(&self) {
+        let mut pace = self.questions.lock().await;
+        sleep_until(pace.next().into()).await;
+        pace.take(Instant::now(), QUESTIONS);
+    }
+
     /// Registers a client, if there is room for one, or another has been idle and makes room.
     pub(super) fn add_client(&self, link: &Arc<Link>) -> Option<ConnectionId> {
         let limits = self.accept_limits();
@@ -329,6 +373,10 @@ impl Shared {
         let connection = ConnectionId(state.connections_made);
         state.clients.insert(connection, Arc::clone(link));
         Some(connection)
+    }
+
+    pub(super) fn client_count(&self) -> usize {
+        self.state().clients.len()
     }
 
     pub(super) fn remove_client(&self, connection: ConnectionId) {

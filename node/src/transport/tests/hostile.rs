@@ -1,27 +1,14 @@
 use bytes::BytesMut;
 use quoit_core::peer::ALPN_PEER;
 use quoit_protocol::frame::HEADER_BYTES;
-use quoit_protocol::{ALPN_CLIENT, AskRecord, FailureCode, Head, Key, RecordAnswer, Write};
-use quoit_ring::{ConfigurationNumber, HybridTime, TableId, VnodeIndex};
+use quoit_protocol::{ALPN_CLIENT, AskRecord, RecordAnswer, Write};
+use quoit_ring::HybridTime;
 
 use super::super::*;
 use super::world::*;
 
 fn ask_record() -> ClientRequest {
     AskRecord {}.into()
-}
-
-fn failure(bytes: usize) -> ClientResponse {
-    quoit_protocol::Failure {
-        code: FailureCode::Invalid,
-        unknown: false,
-        answered: 0,
-        required: 0,
-        retry_after_ms: 0,
-        message: "x".repeat(bytes),
-        time: HybridTime::default(),
-    }
-    .into()
 }
 
 async fn one_node(authority: &Authority) -> Node {
@@ -69,19 +56,9 @@ async fn large_requests_and_answers_have_streams_of_their_own() {
     let mut node = one_node(&authority).await;
     let client = Client::connect(node.address, &authority.client()).await;
     let connection = client_of(node.next().await);
-    let head = Head {
-        table: TableId(1),
-        vnode: VnodeIndex(0),
-        configuration: ConfigurationNumber(1),
-        time: HybridTime::default(),
-        deadline_ms: 1,
-        level: None,
-        trace: None,
-    };
-    let key = Key { partition: Bytes::from_static(b"k"), sort: Bytes::new() };
     let message: ClientRequest = Write {
-        head,
-        key,
+        head: head(),
+        key: key(),
         value: Some(Bytes::from(vec![1; 4 << 20])),
         checksum: 0,
         context: Bytes::new(),

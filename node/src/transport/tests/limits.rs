@@ -1,7 +1,9 @@
 //! Who is let in where many want to be: half-open, idle and greedy connections beside one that works.
 
+use std::time::Instant;
+
 use bytes::BytesMut;
-use quoit_protocol::{ALPN_CLIENT, AskRecord, RecordAnswer};
+use quoit_protocol::{ALPN_CLIENT, AskRecord, Get, RecordAnswer, Seen};
 use quoit_ring::HybridTime;
 use tokio::task::JoinSet;
 
@@ -91,7 +93,7 @@ async fn the_client_that_has_been_idle_longest_makes_room_and_a_source_has_its_s
 
 #[tokio::test]
 async fn who_works_is_served_beside_the_silent_the_slow_and_the_greedy() {
-    const ASKED: u64 = 200;
+    const ASKED: u64 = 30;
     let (node, client) = limited(|limits| {
         limits.handshakes_max = 16;
         limits.handshakes_per_source_max = 8;
@@ -128,6 +130,71 @@ async fn who_works_is_served_beside_the_silent_the_slow_and_the_greedy() {
     let stats = transport.stats();
     assert!(stats.clients <= 24, "{stats:?}");
     serving.abort();
+}
+
+#[tokio::test]
+async fn who_asks_without_end_is_taken_up_at_its_pace_and_others_at_once() {
+    let (node, client) = limited(|_| {});
+    let Node { address, transport: _transport, mut queue, .. } = node;
+    let mut greedy = Client::connect(address, &client).await;
+    let mut asked = BytesMut::new();
+    for id in 0..1_000 {
+        asked.extend_from_slice(&request(id, AskRecord {}.into()));
+    }
+    greedy.send.write_all(&asked).await.unwrap();
+    // What it had saved, and then one in a fifth of a second.
+    let mut taken_up = 0;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        let wait = timeout(Duration::from_millis(50), queue.recv()).await;
+        taken_up += u64::from(wait.is_ok());
+    }
+    assert!((42..=60).contains(&taken_up), "{taken_up}");
+    let _other = Client::connect(address, &client).await;
+    loop {
+        let next = timeout(Duration::from_millis(500), queue.recv()).await.unwrap().unwrap();
+        if matches!(next, Inbound::Client { message: ClientRequest::Hello(_), .. }) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_read_no_further_until_it_does() {
+    const ASKED: u64 = 8_000;
+    let (node, client) = limited(|_| {});
+    let Node { address, transport, mut queue, .. } = node;
+    let mut lazy = Client::connect(address, &client).await;
+    let Some(Inbound::Client { connection, .. }) = queue.recv().await else { panic!("no hello") };
+    let get: ClientRequest = Get { head: head(), key: key(), at_least: Seen::default() }.into();
+    let mut asked = BytesMut::new();
+    for id in 0..ASKED {
+        asked.extend_from_slice(&request(id, get.clone()));
+    }
+    lazy.send.write_all(&asked).await.unwrap();
+    let large = failure(10_000);
+    // All are answered that are taken up: those that wait for the loop before there is an answer, and few more.
+    let mut answered = 0;
+    while let Ok(Some(_)) = timeout(Duration::from_secs(1), queue.recv()).await {
+        transport.send_client(connection, answered, &large);
+        transport.flush();
+        answered += 1;
+    }
+    let most = Limits::default().queued_bytes_max as u64;
+    let waits = transport.stats().queued_bytes;
+    assert!((most / 16..most * 3 / 4).contains(&waits), "{waits} bytes wait");
+    assert!(answered < ASKED * 2 / 3, "{answered}");
+    let reading = tokio::spawn(async move {
+        while lazy.receive.read_chunk(1 << 20, true).await.is_ok_and(|chunk| chunk.is_some()) {}
+    });
+    while answered < ASKED {
+        timeout(Duration::from_secs(10), queue.recv()).await.unwrap().unwrap();
+        transport.send_client(connection, answered, &large);
+        transport.flush();
+        answered += 1;
+    }
+    assert_eq!(transport.stats().cut_off, 0);
+    reading.abort();
 }
 
 fn request_bytes(id: u64) -> Vec<u8> {

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use quinn::crypto::rustls::QuicClientConfig;
 use quoit_core::handshake::PEER_VERSION;
 use quoit_core::peer::PeerHello;
-use quoit_protocol::{ALPN_CLIENT, ClientRequest, Hello};
-use quoit_ring::{ClusterId, Epoch, NodeId};
+use quoit_protocol::{ALPN_CLIENT, ClientRequest, Failure, FailureCode, Head, Hello, Key};
+use quoit_ring::{ClusterId, ConfigurationNumber, Epoch, HybridTime, NodeId, TableId, VnodeIndex};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa,
     KeyIdMethod, KeyPair, RevokedCertParams, date_time_ymd,
@@ -243,6 +243,36 @@ pub(super) fn client_hello() -> ClientRequest {
         cluster: None,
         client: "test".into(),
     })
+}
+
+pub(super) fn head() -> Head {
+    Head {
+        table: TableId(1),
+        vnode: VnodeIndex(0),
+        configuration: ConfigurationNumber(1),
+        time: HybridTime::default(),
+        deadline_ms: 1,
+        level: None,
+        trace: None,
+    }
+}
+
+pub(super) fn key() -> Key {
+    Key { partition: Bytes::from_static(b"k"), sort: Bytes::new() }
+}
+
+/// An answer of about so many bytes.
+pub(super) fn failure(bytes: usize) -> ClientResponse {
+    Failure {
+        code: FailureCode::Unavailable,
+        unknown: false,
+        answered: 0,
+        required: 0,
+        retry_after_ms: 0,
+        message: "x".repeat(bytes),
+        time: HybridTime::default(),
+    }
+    .into()
 }
 
 pub(super) fn request(id: u64, request: ClientRequest) -> BytesMut {
