@@ -23,7 +23,7 @@ use super::dialling::{own_hello, say};
 use super::figures::add;
 use super::limits::{
     CONNECTIONS_SPARE, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, HANDSHAKES_UNVALIDATED_MAX,
-    PEER_RECEIVE_WINDOW_BYTES,
+    NEWCOMER_WAIT_MAX, PEER_RECEIVE_WINDOW_BYTES,
 };
 use super::origin::Origin;
 use super::pace::{Load, Pace};
@@ -98,8 +98,7 @@ fn queue(shared: &Shared, waiting: &mut Waiting<Newcomer>, incoming: Incoming) {
 fn begin(shared: &Arc<Shared>, waiting: &mut Waiting<Newcomer>, pace: &mut Pace, is_busy: bool) {
     let bounds = shared.accept_limits().bounds();
     let Some((source, Newcomer { incoming, since })) = waiting.pop() else { return };
-    if since.elapsed() > HANDSHAKE_TIMEOUT {
-        // It has given up by now, or soon will.
+    if since.elapsed() > NEWCOMER_WAIT_MAX {
         add(&shared.counters.turned_away, 1);
         return incoming.ignore();
     }

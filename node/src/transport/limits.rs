@@ -20,6 +20,8 @@ pub(super) const LARGE_BYTES_PER_CONNECTION_MAX: usize = 2 * (BODY_BYTES_MAX + H
 pub(super) const LARGE_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// TLS, and then again the first frame and its answer, take no longer.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A newcomer that has waited longer for its turn has given up, or soon will: it gets none.
+pub(super) const NEWCOMER_WAIT_MAX: Duration = Duration::from_secs(2);
 /// While more handshakes than this are under way or wait, the asker must first show that its address
 /// is its own.
 pub(super) const HANDSHAKES_UNVALIDATED_MAX: usize = 32;

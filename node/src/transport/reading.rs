@@ -169,6 +169,9 @@ async fn read_large(
     let room = u32::try_from(length).expect("frames are bounded");
     let _own = own_room.acquire_many(room).await.map_err(|_| Fault::Lost)?;
     let _all = shared.large_room.acquire_many(room).await.map_err(|_| Fault::Lost)?;
+    if from.is_client() {
+        link.on_operation(|| shared.client_count());
+    }
     frames.buffer.reserve(length.saturating_sub(frames.buffer.len()));
     let frame = timeout(LARGE_FRAME_TIMEOUT, frames.first()).await.map_err(too_slow)??;
     if let Some(inbound) = from.inbound(&shared, frame)? {

@@ -76,14 +76,17 @@ impl Link {
 
     /// A client may ask more: it has read most of what it was answered, and its allowance is not used up.
     pub(super) async fn may_ask(&self) -> Result<(), Fault> {
-        let wait = self.allowance.wait(Instant::now());
-        if !wait.is_zero() {
+        loop {
+            let wait = self.allowance.wait(Instant::now());
+            if wait.is_zero() {
+                break;
+            }
             sleep(wait).await;
         }
         self.foreground.read_enough().await
     }
 
-    /// An operation is taken up: with the first, the client may send more at once.
+    /// An operation comes: with the first, the client may send more at once.
     pub(super) fn on_operation(&self, clients: impl FnOnce() -> usize) {
         if !self.works.load(Ordering::Relaxed) && !self.works.swap(true, Ordering::Relaxed) {
             self.connection.set_receive_window(client_receive_window(clients()));
