@@ -103,15 +103,18 @@ async fn hand_up(
     bytes: usize,
 ) -> Result<(), Fault> {
     link.on_asked();
-    if let Inbound::Client { message, .. } = &inbound {
-        if message.head().is_some() {
-            link.on_operation(|| shared.client_count());
-        } else {
-            link.on_question();
-            shared.question_turn().await;
-        }
+    if is_question(&inbound) {
+        link.on_question();
+        shared.question_turn().await;
+    } else if matches!(inbound, Inbound::Client { .. }) {
+        link.on_operation(|| shared.client_count());
     }
     shared.inbox.send(inbound, bytes).await
+}
+
+/// Whether a client asks for what is no operation.
+fn is_question(inbound: &Inbound) -> bool {
+    matches!(inbound, Inbound::Client { message, .. } if message.head().is_none())
 }
 
 /// Hands up all that comes on a long-lived stream, until it ends.
@@ -175,6 +178,10 @@ async fn read_large(
     frames.buffer.reserve(length.saturating_sub(frames.buffer.len()));
     let frame = timeout(LARGE_FRAME_TIMEOUT, frames.first()).await.map_err(too_slow)??;
     if let Some(inbound) = from.inbound(&shared, frame)? {
+        if is_question(&inbound) {
+            // They are small, and each client has one at a time in the queue of all.
+            return Err(Fault::garbage("a question came on a stream of its own"));
+        }
         hand_up(&link, &shared, inbound, length).await?;
     }
     match timeout(LARGE_FRAME_TIMEOUT, frames.next()).await.map_err(too_slow)?? {

@@ -142,6 +142,18 @@ async fn a_huge_length_on_a_stream_of_its_own_is_refused_too() {
 }
 
 #[tokio::test]
+async fn a_question_on_a_stream_of_its_own_ends_the_connection() {
+    let authority = Authority::new();
+    let mut node = one_node(&authority).await;
+    let client = Client::connect(node.address, &authority.client()).await;
+    node.next().await;
+    let mut stream = client.connection.open_uni().await.unwrap();
+    stream.write_all(&request(2, ask_record())).await.unwrap();
+    let reason = ended(&client.connection).await;
+    assert!(reason.contains("a question came on a stream of its own"), "{reason}");
+}
+
+#[tokio::test]
 async fn nothing_is_heard_before_hello() {
     let reason = hangs_up_on(&request(1, ask_record())).await;
     assert!(reason.contains("before hello"), "{reason}");
