@@ -26,11 +26,11 @@
 //! | 1 KiB | 17k; 39 | 112k; 6.0 | 201k; 3.4 | 174k; 3.7 |
 //!
 //! Code map: `tls` (who is who; what the names in certificates say is in [`bearer`](crate::bearer)),
-//! `dialling`, `accepting` and `admission` (handshakes),
-//! `connection` (the tasks of a connection), `origin` (what may be said by whom), `reading` and
-//! `inbox` (the way in), `outbox` (the way out), `shared` (who is connected), `closing` (why
-//! connections end), `standing` (certificates that are good no more), `limits`, `figures`. What is *not* here: any decision about requests, time or
-//! membership.
+//! `dialling`, `accepting` and `admission` (handshakes), `connection` (the tasks of a connection), `origin`
+//! (what may be said by whom), `reading` and `inbox` (the way in), `allowance` and `pace` (how quickly),
+//! `outbox` (the way out), `shared` (who is connected), `closing` (why connections end), `standing`
+//! (certificates that are good no more), `limits`, `figures`. What is *not* here: any decision about requests,
+//! time or membership.
 
 mod accepting;
 pub(crate) mod admission;

@@ -32,10 +32,6 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    pub(super) fn is_client(&self) -> bool {
-        matches!(self, Self::Client { .. })
-    }
-
     /// What a frame hands up, if anything.
     pub(super) fn inbound(&self, shared: &Shared, frame: Frame) -> Result<Option<Inbound>, Fault> {
         match *self {

@@ -203,17 +203,17 @@ impl Outbox {
 
     /// Waits until no more than a share of what may wait does; fails where nothing leaves for long.
     pub(super) async fn read_enough(&self) -> Result<(), Fault> {
-        while self.bytes() > self.bytes_now_max() / UNREAD_SHARE {
+        loop {
+            // Before the look, so that nothing that leaves after it is missed.
             let left = self.left.notified();
             if self.bytes() <= self.bytes_now_max() / UNREAD_SHARE {
-                break;
+                return Ok(());
             }
             if timeout(UNREAD_TIMEOUT, left).await.is_err() {
                 add(&self.counters.cut_off, 1);
                 return Err(Fault::Close(Close::NotReading, NOT_READING.into()));
             }
         }
-        Ok(())
     }
 
     fn bytes(&self) -> usize {

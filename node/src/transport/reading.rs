@@ -106,8 +106,8 @@ async fn hand_up(
     if is_question(&inbound) {
         link.on_question();
         shared.question_turn().await;
-    } else if matches!(inbound, Inbound::Client { .. }) {
-        link.on_operation(|| shared.client_count());
+    } else {
+        link.on_operation(shared);
     }
     shared.inbox.send(inbound, bytes).await
 }
@@ -128,9 +128,7 @@ pub(super) async fn read_stream(
         if let Some(inbound) = from.inbound(&frames.shared, frame)? {
             hand_up(&link, &frames.shared, inbound, bytes).await?;
         }
-        if from.is_client() {
-            link.may_ask().await?;
-        }
+        link.may_ask().await?;
     }
     Ok(())
 }
@@ -164,17 +162,13 @@ async fn read_large(
     let too_slow = |_| Fault::Close(Close::TooSlow, "a large frame took too long".into());
     let mut frames = FrameReader::new(stream, Arc::clone(&shared));
     frames.body_bytes_max = BODY_BYTES_MAX;
-    if from.is_client() {
-        link.may_ask().await?;
-    }
+    link.may_ask().await?;
     let length =
         timeout(LARGE_FRAME_TIMEOUT, frames.announced_bytes()).await.map_err(too_slow)??;
     let room = u32::try_from(length).expect("frames are bounded");
     let _own = own_room.acquire_many(room).await.map_err(|_| Fault::Lost)?;
     let _all = shared.large_room.acquire_many(room).await.map_err(|_| Fault::Lost)?;
-    if from.is_client() {
-        link.on_operation(|| shared.client_count());
-    }
+    link.on_operation(&shared);
     frames.buffer.reserve(length.saturating_sub(frames.buffer.len()));
     let frame = timeout(LARGE_FRAME_TIMEOUT, frames.first()).await.map_err(too_slow)??;
     if let Some(inbound) = from.inbound(&shared, frame)? {

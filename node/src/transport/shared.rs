@@ -74,8 +74,16 @@ impl Link {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A client may ask more: it has read most of what it was answered, and its allowance is not used up.
+    fn is_client(&self) -> bool {
+        self.bearer.is_some()
+    }
+
+    /// Waits until a client may ask more: it has read most of what it was answered, and its allowance is not
+    /// used up. Peers always may.
     pub(super) async fn may_ask(&self) -> Result<(), Fault> {
+        if !self.is_client() {
+            return Ok(());
+        }
         loop {
             let wait = self.allowance.wait(Instant::now());
             if wait.is_zero() {
@@ -86,10 +94,12 @@ impl Link {
         self.foreground.read_enough().await
     }
 
-    /// An operation comes: with the first, the client may send more at once.
-    pub(super) fn on_operation(&self, clients: impl FnOnce() -> usize) {
-        if !self.works.load(Ordering::Relaxed) && !self.works.swap(true, Ordering::Relaxed) {
-            self.connection.set_receive_window(client_receive_window(clients()));
+    /// An operation comes: with the first, a client may send more at once.
+    pub(super) fn on_operation(&self, shared: &Shared) {
+        let is_known = !self.is_client() || self.works.load(Ordering::Relaxed);
+        if !is_known && !self.works.swap(true, Ordering::Relaxed) {
+            let clients = shared.state().clients.len();
+            self.connection.set_receive_window(client_receive_window(clients));
         }
     }
 
@@ -376,10 +386,6 @@ impl Shared {
         let connection = ConnectionId(state.connections_made);
         state.clients.insert(connection, Arc::clone(link));
         Some(connection)
-    }
-
-    pub(super) fn client_count(&self) -> usize {
-        self.state().clients.len()
     }
 
     pub(super) fn remove_client(&self, connection: ConnectionId) {

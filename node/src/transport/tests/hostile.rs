@@ -127,29 +127,28 @@ async fn a_huge_length_is_refused_from_the_header_alone() {
     assert!(reason.contains("over the limit of 65536"), "{reason}");
 }
 
-#[tokio::test]
-async fn a_huge_length_on_a_stream_of_its_own_is_refused_too() {
+/// Says `bytes` on a stream of a client's for one large frame, and tells why the node hangs up.
+async fn hangs_up_on_one_frame(bytes: &[u8]) -> String {
     let authority = Authority::new();
     let mut node = one_node(&authority).await;
     let client = Client::connect(node.address, &authority.client()).await;
     node.next().await;
+    let mut stream = client.connection.open_uni().await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    ended(&client.connection).await
+}
+
+#[tokio::test]
+async fn a_huge_length_on_a_stream_of_its_own_is_refused_too() {
     let mut huge = request(2, ask_record());
     huge[..4].copy_from_slice(&(18_u32 << 20).to_le_bytes());
-    let mut stream = client.connection.open_uni().await.unwrap();
-    stream.write_all(&huge).await.unwrap();
-    let reason = ended(&client.connection).await;
+    let reason = hangs_up_on_one_frame(&huge).await;
     assert!(reason.contains("over the limit"), "{reason}");
 }
 
 #[tokio::test]
 async fn a_question_on_a_stream_of_its_own_ends_the_connection() {
-    let authority = Authority::new();
-    let mut node = one_node(&authority).await;
-    let client = Client::connect(node.address, &authority.client()).await;
-    node.next().await;
-    let mut stream = client.connection.open_uni().await.unwrap();
-    stream.write_all(&request(2, ask_record())).await.unwrap();
-    let reason = ended(&client.connection).await;
+    let reason = hangs_up_on_one_frame(&request(2, ask_record())).await;
     assert!(reason.contains("a question came on a stream of its own"), "{reason}");
 }
 

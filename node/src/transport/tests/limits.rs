@@ -93,7 +93,7 @@ async fn the_client_that_has_been_idle_longest_makes_room_and_a_source_has_its_s
 
 #[tokio::test]
 async fn who_works_is_served_beside_the_silent_the_slow_and_the_greedy() {
-    const ASKED: u64 = 30;
+    const ASKED: u64 = 200;
     let (node, client) = limited(|limits| {
         limits.handshakes_max = 16;
         limits.handshakes_per_source_max = 8;
@@ -173,7 +173,7 @@ async fn who_does_not_read_is_read_no_further_until_it_does() {
     }
     lazy.send.write_all(&asked).await.unwrap();
     let large = failure(10_000);
-    // All are answered that are taken up: those that wait for the loop before there is an answer, and few more.
+    // All are answered that are taken up: those that came before there was an answer, and few more.
     let mut answered = 0;
     while let Ok(Some(_)) = timeout(Duration::from_secs(1), queue.recv()).await {
         transport.send_client(connection, answered, &large);
