@@ -3,8 +3,10 @@
 //! With a cluster of `quoit up` running, `cargo run --release -p quoit-node --example crowd` measures a
 //! foreground client alone, then beside 5,000 connections that are idle (they say hello and nothing
 //! more), slow (a hello, byte by byte) or greedy (requests without end, answers not awaited), a third
-//! each, from 64 addresses of loopback; it prints both latencies, their ratio, what became of the crowd,
-//! and what the node counted. `crowd COUNT DIRECTORY` for another number, another client's directory.
+//! each, from 64 addresses of loopback. It does so in turns, since a machine's pace changes from minute to
+//! minute: three times alone and beside, and alone once more. It prints the latencies of each turn, the
+//! ratio of those of all, what became of the crowd, and what the node counted. `crowd COUNT DIRECTORY` for
+//! another number, another client's directory.
 //!
 //! The crowd is a process of its own that gets the processor when nobody else wants it (`chrt --idle`): what
 //! it takes is not the node's doing, but there is no other machine here.
@@ -33,10 +35,13 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// Tasks of the foreground client, each with one request at a time.
 const FOREGROUND_TASKS: usize = 4;
 const KEYS: u64 = 1_000;
+const TURNS: usize = 3;
 const ALONE: Duration = Duration::from_secs(10);
-const BESIDE: Duration = Duration::from_secs(20);
+const BESIDE: Duration = Duration::from_secs(10);
 /// The crowd is there so long before it is measured, and goes a little after.
 const ARRIVING: Duration = Duration::from_secs(30);
+/// So long after it has gone the node has forgotten it.
+const SETTLING: Duration = Duration::from_secs(5);
 const SOURCES: usize = 64;
 /// How long one waits that is refused, twice as long each time.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -75,44 +80,73 @@ async fn measure(count: usize, directory: &Path) -> Result<(), Failure> {
     }
     let node = client.record().members[0].address;
     foreground(&client, Duration::from_secs(2)).await?;
-    let alone = foreground(&client, ALONE).await?;
-    println!("alone:   {alone}");
-    let mut crowd = Command::new("chrt")
-        .args(["--idle", "0"])
-        .arg(std::env::current_exe()?)
-        .args(["--as-crowd", &count.to_string()])
-        .arg(directory)
-        .arg(node.to_string())
-        .stdin(Stdio::null())
-        .spawn()?;
-    tokio::time::sleep(ARRIVING).await;
-    let beside = foreground(&client, BESIDE).await?;
-    println!("beside:  {beside}");
-    println!("p99 beside {count} connections: {:.2} times what it is alone", {
-        beside.p99.as_secs_f64() / alone.p99.as_secs_f64()
-    });
+    let (mut alone, mut beside) = (Seen::default(), Seen::default());
+    for _ in 0..TURNS {
+        alone.add("alone: ", foreground(&client, ALONE).await?);
+        let mut crowd = Command::new("chrt")
+            .args(["--idle", "0"])
+            .arg(std::env::current_exe()?)
+            .args(["--as-crowd", &count.to_string()])
+            .arg(directory)
+            .arg(node.to_string())
+            .stdin(Stdio::null())
+            .spawn()?;
+        tokio::time::sleep(ARRIVING).await;
+        beside.add("beside:", foreground(&client, BESIDE).await?);
+        tell_connections(node).await?;
+        crowd.wait()?;
+        tokio::time::sleep(SETTLING).await;
+    }
+    alone.add("alone: ", foreground(&client, ALONE).await?);
+    let ratio = |at: usize| beside.at(at).as_secs_f64() / alone.at(at).as_secs_f64();
+    println!("in all, alone:  {alone}");
+    println!("in all, beside: {beside}");
+    println!(
+        "beside {count} connections: p50 {:.2} times what it is alone, p99 {:.2}",
+        ratio(50),
+        ratio(99)
+    );
+    client.close().await;
+    Ok(())
+}
+
+/// Prints whom the node let in, and whom not.
+async fn tell_connections(node: SocketAddr) -> Result<(), Failure> {
     let http = SocketAddr::new(node.ip(), node.port() + quoit_node::config::HTTP_PORT_OFFSET);
     let metrics = fetch(http, "/metrics", Duration::from_secs(5)).await?.body;
     let told = ["quoit_refused_connections_total", "quoit_connections{"];
     for line in metrics.lines().filter(|line| told.iter().any(|name| line.starts_with(name))) {
         println!("{line}");
     }
-    crowd.wait()?;
-    client.close().await;
     Ok(())
 }
 
 /// What the foreground client saw.
+#[derive(Default)]
 struct Seen {
-    requests: usize,
+    times: Vec<Duration>,
     failed: usize,
-    p50: Duration,
-    p99: Duration,
+}
+
+impl Seen {
+    /// Adds what was seen in a turn, and prints it.
+    fn add(&mut self, turn: &str, mut seen: Self) {
+        seen.times.sort_unstable();
+        println!("{turn} {seen}");
+        self.times.append(&mut seen.times);
+        self.times.sort_unstable();
+        self.failed += seen.failed;
+    }
+
+    fn at(&self, percent: usize) -> Duration {
+        self.times.get(self.times.len() * percent / 100).copied().unwrap_or_default()
+    }
 }
 
 impl std::fmt::Display for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { requests, failed, p50, p99 } = self;
+        let (requests, failed, p50, p99) =
+            (self.times.len(), self.failed, self.at(50), self.at(99));
         write!(f, "{requests} requests, {failed} failed, p50 {p50:.2?}, p99 {p99:.2?}")
     }
 }
@@ -140,15 +174,13 @@ async fn foreground(client: &Client, length: Duration) -> Result<Seen, Failure> 
             (times, failed)
         });
     }
-    let (mut times, mut failed) = (Vec::new(), 0);
+    let mut seen = Seen::default();
     while let Some(done) = tasks.join_next().await {
-        let (some, failures) = done?;
-        times.extend(some);
-        failed += failures;
+        let (times, failed) = done?;
+        seen.times.extend(times);
+        seen.failed += failed;
     }
-    times.sort_unstable();
-    let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
-    Ok(Seen { requests: times.len(), failed, p50: at(50), p99: at(99) })
+    Ok(seen)
 }
 
 /// The crowd itself, until the foreground has been measured.

@@ -17,7 +17,7 @@ use super::pace::Rate;
 /// So many handshakes may begin at once after a quiet time.
 const HANDSHAKES_BURST: u32 = 32;
 /// While the node works, so many times fewer.
-const BUSY_SHARE: u32 = 5;
+const BUSY_SHARE: u32 = 10;
 
 /// Whom a newcomer counts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

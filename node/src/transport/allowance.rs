@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::pace::Rate;
 
-/// What a question takes: 50 a second. Operations on the same stream wait behind it, and one process may
-/// ask for many (whoever names a table that is not there asks for the record).
+/// What a question takes: 50 a second. One process may ask for many (whoever names a table that is not
+/// there asks for the record).
 pub(super) const QUESTION: Duration = Duration::from_millis(20);
 /// And so many of all clients together, each in its turn.
-pub(super) const QUESTIONS: Rate = Rate { per_second: 1_000, burst: 1_000 };
+pub(super) const QUESTIONS: Rate = Rate { per_second: 500, burst: 1_000 };
 /// What a refusal takes: 1,000 a second, which is more than a client sees that comes back when told.
 pub(super) const REFUSAL: Duration = Duration::from_millis(1);
 /// What an allowance holds after a quiet time: 400 questions, or 8,000 refusals.

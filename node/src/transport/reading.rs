@@ -95,7 +95,7 @@ impl FrameReader {
     }
 }
 
-/// Hands up what came in a frame of `bytes`.
+/// Hands up an operation that came in a frame of `bytes`.
 async fn hand_up(
     link: &Link,
     shared: &Shared,
@@ -103,12 +103,7 @@ async fn hand_up(
     bytes: usize,
 ) -> Result<(), Fault> {
     link.on_asked();
-    if is_question(&inbound) {
-        link.on_question();
-        shared.question_turn().await;
-    } else {
-        link.on_operation(shared);
-    }
+    link.on_operation(shared);
     shared.inbox.send(inbound, bytes).await
 }
 
@@ -117,20 +112,59 @@ fn is_question(inbound: &Inbound) -> bool {
     matches!(inbound, Inbound::Client { message, .. } if message.head().is_none())
 }
 
+/// The question of a client that waits for its turn among those of all. What comes after it passes it, but
+/// for the next question: each client has one place.
+#[derive(Default)]
+struct Question(JoinSet<Result<(), Fault>>);
+
+impl Question {
+    /// Takes the place of the one before, once that is handed up.
+    async fn hand_up(
+        &mut self,
+        link: &Link,
+        shared: &Arc<Shared>,
+        inbound: Inbound,
+        bytes: usize,
+    ) -> Result<(), Fault> {
+        link.on_asked();
+        self.handed_up().await?;
+        link.on_question();
+        let shared = Arc::clone(shared);
+        self.0.spawn(async move {
+            shared.question_turn().await;
+            shared.inbox.send(inbound, bytes).await
+        });
+        Ok(())
+    }
+
+    /// Waits until none is left.
+    async fn handed_up(&mut self) -> Result<(), Fault> {
+        match self.0.join_next().await {
+            Some(asked) => asked.expect("questions do not panic"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Hands up all that comes on a long-lived stream, until it ends.
 pub(super) async fn read_stream(
     mut frames: FrameReader,
     from: Origin,
     link: Arc<Link>,
 ) -> Result<(), Fault> {
+    let mut question = Question::default();
     while let Some(frame) = frames.next().await? {
         let bytes = HEADER_BYTES + frame.body.len();
-        if let Some(inbound) = from.inbound(&frames.shared, frame)? {
-            hand_up(&link, &frames.shared, inbound, bytes).await?;
+        match from.inbound(&frames.shared, frame)? {
+            Some(inbound) if is_question(&inbound) => {
+                question.hand_up(&link, &frames.shared, inbound, bytes).await?;
+            }
+            Some(inbound) => hand_up(&link, &frames.shared, inbound, bytes).await?,
+            None => {}
         }
         link.may_ask().await?;
     }
-    Ok(())
+    question.handed_up().await
 }
 
 /// Hands up the large frames of a connection, each of which has a stream. QUIC bounds their number.

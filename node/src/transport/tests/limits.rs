@@ -160,6 +160,44 @@ async fn who_asks_without_end_is_taken_up_at_its_pace_and_others_at_once() {
 }
 
 #[tokio::test]
+async fn operations_pass_a_question_that_waits_for_its_turn() {
+    let (node, client) = limited(|_| {});
+    let Node { address, transport: _transport, mut queue, .. } = node;
+    // Together they have more saved than all may ask at once.
+    let mut greedy = Vec::new();
+    for _ in 0..4 {
+        let mut one = Client::connect(address, &client).await;
+        let asked: Vec<u8> = (0..400).flat_map(|id| request(id, AskRecord {}.into())).collect();
+        one.send.write_all(&asked).await.unwrap();
+        greedy.push(one);
+    }
+    for _ in 0..1_050 {
+        timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
+    }
+    let mut other = Client::connect(address, &client).await;
+    let get: ClientRequest = Get { head: head(), key: key(), at_least: Seen::default() }.into();
+    let mut asked = BytesMut::new();
+    asked.extend_from_slice(&request(1, AskRecord {}.into()));
+    for id in 2..=20 {
+        asked.extend_from_slice(&request(id, get.clone()));
+    }
+    other.send.write_all(&asked).await.unwrap();
+    let mut hello = None;
+    let mut came = Vec::new();
+    while came.len() < 20 {
+        let next = timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
+        let Inbound::Client { connection, request, message } = next else { continue };
+        match message {
+            ClientRequest::Hello(_) => hello = Some(connection),
+            _ if hello == Some(connection) => came.push(request),
+            _ => {}
+        }
+    }
+    let expected: Vec<u64> = (2..=20).chain([1]).collect();
+    assert_eq!(came, expected, "the question last, and all the operations in their order");
+}
+
+#[tokio::test]
 async fn who_does_not_read_is_read_no_further_until_it_does() {
     const ASKED: u64 = 8_000;
     let (node, client) = limited(|_| {});
