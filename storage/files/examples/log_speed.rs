@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir_in(&parent)?;
         let disk = Arc::new(FileDisk::open(directory.path())?);
         let (mut log, _) = Log::open(disk, LogOptions::default(), &mut |_| {})?;
-        let keeper = log.spare_keeper();
+        let mut keeper = log.spare_keeper();
         let done = Arc::new(AtomicBool::new(false));
         let stop = done.clone();
         let maintenance = std::thread::spawn(move || {

@@ -310,7 +310,7 @@ impl Log {
     /// spare when it needs one, and makes none itself.
     pub fn spare_keeper(&mut self) -> SpareKeeper {
         self.reserves_spare = false;
-        SpareKeeper { disk: self.disk.clone(), segment_bytes: self.segment_bytes }
+        SpareKeeper::new(self.disk.clone(), self.segment_bytes)
     }
 
     /// The last appended sequence.

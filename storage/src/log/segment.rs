@@ -247,23 +247,44 @@ fn remove_if_there(disk: &dyn Disk, path: &str) -> io::Result<()> {
 /// to note of every reserved block that it was written for the first time, which doubles the time
 /// that a sync takes; blocks that hold zeros already spare the writer that.
 pub struct SpareKeeper {
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) segment_bytes: u64,
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    /// The spare, if there is one, is of this keeper's making.
+    is_filled: bool,
 }
 
 impl SpareKeeper {
+    pub(super) fn new(disk: Arc<dyn Disk>, segment_bytes: u64) -> Self {
+        Self { disk, segment_bytes, is_filled: false }
+    }
+
     /// Makes a spare if there is none, and says whether it did. Slow (it writes a segment's length
-    /// of zeros); may run beside the log's own calls, but only once at a time. An error, a full
-    /// disk for instance, is no reason to stop: the log reserves its next segment by itself.
-    pub fn keep(&self) -> io::Result<bool> {
+    /// of zeros); may run beside the log's own calls. An error, a full disk for instance, is no reason to
+    /// stop: the log reserves its next segment by itself.
+    pub fn keep(&mut self) -> io::Result<bool> {
         if spare_length(&*self.disk)?.is_some() {
             return Ok(false);
         }
+        self.make().map(|()| true)
+    }
+
+    /// Puts a written spare in the place of one that may only be reserved, as the log does when it is
+    /// opened. As slow as [`SpareKeeper::keep`]: for a log that is really written to. On an error the one
+    /// that was there stays.
+    pub fn fill_reserved(&mut self) -> io::Result<()> {
+        if self.is_filled || spare_length(&*self.disk)?.is_none() {
+            return Ok(());
+        }
+        self.make()
+    }
+
+    fn make(&mut self) -> io::Result<()> {
         let filled = self.fill();
         if filled.is_err() {
             remove_if_there(&*self.disk, FILLING)?;
         }
-        filled.map(|()| true)
+        self.is_filled |= filled.is_ok();
+        filled
     }
 
     /// The spare's name appears only when all is done, since the log may take it at any moment.

@@ -306,11 +306,12 @@ impl Maintainer {
     /// # Errors
     /// What failed, for people. Everything is as durable as before; call again later.
     pub fn flush(&self) -> Result<(), String> {
-        let keeper = lock(&self.shared.flushing);
+        let mut keeper = lock(&self.shared.flushing);
+        // Without a spare the log looks for space itself.
         if self.has_work() {
             self.flush_noting()?;
+            let _ = keeper.fill_reserved();
         }
-        // Without a spare the log looks for space itself.
         let _ = keeper.keep();
         Ok(())
     }

@@ -25,6 +25,15 @@
 //! something and reads again (`Tables::settled`). No reader registers, none waits, and all old
 //! versions go at the first flush or compaction that sees them.
 //!
+//! # What holds nobody up
+//!
+//! lsm-tree has one lock over its list of memtables and files, takes it for each insert and get, and keeps
+//! it while a flush or a compaction makes its result durable, which is some five syncs. On a busy disk
+//! inserts, and the node's loop with its gets, stood still for up to 310 ms so. Therefore gets look
+//! through a [`View`] of the same memtables and files, which is put in place of the one before in a moment,
+//! and inserts go to its memtable. Scans, which have threads of their own, and the closing of a memtable,
+//! which is rare, still ask lsm-tree.
+//!
 //! # What is persisted
 //!
 //! A flush writes all closed memtables, so what the tree has on disk is always a prefix of the log.
@@ -68,6 +77,7 @@ mod open;
 mod record;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     collections::VecDeque,
@@ -84,11 +94,16 @@ use std::{
 
 use bytes::Bytes;
 use lsm_tree::{
-    AbstractTree, Guard as _, SeqNo, SequenceNumberCounter, Slice, Tree, compaction::Leveled,
+    AbstractTree, Guard as _, InternalValue, SeqNo, SequenceNumberCounter, Slice, Tree, ValueType,
+    compaction::Leveled,
 };
 use quoit_storage::engine::{Change, Engine, EngineError, EngineSize, Pressure, Sequence};
 
-use self::{open::Place, record::Persisted};
+use self::{
+    open::Place,
+    record::Persisted,
+    view::{Views, files_of},
+};
 pub use held::{HeldFile, HeldTables, SmallFiles};
 
 /// Log sequences are written above this; the tree's own commits stay below.
@@ -205,6 +220,8 @@ pub struct Tables {
     /// What inserts before which had persisted when the tables were opened.
     opened_at: Sequence,
     writer: Mutex<Writer>,
+    /// What gets look through, and inserts go to.
+    views: Views,
     /// Copies of what `writer` knows, to be read without waiting.
     active_bytes: AtomicU64,
     sealed_count: AtomicUsize,
@@ -243,6 +260,7 @@ impl Tables {
         record.sequence = record.sequence.max(in_tree);
         Tables {
             runs_count: AtomicUsize::new(opened.tree.l0_run_count()),
+            views: Views::new(opened.tree.active_memtable(), files_of(&opened.tree)),
             tree: opened.tree,
             commits: opened.commits,
             place,
@@ -288,18 +306,21 @@ impl Tables {
         self.writer.lock().expect("an insert panics only on a caller's bug")
     }
 
-    /// After a commit of the tree.
-    fn note_commit(&self) {
+    /// After a commit of the tree, which brought so many of the oldest closed memtables into the files.
+    fn note_commit(&self, flushed: usize) {
         assert!(self.commits.get() < NUMBERS_START, "commits reached the log's numbers");
         self.runs_count.store(self.tree.l0_run_count(), Ordering::Relaxed);
+        self.views.on_commit(flushed, || files_of(&self.tree));
     }
 
     fn flush_closed(&self) -> Result<(), EngineError> {
+        // Those that are closed in the meantime may be flushed too, and are looked through once more.
+        let closed = self.views.closed_count();
         contained(|| {
             let lock = self.tree.get_flush_lock();
             self.tree.flush(&lock, COLLECT_ALL)
         })?;
-        self.note_commit();
+        self.note_commit(closed);
         Ok(())
     }
 }
@@ -309,7 +330,8 @@ impl Engine for Tables {
         // Each further round needs a rotation within the last one.
         loop {
             let published = self.published.load(Ordering::Acquire);
-            let found = contained(|| self.tree.get(key, read_number(published)))?;
+            let view = self.views.current();
+            let found = contained(|| view.get(key, read_number(published)))?;
             if self.settled(published) {
                 return Ok(found.map(into_bytes));
             }
@@ -366,12 +388,18 @@ impl Engine for Tables {
         }
         assert!(sequence.0 > published, "inserts come in the log's order");
         let number = NUMBERS_START + sequence.0;
+        let view = self.views.current();
         for change in changes {
-            // The same key again, under the same number: lsm-tree puts the later in its place.
-            let (bytes, _) = match change.value {
-                Some(value) => self.tree.insert(&change.key[..], &value[..], number),
-                None => self.tree.remove(&change.key[..], number),
+            let key = Slice::from(&change.key[..]);
+            let item = match change.value {
+                Some(value) => {
+                    let value = Slice::from(&value[..]);
+                    InternalValue::from_components(key, value, number, ValueType::Value)
+                }
+                None => InternalValue::new_tombstone(key, number),
             };
+            // The same key again, under the same number: lsm-tree puts the later in its place.
+            let (bytes, _) = view.active.insert(item);
             writer.active_bytes += bytes;
         }
         self.active_bytes.store(writer.active_bytes, Ordering::Relaxed);
@@ -394,6 +422,7 @@ impl Engine for Tables {
         // Before the flush can: a reader that saw its result must see this.
         self.collected.store(published, Ordering::Release);
         self.tree.rotate_memtable();
+        self.views.on_rotated(self.tree.active_memtable());
         writer.active_bytes = 0;
         self.active_bytes.store(0, Ordering::Relaxed);
         writer.sealed.push_back(Sequence(published));
@@ -432,7 +461,7 @@ impl Engine for Tables {
 
     fn compact(&self) -> Result<(), EngineError> {
         contained(|| self.tree.compact(Arc::new(Leveled::default()), COLLECT_ALL))?;
-        self.note_commit();
+        self.note_commit(0);
         Ok(())
     }
 

@@ -4,8 +4,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -184,6 +186,41 @@ fn closing_without_a_flush_keeps_what_was_flushed_and_no_more() {
     assert_eq!(tables.persisted_sequence(), Sequence(5));
     assert_eq!(tables.highest_sequence(), Sequence(5));
     assert_eq!(read_all(&tables), [("a".into(), "1".into())]);
+}
+
+#[test]
+fn inserts_and_gets_do_not_wait_while_the_tree_makes_a_commit_durable() {
+    let directory = tempfile::tempdir().unwrap();
+    let (tables, _) = open(directory.path());
+    put(&tables, "in a file", "1", 1);
+    put(&tables, "removed", "1", 2);
+    flush_all(&tables);
+    put(&tables, "closed", "3", 3);
+    tables.rotate();
+    let tables = Arc::new(tables);
+    // As a flush and a compaction hold it.
+    let lock = lsm_tree::AbstractTree::get_version_history_lock(&tables.tree);
+    let (found, finds) = mpsc::channel();
+    let worker = thread::spawn({
+        let tables = Arc::clone(&tables);
+        move || {
+            put(&tables, "in memory", "4", 4);
+            tables.insert(vec![change("removed", None)], Sequence(5)).unwrap();
+            let keys = ["in a file", "removed", "closed", "in memory", "nowhere"];
+            let values = keys.map(|key| tables.get(key.as_bytes()).unwrap());
+            found.send(values).unwrap();
+        }
+    });
+    let values = finds.recv_timeout(Duration::from_secs(20));
+    drop(lock);
+    worker.join().unwrap();
+    let expected = [Some("1"), None, Some("3"), Some("4"), None];
+    assert_eq!(values.unwrap(), expected.map(|value| value.map(Bytes::from)));
+    // And all of that is in the files in the end.
+    flush_all(&tables);
+    assert_eq!(tables.views.closed_count(), 0);
+    assert_eq!(tables.get(b"closed").unwrap().unwrap(), "3");
+    assert_eq!(tables.get(b"removed").unwrap(), None);
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn work(log: &mut Log, truth: &mut Truth, draw: &mut Draw, steps: u64) -> Result
                 truth.synced = log.synced_sequence().0;
             }
             9 if draw.below(2) == 0 => drop(log.spare_keeper().keep()),
+            9 if draw.below(2) == 0 => drop(log.spare_keeper().fill_reserved()),
             _ => {
                 let target = truth.persisted + draw.below(truth.synced - truth.persisted + 1);
                 truth.persisted = target;

@@ -156,7 +156,7 @@ fn an_entry_that_is_persisted_is_not_delivered() {
 fn a_keeper_makes_one_spare_which_the_log_takes() {
     let disk = TwinDisk::new(1);
     let mut log = open(&disk, 0).log;
-    let keeper = log.spare_keeper();
+    let mut keeper = log.spare_keeper();
     assert!(!keeper.keep().unwrap());
     for sequence in 1..=6 {
         log.append([payload(sequence, 300)]).unwrap();
@@ -174,6 +174,27 @@ fn a_keeper_makes_one_spare_which_the_log_takes() {
     log.sync().unwrap();
     disk.crash();
     assert_eq!(open(&disk, 0).intact.len(), 8);
+}
+
+#[test]
+fn a_keeper_fills_what_the_log_reserved_once_and_leaves_it_where_there_is_no_space() {
+    let disk = TwinDisk::new(1);
+    let mut log = open(&disk, 0).log;
+    let mut keeper = log.spare_keeper();
+    disk.limit(Some(disk.used_bytes()));
+    assert_eq!(keeper.fill_reserved().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(disk.content(segment::SPARE).unwrap(), [0; 1024]);
+    let used = disk.used_bytes();
+    disk.limit(None);
+    let before = disk.operations();
+    keeper.fill_reserved().unwrap();
+    assert!(disk.operations() > before + 2, "it was written");
+    assert_eq!(disk.content(segment::SPARE).unwrap(), [0; 1024]);
+    assert_eq!(disk.used_bytes(), used, "the other one is gone");
+    let before = disk.operations();
+    keeper.fill_reserved().unwrap();
+    assert_eq!(disk.operations(), before, "once is enough");
+    assert!(!keeper.keep().unwrap());
 }
 
 #[test]
