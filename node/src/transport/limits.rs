@@ -86,7 +86,7 @@ pub struct AcceptLimits {
     pub handshakes_max: usize,
     /// And so many of them of one address; as many again wait.
     pub handshakes_per_source_max: usize,
-    /// Handshakes begun in a second, but for a few at once; a fifth of it while the node works.
+    /// Handshakes begun in a second, but for a few at once; a tenth of it while the node works.
     pub handshakes_per_second: u32,
 }
 

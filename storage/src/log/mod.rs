@@ -58,6 +58,12 @@
 //! of 256 came to 83,000 to 218,000. Without a [`SpareKeeper`], in two runs, the median of 64 was
 //! 0.44 and 0.46 ms, though not the average worse. The load decided more than the log: to be measured
 //! again on a quiet machine.
+//!
+//! By itself, 800 writes of 50,000 bytes, each with an `fdatasync`: 0.20 ms at the median into a file that was
+//! written before, two writes of the disk each, and 0.36 ms into one that was only reserved, three: the third
+//! notes that the blocks were written, in a block of the disk that other nodes' files may share. So the spare
+//! that a log reserves for itself when it is opened is written by its keeper, once the first memory is flushed.
+//! The very first segment is not.
 
 use std::io;
 use std::sync::Arc;
