@@ -30,7 +30,7 @@
 //! lsm-tree has one lock over its list of memtables and files, takes it for each insert and get, and keeps
 //! it while a flush or a compaction makes its result durable, which is some five syncs. On a busy disk
 //! inserts, and the node's loop with its gets, stood still for up to 310 ms so. Therefore gets look
-//! through a [`View`] of the same memtables and files, which is put in place of the one before in a moment,
+//! through a `View` of the same memtables and files, which is put in place of the one before in a moment,
 //! and inserts go to its memtable. Scans, which have threads of their own, and the closing of a memtable,
 //! which is rare, still ask lsm-tree.
 //!
