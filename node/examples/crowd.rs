@@ -94,7 +94,8 @@ async fn measure(count: usize, directory: &Path) -> Result<(), Failure> {
         tokio::time::sleep(ARRIVING).await;
         beside.add("beside:", foreground(&client, BESIDE).await?);
         tell_connections(node).await?;
-        crowd.wait()?;
+        // Its last ones sleep for a while yet; the client stays connected.
+        tokio::task::spawn_blocking(move || crowd.wait()).await??;
         tokio::time::sleep(SETTLING).await;
     }
     alone.add("alone: ", foreground(&client, ALONE).await?);

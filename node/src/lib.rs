@@ -66,8 +66,8 @@
 //! second without, 17,000 with it; 155 and 122 microseconds of processor time a put, all three nodes together.
 //! What a put waits for at the worst is the disk (`perf sched timehist` of the writing thread): while all three
 //! nodes flush, the log's `fdatasync` waits for the disk's own flush, 50 to 200 ms on a slow one, where the p99 was
-//! 48 to 118 ms; with `memtable_mib = 1024`, so that nothing was flushed, it was 22.7 ms in the same minutes. Nor
-//! does it wait for the tables any more, which held inserts up for up to 310 ms then (`quoit_storage_files`).
+//! 48 to 118 ms; with `memtable_mib = 1024`, so that nothing was flushed, it was 22.7 ms in the same minutes. For
+//! the tables, which held it up for up to 310 ms, it waits only when a memtable is closed (`quoit_storage_files`).
 //! Next: to write flushed files out in small portions, and recycled log segments in place of zeros (a quarter of
 //! all that is written); then the memtable's insert, 8 % of the writing thread.
 //!

@@ -112,8 +112,9 @@ fn is_question(inbound: &Inbound) -> bool {
     matches!(inbound, Inbound::Client { message, .. } if message.head().is_none())
 }
 
-/// The question of a client that waits for its turn among those of all. What comes after it passes it, but
-/// for the next question: each client has one place.
+/// The question of a client that waits for its turn among those of all. Operations that come after it pass
+/// it, until another question does, which waits for the place: each client has one. (Commands such as
+/// `ChangeTables` are questions here: whoever needs their effect awaits their answer.)
 #[derive(Default)]
 struct Question(JoinSet<Result<(), Fault>>);
 

@@ -269,8 +269,8 @@ impl SpareKeeper {
     }
 
     /// Puts a written spare in the place of one that may only be reserved, as the log does when it is
-    /// opened. As slow as [`SpareKeeper::keep`]: for a log that is really written to. On an error the one
-    /// that was there stays.
+    /// opened. As slow as [`SpareKeeper::keep`], and takes the space of both meanwhile: for a log that is really
+    /// written to. On an error the one that was there stays.
     pub fn fill_reserved(&mut self) -> io::Result<()> {
         if self.is_filled || spare_length(&*self.disk)?.is_none() {
             return Ok(());

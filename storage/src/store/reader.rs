@@ -307,11 +307,12 @@ impl Maintainer {
     /// What failed, for people. Everything is as durable as before; call again later.
     pub fn flush(&self) -> Result<(), String> {
         let mut keeper = lock(&self.shared.flushing);
-        // Without a spare the log looks for space itself.
         if self.has_work() {
             self.flush_noting()?;
+            // With a reserved one the log goes on as well.
             let _ = keeper.fill_reserved();
         }
+        // Without a spare the log looks for space itself.
         let _ = keeper.keep();
         Ok(())
     }

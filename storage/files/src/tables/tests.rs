@@ -206,6 +206,7 @@ fn inserts_and_gets_do_not_wait_while_the_tree_makes_a_commit_durable() {
         move || {
             put(&tables, "in memory", "4", 4);
             tables.insert(vec![change("removed", None)], Sequence(5)).unwrap();
+            assert!(tables.size().keys_estimate >= 4);
             let keys = ["in a file", "removed", "closed", "in memory", "nowhere"];
             let values = keys.map(|key| tables.get(key.as_bytes()).unwrap());
             found.send(values).unwrap();

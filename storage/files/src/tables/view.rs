@@ -1,19 +1,36 @@
 //! What a get looks through: lsm-tree's memtables and files as they were at one moment, without its lock.
 
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use std::{mem, thread};
 
 use lsm_tree::table::filter::standard_bloom::Builder;
 use lsm_tree::{AbstractTree, InternalValue, Memtable, SeqNo, Slice, Tree};
+use quoit_storage::engine::EngineSize;
 
-/// The files of one version of the tree; while it is held, none of them is deleted. What a key has in them
-/// below a number, the newest. lsm-tree does not let its version be named.
-type Files = Arc<dyn Fn(&[u8], SeqNo) -> lsm_tree::Result<Option<InternalValue>> + Send + Sync>;
+/// Whoever replaces a view waits so long, and so often, for those who still look through it.
+const LAST_LOOK_PAUSE: Duration = Duration::from_millis(1);
+const LAST_LOOKS_MAX: u32 = 1_000;
+
+/// Finds the newest that a key has in some files below a number. lsm-tree does not let its version, which
+/// this holds, be named.
+type Find = dyn Fn(&[u8], SeqNo) -> lsm_tree::Result<Option<InternalValue>> + Send + Sync;
+
+/// The files of one version of the tree. While they are held, none of them is deleted.
+#[derive(Clone)]
+pub(super) struct Files {
+    find: Arc<Find>,
+    size: EngineSize,
+}
 
 /// The files as they are now. Takes lsm-tree's lock.
 pub(super) fn files_of(tree: &Tree) -> Files {
     let version = tree.current_version();
-    Arc::new(move |key, number| {
+    let size = EngineSize {
+        disk_bytes: version.iter_levels().map(|level| level.size()).sum(),
+        keys_estimate: version.iter_tables().map(|table| table.metadata.item_count).sum(),
+    };
+    let find = Arc::new(move |key: &[u8], number| {
         let hash = Builder::get_hash(key);
         let runs = version.iter_levels().flat_map(|level| level.iter());
         for table in runs.filter_map(|run| run.get_for_key(key)) {
@@ -23,14 +40,15 @@ pub(super) fn files_of(tree: &Tree) -> Files {
             }
         }
         Ok(None)
-    })
+    });
+    Files { find, size }
 }
 
 /// Memtables and files, which together hold all that was inserted.
 #[derive(Clone)]
 pub(super) struct View {
     /// What inserts go to.
-    pub(super) active: Arc<Memtable>,
+    active: Arc<Memtable>,
     /// Those that are closed, the newest last. The files may have what some of them hold.
     closed: Vec<Arc<Memtable>>,
     files: Files,
@@ -42,9 +60,18 @@ impl View {
         let mut memtables = [&self.active].into_iter().chain(self.closed.iter().rev());
         let found = match memtables.find_map(|memtable| memtable.get(key, number)) {
             Some(found) => Some(found),
-            None => (self.files)(key, number)?,
+            None => (self.files.find)(key, number)?,
         };
         Ok(found.filter(|item| !item.key.is_tombstone()).map(|item| item.value))
+    }
+
+    pub(super) fn size(&self) -> EngineSize {
+        let memtables = [&self.active].into_iter().chain(&self.closed);
+        let in_memory: usize = memtables.map(|memtable| memtable.len()).sum();
+        EngineSize {
+            keys_estimate: self.files.size.keys_estimate + in_memory as u64,
+            ..self.files.size
+        }
     }
 }
 
@@ -66,33 +93,46 @@ impl Views {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What inserts go to. Whoever holds it holds no files.
+    pub(super) fn active(&self) -> Arc<Memtable> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current.active)
+    }
+
     pub(super) fn closed_count(&self) -> usize {
         self.current().closed.len()
     }
 
-    /// The memtable that inserts went to was closed, and is among those that the tree will flush next.
+    /// The tree closed the memtable that inserts went to, and has another one.
     pub(super) fn on_rotated(&self, active: Arc<Memtable>) {
-        self.change(|view| view.closed.push(mem::replace(&mut view.active, active)));
+        drop(self.change(|view| view.closed.push(mem::replace(&mut view.active, active))));
     }
 
-    /// The tree's files changed, and have what the oldest `flushed` closed memtables hold.
+    /// The tree's files changed, and have what the oldest `flushed` closed memtables hold. Frees those, and
+    /// the files that are no more, which takes its time: for a maintenance thread.
     pub(super) fn on_commit(&self, flushed: usize, files: impl FnOnce() -> Files) {
-        let _committing = self.committing();
+        let committing = self.committing();
         let files = files();
-        self.change(|view| {
+        let before = self.change(|view| {
             view.closed.drain(..flushed);
             view.files = files;
         });
+        drop(committing);
+        // Whoever lets go last frees it, and that should not be a get's thread.
+        for _ in 0..LAST_LOOKS_MAX {
+            if Arc::strong_count(&before) == 1 {
+                break;
+            }
+            thread::sleep(LAST_LOOK_PAUSE);
+        }
     }
 
-    fn change(&self, change: impl FnOnce(&mut View)) {
+    /// Puts a changed view in the place of the one that it gives back.
+    fn change(&self, change: impl FnOnce(&mut View)) -> Arc<View> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let mut view = View::clone(&current);
         change(&mut view);
-        let before = mem::replace(&mut *current, Arc::new(view));
-        drop(current);
-        // Frees a whole memtable, perhaps: nobody waits for that.
-        drop(before);
+        mem::replace(&mut *current, Arc::new(view))
     }
 
     fn committing(&self) -> MutexGuard<'_, ()> {
