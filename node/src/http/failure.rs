@@ -53,6 +53,8 @@ impl From<WriteError> for Problem {
             WriteError::TooLarge { .. } => Kind::TooLarge,
             WriteError::Level(_) => Kind::CannotBeHad,
             WriteError::UnknownTable { .. } => Kind::UnknownTable,
+            // Its time was over before there was anything to send to a node.
+            WriteError::Timeout { trail } if trail.attempts == 0 => Kind::TimedOut,
             // No node took it: that is want of nodes, and not of knowledge.
             WriteError::Timeout { .. }
             | WriteError::Unreachable { .. }
@@ -125,7 +127,7 @@ mod tests {
         assert_eq!(problem["outcome"], "unknown");
         assert_eq!((&problem["answered"], &problem["required"]), (&1.into(), &2.into()));
         for error in [
-            WriteError::Timeout { trail: Trail::default() },
+            WriteError::Timeout { trail: Trail { attempts: 1, ..Trail::default() } },
             WriteError::Unavailable { acknowledged: 0, required: 2, trail: Trail::default() },
             refused(FailureCode::NotServing),
             refused(FailureCode::Overloaded),
@@ -148,6 +150,7 @@ mod tests {
             (WriteError::TooManySiblings { message: String::new() }, 409),
             (WriteError::TooLarge { what: "the value", bytes: 2, bytes_max: 1 }, 413),
             (WriteError::Read(ReadError::Timeout { trail: Trail::default() }), 504),
+            (WriteError::Timeout { trail: Trail::default() }, 504),
         ] {
             assert_eq!(Problem::from(error).status().as_u16(), status);
         }
