@@ -125,6 +125,7 @@ async fn tell_connections(node: SocketAddr) -> Result<(), Failure> {
 /// What the foreground client saw.
 #[derive(Default)]
 struct Seen {
+    /// Ascending.
     times: Vec<Duration>,
     failed: usize,
 }
@@ -132,7 +133,6 @@ struct Seen {
 impl Seen {
     /// Adds what was seen in a turn, and prints it.
     fn add(&mut self, turn: &str, mut seen: Self) {
-        seen.times.sort_unstable();
         println!("{turn} {seen}");
         self.times.append(&mut seen.times);
         self.times.sort_unstable();
@@ -181,6 +181,7 @@ async fn foreground(client: &Client, length: Duration) -> Result<Seen, Failure> 
         seen.times.extend(times);
         seen.failed += failed;
     }
+    seen.times.sort_unstable();
     Ok(seen)
 }
 

@@ -99,11 +99,7 @@ use lsm_tree::{
 };
 use quoit_storage::engine::{Change, Engine, EngineError, EngineSize, Pressure, Sequence};
 
-use self::{
-    open::Place,
-    record::Persisted,
-    view::{Views, files_of},
-};
+use self::{open::Place, record::Persisted, view::Views};
 pub use held::{HeldFile, HeldTables, SmallFiles};
 
 /// Log sequences are written above this; the tree's own commits stay below.
@@ -260,7 +256,7 @@ impl Tables {
         record.sequence = record.sequence.max(in_tree);
         Tables {
             runs_count: AtomicUsize::new(opened.tree.l0_run_count()),
-            views: Views::new(opened.tree.active_memtable(), files_of(&opened.tree)),
+            views: Views::new(&opened.tree),
             tree: opened.tree,
             commits: opened.commits,
             place,
@@ -306,11 +302,12 @@ impl Tables {
         self.writer.lock().expect("an insert panics only on a caller's bug")
     }
 
-    /// After a commit of the tree, which brought so many of the oldest closed memtables into the files.
+    /// After what may have been a commit of the tree, which brought so many of the oldest closed memtables into
+    /// the files.
     fn note_commit(&self, flushed: usize) {
         assert!(self.commits.get() < NUMBERS_START, "commits reached the log's numbers");
         self.runs_count.store(self.tree.l0_run_count(), Ordering::Relaxed);
-        self.views.on_commit(flushed, || files_of(&self.tree));
+        self.views.on_commit(flushed, &self.tree);
     }
 
     fn flush_closed(&self) -> Result<(), EngineError> {

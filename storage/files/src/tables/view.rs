@@ -1,6 +1,6 @@
 //! What a get looks through: lsm-tree's memtables and files as they were at one moment, without its lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use std::{mem, thread};
 
@@ -18,30 +18,35 @@ type Find = dyn Fn(&[u8], SeqNo) -> lsm_tree::Result<Option<InternalValue>> + Se
 
 /// The files of one version of the tree. While they are held, none of them is deleted.
 #[derive(Clone)]
-pub(super) struct Files {
+struct Files {
+    /// lsm-tree's number for the version.
+    version: u64,
     find: Arc<Find>,
     size: EngineSize,
 }
 
-/// The files as they are now. Takes lsm-tree's lock.
-pub(super) fn files_of(tree: &Tree) -> Files {
-    let version = tree.current_version();
-    let size = EngineSize {
-        disk_bytes: version.iter_levels().map(|level| level.size()).sum(),
-        keys_estimate: version.iter_tables().map(|table| table.metadata.item_count).sum(),
-    };
-    let find = Arc::new(move |key: &[u8], number| {
-        let hash = Builder::get_hash(key);
-        let runs = version.iter_levels().flat_map(|level| level.iter());
-        for table in runs.filter_map(|run| run.get_for_key(key)) {
-            let found = table.get(key, number, hash)?;
-            if found.is_some() {
-                return Ok(found);
+impl Files {
+    /// As they are now. Takes lsm-tree's lock.
+    fn of(tree: &Tree) -> Self {
+        let version = tree.current_version();
+        let size = EngineSize {
+            disk_bytes: version.iter_levels().map(|level| level.size()).sum(),
+            keys_estimate: version.iter_tables().map(|table| table.metadata.item_count).sum(),
+        };
+        let number = version.id();
+        let find = Arc::new(move |key: &[u8], number| {
+            let hash = Builder::get_hash(key);
+            let runs = version.iter_levels().flat_map(|level| level.iter());
+            for table in runs.filter_map(|run| run.get_for_key(key)) {
+                let found = table.get(key, number, hash)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
             }
-        }
-        Ok(None)
-    });
-    Files { find, size }
+            Ok(None)
+        });
+        Self { version: number, find, size }
+    }
 }
 
 /// Memtables and files, which together hold all that was inserted.
@@ -84,7 +89,8 @@ pub(super) struct Views {
 }
 
 impl Views {
-    pub(super) fn new(active: Arc<Memtable>, files: Files) -> Self {
+    pub(super) fn new(tree: &Tree) -> Self {
+        let (active, files) = (tree.active_memtable(), Files::of(tree));
         let view = View { active, closed: Vec::new(), files };
         Self { current: RwLock::new(Arc::new(view)), committing: Mutex::default() }
     }
@@ -108,11 +114,14 @@ impl Views {
         drop(self.change(|view| view.closed.push(mem::replace(&mut view.active, active))));
     }
 
-    /// The tree's files changed, and have what the oldest `flushed` closed memtables hold. Frees those, and
-    /// the files that are no more, which takes its time: for a maintenance thread.
-    pub(super) fn on_commit(&self, flushed: usize, files: impl FnOnce() -> Files) {
-        let committing = self.committing();
-        let files = files();
+    /// The tree's files may have changed, and have what the oldest `flushed` closed memtables hold. Frees
+    /// those, and the files that are no more, which takes its time: for a maintenance thread.
+    pub(super) fn on_commit(&self, flushed: usize, tree: &Tree) {
+        let committing = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        if flushed == 0 && tree.current_version().id() == self.current().files.version {
+            return;
+        }
+        let files = Files::of(tree);
         let before = self.change(|view| {
             view.closed.drain(..flushed);
             view.files = files;
@@ -133,9 +142,5 @@ impl Views {
         let mut view = View::clone(&current);
         change(&mut view);
         mem::replace(&mut *current, Arc::new(view))
-    }
-
-    fn committing(&self) -> MutexGuard<'_, ()> {
-        self.committing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
