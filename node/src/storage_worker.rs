@@ -42,6 +42,9 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(50);
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Memory that was closed for a snapshot is closed again so often, if it was flushed with what came later.
 const FREEZES_MAX: u32 = 16;
+/// The flusher and the compactor have a tenth of the others' weight where the processor is short (`nice`): who
+/// waits for them is slowed before they fall behind.
+const MAINTENANCE_NICENESS: i32 = 10;
 /// How long a batch is held back while the tables fall behind.
 const SLOW_PAUSE: Duration = Duration::from_millis(1);
 
@@ -475,7 +478,16 @@ fn bytes_of_mutation(mutation: &Mutation) -> usize {
     inline + apart
 }
 
+/// Has this thread make room for all others.
+fn give_way() {
+    // On Linux niceness is each thread's own.
+    if let Err(error) = rustix::process::setpriority_process(None, MAINTENANCE_NICENESS) {
+        tracing::warn!(%error, "flushes and compactions do not make room for requests");
+    }
+}
+
 fn flush_loop(maintainer: &Maintainer, stopping: &AtomicBool) {
+    give_way();
     while !stopping.load(Ordering::Relaxed) {
         if let Err(error) = maintainer.flush() {
             tracing::warn!(%error, "the tables could not be flushed; it is tried again");
@@ -486,6 +498,7 @@ fn flush_loop(maintainer: &Maintainer, stopping: &AtomicBool) {
 }
 
 fn compact_loop(maintainer: &Maintainer, tables: &Tables, stopping: &AtomicBool) {
+    give_way();
     while !stopping.load(Ordering::Relaxed) {
         match maintainer.compact() {
             Ok(()) => {}

@@ -34,6 +34,10 @@
 //! and inserts go to its memtable. Scans, which have threads of their own, and the closing of a memtable, once
 //! in `memtable_mib` of writes, still ask lsm-tree.
 //!
+//! And lsm-tree syncs a file of up to 64 MiB when it is complete, which makes the log's syncs wait for the disk.
+//! So a thread has the system begin to write each mebibyte as it comes (`write_behind`): of eight runs of puts
+//! with three nodes on one disk, whose p99 was 18 to 22 ms with it, the same without it had 21 to 28 ms.
+//!
 //! # What is persisted
 //!
 //! A flush writes all closed memtables, so what the tree has on disk is always a prefix of the log.
@@ -78,6 +82,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 mod view;
+mod write_behind;
 
 use std::{
     collections::VecDeque,
@@ -99,7 +104,9 @@ use lsm_tree::{
 };
 use quoit_storage::engine::{Change, Engine, EngineError, EngineSize, Pressure, Sequence};
 
-use self::{open::Place, record::Persisted, view::Views};
+use self::{
+    guard::TABLES_FOLDER, open::Place, record::Persisted, view::Views, write_behind::WriteBehind,
+};
 pub use held::{HeldFile, HeldTables, SmallFiles};
 
 /// Log sequences are written above this; the tree's own commits stay below.
@@ -112,6 +119,8 @@ const SEALED_HALT: usize = 4;
 /// Overlapping files in level 0. 256 make a tree that cannot be opened again.
 const RUNS_SLOW: usize = 20;
 const RUNS_HALT: usize = 30;
+/// No version of the tree has this number.
+const NO_VERSION: u64 = u64::MAX;
 /// Values from this length on are handed out as they lie in memory. A shorter one is copied: it
 /// would keep the block around it alive.
 const SHARED_BYTES_MIN: usize = 4_096;
@@ -224,6 +233,9 @@ pub struct Tables {
     runs_count: AtomicUsize,
     /// The durable record, held throughout a flush: flushes come one after the other.
     record: Mutex<Persisted>,
+    /// The version in which there was nothing to compact.
+    compacted: AtomicU64,
+    behind: WriteBehind,
     _lock: File,
 }
 
@@ -259,6 +271,7 @@ impl Tables {
             views: Views::new(&opened.tree),
             tree: opened.tree,
             commits: opened.commits,
+            behind: WriteBehind::new(place.directory.join(TABLES_FOLDER)),
             place,
             published: AtomicU64::new(record.sequence.0),
             collected: AtomicU64::new(0),
@@ -268,6 +281,7 @@ impl Tables {
             active_bytes: AtomicU64::new(0),
             sealed_count: AtomicUsize::new(0),
             record: Mutex::new(record),
+            compacted: AtomicU64::new(NO_VERSION),
             _lock: opened.lock,
         }
     }
@@ -313,6 +327,7 @@ impl Tables {
     fn flush_closed(&self) -> Result<(), EngineError> {
         // One that is closed in the meantime may be flushed too: it stays in the view until the next flush.
         let closed = self.views.closed_count();
+        let _running = self.behind.watch(self.views.next_file());
         contained(|| {
             let lock = self.tree.get_flush_lock();
             self.tree.flush(&lock, COLLECT_ALL)
@@ -457,10 +472,19 @@ impl Engine for Tables {
     }
 
     fn compact(&self) -> Result<(), EngineError> {
+        let version = self.views.version();
+        if self.compacted.load(Ordering::Relaxed) == version {
+            return Ok(());
+        }
+        let running = self.behind.watch(self.views.next_file());
         let compacted = contained(|| self.tree.compact(Arc::new(Leveled::default()), COLLECT_ALL));
+        drop(running);
         if !matches!(compacted, Err(EngineError::Damaged(_))) {
             // After a failed one, too: it may have failed in what comes after its commit.
             self.note_commit(0);
+        }
+        if compacted.is_ok() && self.views.version() == version {
+            self.compacted.store(version, Ordering::Relaxed);
         }
         compacted
     }

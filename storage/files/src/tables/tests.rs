@@ -310,6 +310,47 @@ fn runs_that_wait_for_compaction_slow_the_writer_and_then_stop_it() {
 }
 
 #[test]
+fn the_next_files_number_is_known_before_it_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = || fs::read_dir(directory.path().join("tables/tables")).unwrap();
+    let newest = || files().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let newest = || newest().map(|name| name.parse::<u64>().unwrap()).max().unwrap();
+    let (mut tables, _) = open(directory.path());
+    for sequence in 1..=9 {
+        let expected = tables.views.next_file();
+        put(&tables, "a", "1", sequence);
+        flush_all(&tables);
+        assert!((expected..expected + 8).contains(&newest()), "{expected} and {}", newest());
+        if sequence % 3 == 0 {
+            tables.compact().unwrap();
+            drop(tables);
+            tables = open(directory.path()).0;
+        }
+    }
+}
+
+#[test]
+fn a_round_that_found_nothing_to_compact_is_made_again_only_after_a_flush() {
+    let directory = tempfile::tempdir().unwrap();
+    let (tables, _) = open(directory.path());
+    let mut sequence = 0;
+    for _ in 0..3 {
+        for _ in 0..4 {
+            sequence += 1;
+            put(&tables, "a", "1", sequence);
+            put(&tables, "z", "1", sequence + 1);
+            sequence += 1;
+            flush_all(&tables);
+        }
+        assert_eq!(tables.runs_count.load(Ordering::Relaxed), 4);
+        while tables.compacted.load(Ordering::Relaxed) != tables.views.version() {
+            tables.compact().unwrap();
+        }
+        assert_eq!(tables.runs_count.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
 fn a_flush_that_the_disk_refuses_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (tables, _) = open(directory.path());

@@ -21,6 +21,8 @@ type Find = dyn Fn(&[u8], SeqNo) -> lsm_tree::Result<Option<InternalValue>> + Se
 struct Files {
     /// lsm-tree's number for the version.
     version: u64,
+    /// Above the number of each file.
+    next_number: u64,
     find: Arc<Find>,
     size: EngineSize,
 }
@@ -33,6 +35,7 @@ impl Files {
             disk_bytes: version.iter_levels().map(|level| level.size()).sum(),
             keys_estimate: version.iter_tables().map(|table| table.metadata.item_count).sum(),
         };
+        let next_number = version.iter_tables().map(|table| table.id() + 1).max().unwrap_or(0);
         let number = version.id();
         let find = Arc::new(move |key: &[u8], number| {
             let hash = Builder::get_hash(key);
@@ -45,7 +48,7 @@ impl Files {
             }
             Ok(None)
         });
-        Self { version: number, find, size }
+        Self { version: number, next_number, find, size }
     }
 }
 
@@ -107,6 +110,16 @@ impl Views {
 
     pub(super) fn closed_count(&self) -> usize {
         self.current().closed.len()
+    }
+
+    /// lsm-tree's number for the version that gets look through.
+    pub(super) fn version(&self) -> u64 {
+        self.current().files.version
+    }
+
+    /// Files that come later have this number or a greater one.
+    pub(super) fn next_file(&self) -> u64 {
+        self.current().files.next_number
     }
 
     /// The tree closed the memtable that inserts went to, and has another one.
