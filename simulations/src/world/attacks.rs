@@ -244,8 +244,9 @@ impl World {
 
     fn rot_log(&mut self, node: usize, permille: u64, bit: u8) {
         let machine = &mut self.machines[node];
-        let paths: Vec<String> =
-            machine.disk.paths().into_iter().filter(|path| path.starts_with("log/")).collect();
+        // Of a segment that was dropped nobody reads anything.
+        let is_read = |path: &String| path.starts_with("log/") && path != "log/retired";
+        let paths: Vec<String> = machine.disk.paths().into_iter().filter(is_read).collect();
         let Some(path) = paths.get(permille as usize % paths.len().max(1)) else { return };
         // Segments are preallocated: most of a file may be zeros that nobody reads.
         let content = machine.disk.content(path).unwrap_or_default();

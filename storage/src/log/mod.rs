@@ -10,7 +10,7 @@
 //! - `00000000000000000001.log`: a segment, named by its first sequence, allocated in full when it
 //!   is made, zeros where nothing was written yet;
 //! - `spare`: an allocated file without records, for the next segment; `next` and `filling` are
-//!   a segment and a spare in the making;
+//!   a segment and a spare in the making; `retired` is a segment that was dropped, for the next spare;
 //! - `watermark`: two slots, at 0 and 512: mark `QWATER\x01\0`, identity u64, synced sequence u64,
 //!   chain value u32, zeros, checksum u32 of the 36 bytes before.
 //!
@@ -283,7 +283,7 @@ impl Log {
     }
 
     /// Removes the segments whose records all come before `sequence`; the segment that is appended
-    /// to stays. The caller must hold those records durably elsewhere, as from then on it must
+    /// to stays. Where there is a [`SpareKeeper`], the last one's space is kept for the next spare. The caller must hold those records durably elsewhere, as from then on it must
     /// open the log with a persisted sequence of at least `sequence` - 1. On an error some of them
     /// may be left, for the next call.
     pub fn truncate_before(&mut self, sequence: Sequence) -> Result<(), LogError> {
@@ -291,16 +291,12 @@ impl Log {
             return Err(LogError::Poisoned);
         }
         let mut removed = false;
+        let spare_bytes = (!self.reserves_spare).then_some(self.segment_bytes);
         while let [oldest, next, ..] = self.segments[..]
             && next.first <= sequence.0
         {
-            let path = segment::path_of(oldest.first);
-            match self.disk.remove(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(LogError::io("remove", &path)(error));
-                }
-                Ok(()) | Err(_) => {}
-            }
+            segment::retire(&*self.disk, oldest, spare_bytes)
+                .map_err(LogError::io("remove", &segment::path_of(oldest.first)))?;
             self.segments.remove(0);
             removed = true;
         }

@@ -23,6 +23,10 @@ const NEXT: &str = "log/next";
 /// A spare in the making; only the [`SpareKeeper`] touches it.
 const FILLING: &str = "log/filling";
 
+/// A segment that is not needed any more, of which a spare is to be made. Its space is written already; only
+/// the [`SpareKeeper`] takes it.
+const RETIRED: &str = "log/retired";
+
 const FILL_BYTES: u64 = 1 << 20;
 
 /// Bytes before a segment's first record.
@@ -206,10 +210,29 @@ fn give_back(disk: &dyn Disk, file: &dyn DiskFile) {
     };
 }
 
+/// Takes a segment's name away: for good once the directory is synced. One that can become a spare is kept
+/// for that, in the place of the one before.
+pub(super) fn retire(
+    disk: &dyn Disk,
+    segment: Segment,
+    spare_bytes: Option<u64>,
+) -> io::Result<()> {
+    let path = path_of(segment.first);
+    let retired = match spare_bytes == Some(segment.length) {
+        true => disk.rename(&path, RETIRED),
+        false => disk.remove(&path),
+    };
+    match retired {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Removes what a crash left of files in the making, and a spare of another length.
 pub(super) fn clear_unfit(disk: &dyn Disk, segment_bytes: u64) -> io::Result<()> {
     remove_if_there(disk, NEXT)?;
     remove_if_there(disk, FILLING)?;
+    remove_if_there(disk, RETIRED)?;
     if spare_length(disk)?.is_some_and(|length| length != segment_bytes) {
         disk.remove(SPARE)?;
     }
@@ -245,7 +268,9 @@ fn remove_if_there(disk: &dyn Disk, path: &str) -> io::Result<()> {
 
 /// Keeps the spare ready, written full with zeros, from a maintenance thread. A file system has
 /// to note of every reserved block that it was written for the first time, which doubles the time
-/// that a sync takes; blocks that hold zeros already spare the writer that.
+/// that a sync takes; blocks that hold zeros already spare the writer that. Once the log has dropped a segment
+/// its space is written over, which spares the same to the keeper, and the file system all of the giving and
+/// taking of space.
 pub struct SpareKeeper {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
@@ -278,6 +303,11 @@ impl SpareKeeper {
         self.make()
     }
 
+    /// Lets go of the space that is kept for the next spare: the disk is full.
+    pub fn give_back(&self) -> io::Result<()> {
+        remove_if_there(&*self.disk, RETIRED)
+    }
+
     fn make(&mut self) -> io::Result<()> {
         let filled = self.fill();
         if filled.is_err() {
@@ -287,10 +317,25 @@ impl SpareKeeper {
         filled
     }
 
+    /// A file to be filled: a retired segment, or a new one.
+    fn take_file(&self) -> io::Result<Box<dyn DiskFile>> {
+        match self.disk.rename(RETIRED, FILLING) {
+            Ok(()) => {
+                // Were it a segment again after a crash, it must hold what it held.
+                self.disk.sync_directory(DIRECTORY)?;
+                self.disk.open(FILLING)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                remove_if_there(&*self.disk, FILLING)?;
+                self.disk.create(FILLING)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The spare's name appears only when all is done, since the log may take it at any moment.
     fn fill(&self) -> io::Result<()> {
-        remove_if_there(&*self.disk, FILLING)?;
-        let mut file = self.disk.create(FILLING)?;
+        let mut file = self.take_file()?;
         file.allocate(self.segment_bytes)?;
         let zeros = vec![0; FILL_BYTES.min(self.segment_bytes) as usize];
         let mut at = 0;

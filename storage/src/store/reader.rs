@@ -308,7 +308,11 @@ impl Maintainer {
     pub fn flush(&self) -> Result<(), String> {
         let mut keeper = lock(&self.shared.flushing);
         if self.has_work() {
-            self.flush_noting()?;
+            if let Err(failed) = self.flush_noting() {
+                // The disk may be full.
+                let _ = keeper.give_back();
+                return Err(failed);
+            }
             // With a reserved one the log goes on as well.
             let _ = keeper.fill_reserved();
         }

@@ -177,6 +177,74 @@ fn a_keeper_makes_one_spare_which_the_log_takes() {
 }
 
 #[test]
+fn a_keeper_makes_a_spare_of_a_segment_that_is_not_needed_any_more() {
+    let disk = TwinDisk::new(1);
+    let mut log = open(&disk, 0).log;
+    let mut keeper = log.spare_keeper();
+    for sequence in 1..=9 {
+        log.append([payload(sequence, 300)]).unwrap();
+    }
+    log.sync().unwrap();
+    assert_eq!(log.segment_count(), 5);
+    log.truncate_before(Sequence(8)).unwrap();
+    assert_eq!(log.segment_count(), 2);
+    let retired = disk.content("log/retired").unwrap();
+    assert!(retired.iter().any(|&byte| byte != 0), "it holds its records still");
+    let used = disk.used_bytes();
+    assert!(keeper.keep().unwrap());
+    assert_eq!(disk.content(segment::SPARE).unwrap(), [0; 1024]);
+    assert_eq!(disk.used_bytes(), used, "no space was taken");
+    assert!(disk.content("log/retired").is_none());
+    for sequence in 10..=14 {
+        log.append([payload(sequence, 300)]).unwrap();
+    }
+    log.truncate_before(Sequence(10)).unwrap();
+    log.sync().unwrap();
+    disk.crash();
+    let opened = open(&disk, 9);
+    assert_eq!(opened.intact.len(), 5);
+    assert!(disk.content("log/retired").is_none(), "nobody took it");
+}
+
+#[test]
+fn a_retired_segment_leaves_its_space_to_who_needs_it() {
+    let disk = TwinDisk::new(1);
+    let mut log = open(&disk, 0).log;
+    let keeper = log.spare_keeper();
+    for sequence in 1..=3 {
+        log.append([payload(sequence, 300)]).unwrap();
+    }
+    log.truncate_before(Sequence(3)).unwrap();
+    let used = disk.used_bytes();
+    keeper.give_back().unwrap();
+    assert_eq!(disk.used_bytes(), used - 1024);
+    keeper.give_back().unwrap();
+    assert_eq!(disk.used_bytes(), used - 1024);
+}
+
+#[test]
+fn a_retired_segment_that_a_crash_brings_back_is_as_it_was() {
+    for seed in 0..64 {
+        let disk = TwinDisk::new(seed);
+        let mut log = open(&disk, 0).log;
+        let mut keeper = log.spare_keeper();
+        for sequence in 1..=9 {
+            log.append([payload(sequence, 300)]).unwrap();
+        }
+        log.sync().unwrap();
+        let first = segment::path_of(1);
+        let before = disk.content(&first).unwrap();
+        // As the log does, before it syncs the directory; at that moment the keeper comes.
+        disk.rename(&first, "log/retired").unwrap();
+        assert!(keeper.keep().unwrap());
+        disk.crash();
+        if let Some(after) = disk.content(&first) {
+            assert!(after == before, "seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn a_keeper_fills_what_the_log_reserved_once_and_leaves_it_where_there_is_no_space() {
     let disk = TwinDisk::new(1);
     let mut log = open(&disk, 0).log;
