@@ -10,6 +10,7 @@
 //! Bounds: the core has at most `storage_requests_max` requests under way, so the channels, which
 //! carry nothing else, are bounded by that.
 
+mod pace;
 mod reads;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use quoit_core::Spent;
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_storage::codec;
-use quoit_storage::engine::{EngineError, Pressure, Sequence};
+use quoit_storage::engine::{EngineError, Sequence};
 use quoit_storage::store::{Change, CommitError, Durability, Maintainer, Mutation, Reader, Writer};
 use quoit_storage::version::{Content, Version};
 use quoit_storage_files::tables::{HeldTables, Tables};
@@ -30,6 +31,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use pace::Pace;
 use reads::Reads;
 
 /// A commit takes at most so many requests, so that the first of them does not wait for ever.
@@ -42,11 +44,9 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(50);
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Memory that was closed for a snapshot is closed again so often, if it was flushed with what came later.
 const FREEZES_MAX: u32 = 16;
-/// The flusher and the compactor have a tenth of the others' weight where the processor is short (`nice`): who
-/// waits for them is slowed before they fall behind.
-const MAINTENANCE_NICENESS: i32 = 10;
-/// How long a batch is held back while the tables fall behind.
-const SLOW_PAUSE: Duration = Duration::from_millis(1);
+/// How nice the flusher and the compactor are: where the processor is short they have a third of the others'
+/// weight. With 10, a tenth, they fell behind for good beside six processes that only burnt the processor.
+const MAINTENANCE_NICENESS: i32 = 5;
 
 /// What the core asks.
 #[derive(Debug)]
@@ -154,6 +154,7 @@ impl StorageWorker {
             failure_told: None,
             waiting_bytes: waiting_bytes.clone(),
             clock: parts.clock,
+            pace: Pace::new(),
         };
         threads.push(spawn("quoit-write", Box::new(move || writing.run()))?);
         let (maintainer, stop) = (parts.maintainer.clone(), stopping.clone());
@@ -346,6 +347,7 @@ struct Writing {
     failure_told: Option<Instant>,
     waiting_bytes: Arc<AtomicUsize>,
     clock: Clock,
+    pace: Pace,
 }
 
 impl Writing {
@@ -405,9 +407,7 @@ impl Writing {
 
     /// Merges a batch, tells what may be replicated, commits, and tells what is durable.
     fn work(&mut self, batch: Requests) {
-        if self.writer.pressure() == Pressure::Slow {
-            std::thread::sleep(SLOW_PAUSE);
-        }
+        self.pace.keep(|| self.writer.pressure());
         let (count, bytes) = (batch.len(), bytes_of(&batch));
         let mut prepared = Vec::new();
         let mut after = Vec::with_capacity(count);
@@ -481,7 +481,10 @@ fn bytes_of_mutation(mutation: &Mutation) -> usize {
 /// Has this thread make room for all others.
 fn give_way() {
     // On Linux niceness is each thread's own.
-    if let Err(error) = rustix::process::setpriority_process(None, MAINTENANCE_NICENESS) {
+    let made_nicer = rustix::process::getpriority_process(None).and_then(|nice| {
+        rustix::process::setpriority_process(None, nice.max(MAINTENANCE_NICENESS))
+    });
+    if let Err(error) = made_nicer {
         tracing::warn!(%error, "flushes and compactions do not make room for requests");
     }
 }

@@ -245,7 +245,9 @@ impl World {
     fn rot_log(&mut self, node: usize, permille: u64, bit: u8) {
         let machine = &mut self.machines[node];
         // Of a segment that was dropped nobody reads anything.
-        let is_read = |path: &String| path.starts_with("log/") && path != "log/retired";
+        let is_read = |path: &String| {
+            path.starts_with("log/") && !["log/dropped", "log/retired"].contains(&&path[..])
+        };
         let paths: Vec<String> = machine.disk.paths().into_iter().filter(is_read).collect();
         let Some(path) = paths.get(permille as usize % paths.len().max(1)) else { return };
         // Segments are preallocated: most of a file may be zeros that nobody reads.

@@ -10,7 +10,8 @@
 //! - `00000000000000000001.log`: a segment, named by its first sequence, allocated in full when it
 //!   is made, zeros where nothing was written yet;
 //! - `spare`: an allocated file without records, for the next segment; `next` and `filling` are
-//!   a segment and a spare in the making; `retired` is a segment that was dropped, for the next spare;
+//!   a segment and a spare in the making; `dropped` and then `retired` is a segment that
+//!   is not needed any more, whose space the next spare has;
 //! - `watermark`: two slots, at 0 and 512: mark `QWATER\x01\0`, identity u64, synced sequence u64,
 //!   chain value u32, zeros, checksum u32 of the 36 bytes before.
 //!
@@ -44,7 +45,8 @@
 //!
 //! # Invariants
 //! - A batch is one write; it never spans segments.
-//! - A segment is only begun when all before it is synced.
+//! - A segment is only begun when all before it is synced, and only written over when its name is gone for
+//!   good.
 //! - After a failed write or sync nothing is acknowledged: [`LogError::Poisoned`].
 //! - Records that recovery delivers are durable once [`Log::open`] has returned: those above the
 //!   watermark are written again, as a sync that failed before a restart may have left them in
@@ -83,7 +85,7 @@ mod watermark;
 mod tests;
 
 pub use report::{LossReason, Lost, RecoveredEntry, Recovery, Tail};
-pub use segment::SpareKeeper;
+pub use segment::{SpareKeeper, free_retired};
 
 use record::{PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES};
 use segment::{BirthError, SEGMENT_HEADER_BYTES, Segment, SegmentHeader};
@@ -96,7 +98,8 @@ const BUFFER_BYTES_KEPT: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub struct LogOptions {
     /// A segment's length. Recovery reads at most about this much that is already durable
-    /// elsewhere, and one spare of this length is kept.
+    /// elsewhere. Beside the segments there is one spare of this length, and at times one of those that were
+    /// dropped.
     pub segment_bytes: u64,
     /// What the sorted tables hold durably: records up to here are not delivered, and damage in
     /// them is only mentioned.
@@ -283,9 +286,10 @@ impl Log {
     }
 
     /// Removes the segments whose records all come before `sequence`; the segment that is appended
-    /// to stays. Where there is a [`SpareKeeper`], the last one's space is kept for the next spare. The caller must hold those records durably elsewhere, as from then on it must
+    /// to stays. The caller must hold those records durably elsewhere, as from then on it must
     /// open the log with a persisted sequence of at least `sequence` - 1. On an error some of them
-    /// may be left, for the next call.
+    /// may be left, for the next call. Where there is a [`SpareKeeper`], the last one's space stays
+    /// for the next spare.
     pub fn truncate_before(&mut self, sequence: Sequence) -> Result<(), LogError> {
         if self.poisoned {
             return Err(LogError::Poisoned);
@@ -295,7 +299,7 @@ impl Log {
         while let [oldest, next, ..] = self.segments[..]
             && next.first <= sequence.0
         {
-            segment::retire(&*self.disk, oldest, spare_bytes)
+            segment::drop_name(&*self.disk, oldest, spare_bytes)
                 .map_err(LogError::io("remove", &segment::path_of(oldest.first)))?;
             self.segments.remove(0);
             removed = true;
@@ -303,6 +307,7 @@ impl Log {
         if removed {
             let synced = self.disk.sync_directory(segment::DIRECTORY);
             self.poison_on_error("sync the names of", synced)?;
+            segment::retire_dropped(&*self.disk);
             self.reserve_spare();
         }
         Ok(())
@@ -359,7 +364,11 @@ impl Log {
             }
         };
         let length = needed.max(self.segment_bytes);
-        match segment::birth(&*self.disk, &mut header, length) {
+        let mut born = segment::birth(&*self.disk, &mut header, length);
+        if matches!(born, Err(BirthError::Full(_))) && segment::free_retired(&*self.disk) {
+            born = segment::birth(&*self.disk, &mut header, length);
+        }
+        match born {
             Ok(file) => self.file = file,
             Err(BirthError::Full(error)) => return Err(LogError::Full(error)),
             Err(BirthError::Failed(error)) => {

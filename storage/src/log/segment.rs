@@ -23,8 +23,12 @@ const NEXT: &str = "log/next";
 /// A spare in the making; only the [`SpareKeeper`] touches it.
 const FILLING: &str = "log/filling";
 
-/// A segment that is not needed any more, of which a spare is to be made. Its space is written already; only
-/// the [`SpareKeeper`] takes it.
+/// A segment that is not needed any more; only the log's writer touches it. After a crash it may be a segment
+/// again.
+const DROPPED: &str = "log/dropped";
+
+/// The same once it cannot be one again: of its space, which is written already, the [`SpareKeeper`] makes the
+/// next spare.
 const RETIRED: &str = "log/retired";
 
 const FILL_BYTES: u64 = 1 << 20;
@@ -210,28 +214,40 @@ fn give_back(disk: &dyn Disk, file: &dyn DiskFile) {
     };
 }
 
-/// Takes a segment's name away: for good once the directory is synced. One that can become a spare is kept
-/// for that, in the place of the one before.
-pub(super) fn retire(
+/// Takes a segment's name away, for good once the directory is synced. Of those that are as long as a spare
+/// the last one stays as [`DROPPED`].
+pub(super) fn drop_name(
     disk: &dyn Disk,
     segment: Segment,
     spare_bytes: Option<u64>,
 ) -> io::Result<()> {
     let path = path_of(segment.first);
-    let retired = match spare_bytes == Some(segment.length) {
-        true => disk.rename(&path, RETIRED),
-        false => disk.remove(&path),
-    };
-    match retired {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
+    // What a full disk may not let rename, it lets remove.
+    if spare_bytes == Some(segment.length) && disk.rename(&path, DROPPED).is_ok() {
+        return Ok(());
     }
+    remove_if_there(disk, &path)
+}
+
+/// The directory is synced: what was dropped may be written over.
+pub(super) fn retire_dropped(disk: &dyn Disk) {
+    if disk.rename(DROPPED, RETIRED).is_err() {
+        // Mostly there is none. One that stays is removed when the log is opened.
+        let _ = disk.remove(DROPPED);
+    }
+}
+
+/// Lets go of the space that a log keeps for its next spare, and says whether there was any. For whoever finds
+/// the disk full; the log does it by itself.
+pub fn free_retired(disk: &dyn Disk) -> bool {
+    disk.remove(RETIRED).is_ok()
 }
 
 /// Removes what a crash left of files in the making, and a spare of another length.
 pub(super) fn clear_unfit(disk: &dyn Disk, segment_bytes: u64) -> io::Result<()> {
     remove_if_there(disk, NEXT)?;
     remove_if_there(disk, FILLING)?;
+    remove_if_there(disk, DROPPED)?;
     remove_if_there(disk, RETIRED)?;
     if spare_length(disk)?.is_some_and(|length| length != segment_bytes) {
         disk.remove(SPARE)?;
@@ -303,11 +319,6 @@ impl SpareKeeper {
         self.make()
     }
 
-    /// Lets go of the space that is kept for the next spare: the disk is full.
-    pub fn give_back(&self) -> io::Result<()> {
-        remove_if_there(&*self.disk, RETIRED)
-    }
-
     fn make(&mut self) -> io::Result<()> {
         let filled = self.fill();
         if filled.is_err() {
@@ -320,11 +331,7 @@ impl SpareKeeper {
     /// A file to be filled: a retired segment, or a new one.
     fn take_file(&self) -> io::Result<Box<dyn DiskFile>> {
         match self.disk.rename(RETIRED, FILLING) {
-            Ok(()) => {
-                // Were it a segment again after a crash, it must hold what it held.
-                self.disk.sync_directory(DIRECTORY)?;
-                self.disk.open(FILLING)
-            }
+            Ok(()) => self.disk.open(FILLING),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 remove_if_there(&*self.disk, FILLING)?;
                 self.disk.create(FILLING)

@@ -13,6 +13,7 @@ use crate::digest::TableFigures;
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineError, EngineSize};
 use crate::layout::StoredKey;
+use crate::log::free_retired;
 use crate::planted::{PlantedBug, is_planted};
 use crate::small_file::SmallFile;
 use crate::stored::{Era, Stored};
@@ -308,11 +309,7 @@ impl Maintainer {
     pub fn flush(&self) -> Result<(), String> {
         let mut keeper = lock(&self.shared.flushing);
         if self.has_work() {
-            if let Err(failed) = self.flush_noting() {
-                // The disk may be full.
-                let _ = keeper.give_back();
-                return Err(failed);
-            }
+            self.flush_noting()?;
             // With a reserved one the log goes on as well.
             let _ = keeper.fill_reserved();
         }
@@ -324,6 +321,9 @@ impl Maintainer {
     /// Flushes, and keeps what failed for people. To be called by whoever holds `flushing`.
     pub(super) fn flush_noting(&self) -> Result<(), String> {
         let flushed = self.flush_closed();
+        if flushed.is_err() {
+            self.make_room();
+        }
         *lock(&self.shared.flush_failure) = flushed.clone().err();
         flushed
     }
@@ -353,6 +353,15 @@ impl Maintainer {
     /// What failed. After [`EngineError::Damaged`] the same round fails for ever: the tables must
     /// be condemned and made anew at the next start.
     pub fn compact(&self) -> Result<(), EngineError> {
-        self.engine.compact()
+        let compacted = self.engine.compact();
+        if matches!(compacted, Err(EngineError::Io(_))) {
+            self.make_room();
+        }
+        compacted
+    }
+
+    /// The disk may be full.
+    fn make_room(&self) {
+        free_retired(&*self.disk);
     }
 }

@@ -230,7 +230,6 @@ pub struct Tables {
     /// Copies of what `writer` knows, to be read without waiting.
     active_bytes: AtomicU64,
     sealed_count: AtomicUsize,
-    runs_count: AtomicUsize,
     /// The durable record, held throughout a flush: flushes come one after the other.
     record: Mutex<Persisted>,
     /// The version in which there was nothing to compact.
@@ -267,7 +266,6 @@ impl Tables {
         let in_tree = Sequence(highest.saturating_sub(NUMBERS_START));
         record.sequence = record.sequence.max(in_tree);
         Tables {
-            runs_count: AtomicUsize::new(opened.tree.l0_run_count()),
             views: Views::new(&opened.tree),
             tree: opened.tree,
             commits: opened.commits,
@@ -320,14 +318,13 @@ impl Tables {
     /// the files.
     fn note_commit(&self, flushed: usize) {
         assert!(self.commits.get() < NUMBERS_START, "commits reached the log's numbers");
-        self.runs_count.store(self.tree.l0_run_count(), Ordering::Relaxed);
         self.views.on_commit(flushed, &self.tree);
     }
 
     fn flush_closed(&self) -> Result<(), EngineError> {
         // One that is closed in the meantime may be flushed too: it stays in the view until the next flush.
         let closed = self.views.closed_count();
-        let _running = self.behind.watch(self.views.next_file());
+        let _running = self.behind.watch(self.views.next_number());
         contained(|| {
             let lock = self.tree.get_flush_lock();
             self.tree.flush(&lock, COLLECT_ALL)
@@ -476,7 +473,7 @@ impl Engine for Tables {
         if self.compacted.load(Ordering::Relaxed) == version {
             return Ok(());
         }
-        let running = self.behind.watch(self.views.next_file());
+        let running = self.behind.watch(self.views.next_number());
         let compacted = contained(|| self.tree.compact(Arc::new(Leveled::default()), COLLECT_ALL));
         drop(running);
         if !matches!(compacted, Err(EngineError::Damaged(_))) {
@@ -495,7 +492,7 @@ impl Engine for Tables {
 
     fn pressure(&self) -> Pressure {
         let sealed = self.sealed_count.load(Ordering::Relaxed);
-        let runs = self.runs_count.load(Ordering::Relaxed);
+        let runs = self.views.runs_count();
         if sealed >= SEALED_HALT || runs >= RUNS_HALT {
             Pressure::Halt
         } else if sealed >= SEALED_SLOW || runs >= RUNS_SLOW {

@@ -317,7 +317,7 @@ fn the_next_files_number_is_known_before_it_is_written() {
     let newest = || newest().map(|name| name.parse::<u64>().unwrap()).max().unwrap();
     let (mut tables, _) = open(directory.path());
     for sequence in 1..=9 {
-        let expected = tables.views.next_file();
+        let expected = tables.views.next_number();
         put(&tables, "a", "1", sequence);
         flush_all(&tables);
         assert!((expected..expected + 8).contains(&newest()), "{expected} and {}", newest());
@@ -342,11 +342,11 @@ fn a_round_that_found_nothing_to_compact_is_made_again_only_after_a_flush() {
             sequence += 1;
             flush_all(&tables);
         }
-        assert_eq!(tables.runs_count.load(Ordering::Relaxed), 4);
+        assert_eq!(tables.views.runs_count(), 4);
         while tables.compacted.load(Ordering::Relaxed) != tables.views.version() {
             tables.compact().unwrap();
         }
-        assert_eq!(tables.runs_count.load(Ordering::Relaxed), 0);
+        assert_eq!(tables.views.runs_count(), 0);
     }
 }
 

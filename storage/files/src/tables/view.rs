@@ -1,5 +1,6 @@
 //! What a get looks through: lsm-tree's memtables and files as they were at one moment, without its lock.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use std::{mem, thread};
@@ -21,8 +22,10 @@ type Find = dyn Fn(&[u8], SeqNo) -> lsm_tree::Result<Option<InternalValue>> + Se
 struct Files {
     /// lsm-tree's number for the version.
     version: u64,
-    /// Above the number of each file.
+    /// Files that come later have this number or a greater one.
     next_number: u64,
+    /// Runs in level 0.
+    runs: usize,
     find: Arc<Find>,
     size: EngineSize,
 }
@@ -36,6 +39,7 @@ impl Files {
             keys_estimate: version.iter_tables().map(|table| table.metadata.item_count).sum(),
         };
         let next_number = version.iter_tables().map(|table| table.id() + 1).max().unwrap_or(0);
+        let runs = version.level(0).map_or(0, |level| level.run_count());
         let number = version.id();
         let find = Arc::new(move |key: &[u8], number| {
             let hash = Builder::get_hash(key);
@@ -48,7 +52,7 @@ impl Files {
             }
             Ok(None)
         });
-        Self { version: number, next_number, find, size }
+        Self { version: number, next_number, runs, find, size }
     }
 }
 
@@ -89,13 +93,16 @@ pub(super) struct Views {
     current: RwLock<Arc<View>>,
     /// Held while the files are looked up, so that an older list never comes after a newer one.
     committing: Mutex<()>,
+    /// That of the current files, to be read without waiting.
+    runs_count: AtomicUsize,
 }
 
 impl Views {
     pub(super) fn new(tree: &Tree) -> Self {
         let (active, files) = (tree.active_memtable(), Files::of(tree));
+        let runs_count = AtomicUsize::new(files.runs);
         let view = View { active, closed: Vec::new(), files };
-        Self { current: RwLock::new(Arc::new(view)), committing: Mutex::default() }
+        Self { current: RwLock::new(Arc::new(view)), committing: Mutex::default(), runs_count }
     }
 
     pub(super) fn current(&self) -> Arc<View> {
@@ -118,8 +125,13 @@ impl Views {
     }
 
     /// Files that come later have this number or a greater one.
-    pub(super) fn next_file(&self) -> u64 {
+    pub(super) fn next_number(&self) -> u64 {
         self.current().files.next_number
+    }
+
+    /// How many of the files' runs overlap and wait for a compaction.
+    pub(super) fn runs_count(&self) -> usize {
+        self.runs_count.load(Ordering::Relaxed)
     }
 
     /// The tree closed the memtable that inserts went to, and has another one.
@@ -135,6 +147,7 @@ impl Views {
             return;
         }
         let files = Files::of(tree);
+        self.runs_count.store(files.runs, Ordering::Relaxed);
         let before = self.change(|view| {
             view.closed.drain(..flushed);
             view.files = files;

@@ -2,32 +2,35 @@
 //!
 //! lsm-tree syncs a file when it is complete: up to 64 MiB go to the disk at once then, and the commit log's
 //! syncs wait behind them. Here a thread looks at the files that grow, and has the system begin to write each
-//! mebibyte that came (`posix_fadvise`, which drops what is clean and begins to write what is not). Nothing
-//! rests on it: what is durable, and when, is lsm-tree's affair alone.
+//! mebibyte that came (`posix_fadvise`, which begins to write what is not clean, and marks it as what the cache
+//! lets go of first). Nothing rests on it: what is durable, and when, is lsm-tree's affair alone.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::Advice;
 
-/// So much is written at once.
+/// At least so much is written at once.
 const PORTION_BYTES: u64 = 1 << 20;
+/// A part of a page would be written twice.
+const PAGE_BYTES: u64 = 4_096;
 /// How often the files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// A file that brought no portion in so many looks is complete, or grows too slowly to matter.
 const IDLE_LOOKS_MAX: u32 = 100;
 /// lsm-tree numbers its files in ascending order, but leaves out a number where it could not make one.
 const NUMBERS_LOOKED_AHEAD: u64 = 8;
+/// So many are looked at; a compaction's files come one after the other.
+const FILES_MAX: usize = 64;
 
-/// The thread, and how it is told to look. It begins when there is something to look at, and ends with this.
+/// The thread, and how it is told to look. It ends with this.
 pub(super) struct WriteBehind {
-    folder: PathBuf,
     shared: Arc<Shared>,
-    thread: OnceLock<Option<JoinHandle<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -41,7 +44,7 @@ struct Work {
     /// Flushes and compactions under way.
     running: u32,
     /// Files below this number were there before.
-    first_number: u64,
+    next_number: u64,
     is_over: bool,
 }
 
@@ -61,31 +64,28 @@ impl Drop for Running<'_> {
 }
 
 impl WriteBehind {
-    /// For the files in `folder`, whose names are their numbers.
+    /// For the files in `folder`, whose names are their numbers. The thread is as nice as the caller's.
     pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder, shared: Arc::default(), thread: OnceLock::new() }
-    }
-
-    /// A flush or compaction begins; all files below `first_number` were there before.
-    pub(super) fn watch(&self, first_number: u64) -> Running<'_> {
-        self.thread.get_or_init(|| self.start());
-        let mut work = self.shared.lock();
-        work.running += 1;
-        work.first_number = work.first_number.max(first_number);
-        self.shared.changed.notify_one();
-        Running(&self.shared)
-    }
-
-    fn start(&self) -> Option<JoinHandle<()>> {
-        let (shared, folder) = (self.shared.clone(), self.folder.clone());
+        let shared = Arc::new(Shared::default());
+        let seen = shared.clone();
         let thread = thread::Builder::new().name("quoit-behind".to_owned());
-        match thread.spawn(move || run(&shared, &folder)) {
+        let thread = match thread.spawn(move || run(&seen, &folder)) {
             Ok(thread) => Some(thread),
             Err(error) => {
                 tracing::warn!(%error, "flushed files are written all at once");
                 None
             }
-        }
+        };
+        Self { shared, thread }
+    }
+
+    /// A flush or compaction begins; all files below `next_number` were there before.
+    pub(super) fn watch(&self, next_number: u64) -> Running<'_> {
+        let mut work = self.shared.lock();
+        work.running += 1;
+        work.next_number = work.next_number.max(next_number);
+        self.shared.changed.notify_one();
+        Running(&self.shared)
     }
 }
 
@@ -93,7 +93,7 @@ impl Drop for WriteBehind {
     fn drop(&mut self) {
         self.shared.lock().is_over = true;
         self.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take().flatten() {
+        if let Some(thread) = self.thread.take() {
             // It has nothing to say.
             let _ = thread.join();
         }
@@ -111,7 +111,7 @@ fn run(shared: &Shared, folder: &Path) {
         if work.is_over {
             return;
         }
-        growing.next_number = growing.next_number.max(work.first_number);
+        growing.next_number = growing.next_number.max(work.next_number);
         drop(work);
         growing.look();
         thread::sleep(LOOK_INTERVAL);
@@ -135,7 +135,9 @@ struct GrowingFile {
 
 impl Growing {
     fn look(&mut self) {
-        while let Some(found) = self.find_next() {
+        while self.files.len() < FILES_MAX
+            && let Some(found) = self.find_next()
+        {
             self.files.push(found);
         }
         self.files.retain_mut(GrowingFile::look);
@@ -166,7 +168,7 @@ impl GrowingFile {
         }
         let portion = std::num::NonZeroU64::new(came);
         let advised = rustix::fs::fadvise(&self.file, self.begun, portion, Advice::DontNeed);
-        self.begun = length;
+        self.begun = length - length % PAGE_BYTES;
         self.idle_looks = 0;
         advised.is_ok()
     }
@@ -199,7 +201,7 @@ mod tests {
         second.write_all(&vec![1; 3 * PORTION_BYTES as usize]).unwrap();
         growing.look();
         let begun: Vec<u64> = growing.files.iter().map(|file| file.begun).collect();
-        assert_eq!(begun, [PORTION_BYTES + 1, 3 * PORTION_BYTES]);
+        assert_eq!(begun, [PORTION_BYTES, 3 * PORTION_BYTES]);
         for _ in 0..IDLE_LOOKS_MAX {
             growing.look();
         }
@@ -218,6 +220,6 @@ mod tests {
         drop(compaction);
         assert_eq!(behind.shared.lock().running, 0);
         drop(behind.watch(9));
-        assert_eq!(behind.shared.lock().first_number, 9);
+        assert_eq!(behind.shared.lock().next_number, 9);
     }
 }

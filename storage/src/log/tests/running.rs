@@ -207,23 +207,32 @@ fn a_keeper_makes_a_spare_of_a_segment_that_is_not_needed_any_more() {
 }
 
 #[test]
-fn a_retired_segment_leaves_its_space_to_who_needs_it() {
+fn a_full_disk_gets_the_space_of_a_retired_segment() {
     let disk = TwinDisk::new(1);
     let mut log = open(&disk, 0).log;
-    let keeper = log.spare_keeper();
-    for sequence in 1..=3 {
+    let _keeper = log.spare_keeper();
+    for sequence in 1..=5 {
         log.append([payload(sequence, 300)]).unwrap();
     }
     log.truncate_before(Sequence(3)).unwrap();
-    let used = disk.used_bytes();
-    keeper.give_back().unwrap();
-    assert_eq!(disk.used_bytes(), used - 1024);
-    keeper.give_back().unwrap();
-    assert_eq!(disk.used_bytes(), used - 1024);
+    assert!(disk.content("log/retired").is_some());
+    assert!(disk.content(segment::SPARE).is_none(), "the log took it");
+    disk.limit(Some(disk.used_bytes()));
+    for sequence in 6..=7 {
+        log.append([payload(sequence, 300)]).unwrap();
+    }
+    assert!(disk.content("log/retired").is_none());
+    for sequence in 8..=9 {
+        match log.append([payload(sequence, 300)]) {
+            Ok(_) => assert_eq!(sequence, 8),
+            Err(error) => assert!(matches!(error, LogError::Full(_)), "{error}"),
+        }
+    }
+    assert!(!free_retired(&disk));
 }
 
 #[test]
-fn a_retired_segment_that_a_crash_brings_back_is_as_it_was() {
+fn a_dropped_segment_that_a_crash_brings_back_is_as_it_was() {
     for seed in 0..64 {
         let disk = TwinDisk::new(seed);
         let mut log = open(&disk, 0).log;
@@ -235,7 +244,7 @@ fn a_retired_segment_that_a_crash_brings_back_is_as_it_was() {
         let first = segment::path_of(1);
         let before = disk.content(&first).unwrap();
         // As the log does, before it syncs the directory; at that moment the keeper comes.
-        disk.rename(&first, "log/retired").unwrap();
+        disk.rename(&first, "log/dropped").unwrap();
         assert!(keeper.keep().unwrap());
         disk.crash();
         if let Some(after) = disk.content(&first) {
