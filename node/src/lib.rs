@@ -80,8 +80,8 @@
 //! instead of 19.8 to 24.8 and 22.2; p99.9 27 ms instead of 44; 18,500 puts a second instead of 16,700. With all
 //! of that, six runs each, the p99 was 18.8 ms without niceness, 16.4 ms with 5 and 15.1 ms with 10; but beside
 //! gets without end and six processes that only burnt the processor ten left the flushes so far behind that
-//! 94,000 of 212,000 puts were refused by some replica. Now the writer waits for the tables up to 2 s before it
-//! refuses: no error there, with 5 or with 10.
+//! 94,000 of 212,000 puts ended as unknown, since some replica refused them. Now a mutation waits for the tables
+//! up to a second before it is refused: no error there, with 5 or with 10.
 //!
 //! Where the time of a get goes (`perf record -e cpu-clock -g`, 128 in flight): a quarter in the
 //! tables (block index, cache, skip list), a sixth in system calls for packets, a tenth in `malloc`,

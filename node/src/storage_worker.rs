@@ -23,7 +23,7 @@ use bytes::Bytes;
 use quoit_core::Spent;
 use quoit_core::event::{StorageAnswer, StorageRequest, Tag};
 use quoit_storage::codec;
-use quoit_storage::engine::{EngineError, Sequence};
+use quoit_storage::engine::{EngineError, Pressure, Sequence};
 use quoit_storage::store::{Change, CommitError, Durability, Maintainer, Mutation, Reader, Writer};
 use quoit_storage::version::{Content, Version};
 use quoit_storage_files::tables::{HeldTables, Tables};
@@ -45,8 +45,11 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Memory that was closed for a snapshot is closed again so often, if it was flushed with what came later.
 const FREEZES_MAX: u32 = 16;
 /// How nice the flusher and the compactor are: where the processor is short they have a third of the others'
-/// weight. With 10, a tenth, they fell behind for good beside six processes that only burnt the processor.
+/// weight. With 10, a tenth, they could fall behind what they were to follow.
 const MAINTENANCE_NICENESS: i32 = 5;
+/// Where the tables have fallen behind, a mutation waits for them until so long after it was asked for; then it is
+/// refused. Less than a try of the cluster's votes takes, which may stand behind it.
+const TABLES_PATIENCE_MS: u64 = 1_000;
 
 /// What the core asks.
 #[derive(Debug)]
@@ -154,7 +157,8 @@ impl StorageWorker {
             failure_told: None,
             waiting_bytes: waiting_bytes.clone(),
             clock: parts.clock,
-            pace: Pace::new(),
+            pace: Pace::default(),
+            stopping: stopping.clone(),
         };
         threads.push(spawn("quoit-write", Box::new(move || writing.run()))?);
         let (maintainer, stop) = (parts.maintainer.clone(), stopping.clone());
@@ -348,6 +352,7 @@ struct Writing {
     waiting_bytes: Arc<AtomicUsize>,
     clock: Clock,
     pace: Pace,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Writing {
@@ -370,9 +375,7 @@ impl Writing {
                 && synced_at.elapsed() >= self.periodic_interval
             {
                 synced_at = Instant::now();
-                if let Err(error) = self.writer.sync() {
-                    tracing::error!(%error, "the commit log cannot be synced");
-                }
+                self.sync_periodically();
             }
         }
         if let Err(error) = self.writer.sync() {
@@ -405,9 +408,28 @@ impl Writing {
         }
     }
 
+    /// Waits as the tables ask, for the sake of a batch's mutations: they refuse nothing else.
+    fn keep_pace(&mut self, batch: &Requests) {
+        let mutations = batch.iter().filter(|asked| is_mutation(&asked.request));
+        let Some(oldest) = mutations.map(|asked| asked.asked).min() else { return };
+        if self.durability == Durability::Periodic && self.writer.pressure() == Pressure::Halt {
+            // What was acknowledged does not wait with it.
+            self.sync_periodically();
+        }
+        let until = oldest.plus_ms(TABLES_PATIENCE_MS);
+        let is_worth_it = || !self.stopping.load(Ordering::Relaxed) && self.clock.instant() < until;
+        self.pace.keep(|| self.writer.pressure(), is_worth_it);
+    }
+
+    fn sync_periodically(&mut self) {
+        if let Err(error) = self.writer.sync() {
+            tracing::error!(%error, "the commit log cannot be synced");
+        }
+    }
+
     /// Merges a batch, tells what may be replicated, commits, and tells what is durable.
     fn work(&mut self, batch: Requests) {
-        self.pace.keep(|| self.writer.pressure());
+        self.keep_pace(&batch);
         let (count, bytes) = (batch.len(), bytes_of(&batch));
         let mut prepared = Vec::new();
         let mut after = Vec::with_capacity(count);
@@ -450,6 +472,11 @@ impl Writing {
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         let _ = self.answers.send(after);
     }
+}
+
+fn is_mutation(request: &StorageRequest) -> bool {
+    use StorageRequest::{Apply, ApplyMany, StandIn};
+    matches!(request, Apply { .. } | ApplyMany { .. } | StandIn { .. })
 }
 
 /// The bytes of the values in a batch.

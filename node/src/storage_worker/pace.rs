@@ -1,37 +1,34 @@
 //! How the writer follows the tables.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quoit_storage::engine::Pressure;
 
 /// How long a batch is held back while the tables fall behind, and how often they are looked at once they have.
 const PAUSE: Duration = Duration::from_millis(1);
-/// The tables may stop the writer for so long; then writes are refused. Most flushes take less, even where the
-/// processor is short, and a client waits longer for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Slows the writer while the tables fall behind, and stops it a while where they have. Refusing at once would
 /// fail all that came meanwhile, and leave the outcome of what other replicas took unknown.
+#[derive(Default)]
 pub(super) struct Pace {
-    patience: Duration,
-    /// The tables did not catch up in time, and have not since.
+    /// The tables did not catch up in time, and have not since: nobody waits for them.
     has_given_up: bool,
 }
 
 impl Pace {
-    pub(super) fn new() -> Self {
-        Self { patience: PATIENCE, has_given_up: false }
-    }
-
-    /// Waits before a batch, as the tables ask.
-    pub(super) fn keep(&mut self, pressure: impl Fn() -> Pressure) {
-        let began = Instant::now();
+    /// Waits before a batch, as the tables ask; where they stopped the writer, while that `is_worth_it`.
+    pub(super) fn keep(&mut self, pressure: impl Fn() -> Pressure, is_worth_it: impl Fn() -> bool) {
         loop {
             match pressure() {
                 Pressure::Halt if self.has_given_up => return,
-                Pressure::Halt if began.elapsed() >= self.patience => self.has_given_up = true,
-                Pressure::Halt => thread::sleep(PAUSE),
+                Pressure::Halt if is_worth_it() => thread::sleep(PAUSE),
+                Pressure::Halt => {
+                    tracing::warn!(
+                        "flushes and compactions do not keep up: writes are refused until they do"
+                    );
+                    self.has_given_up = true;
+                }
                 Pressure::Slow => {
                     self.has_given_up = false;
                     return thread::sleep(PAUSE);
@@ -58,25 +55,25 @@ mod tests {
             looks.set(looks.get() + 1);
             if looks.get() < 20 { Pressure::Halt } else { Pressure::Slow }
         };
-        let mut pace = Pace { patience: Duration::from_secs(3_600), has_given_up: false };
-        pace.keep(pressure);
+        let mut pace = Pace::default();
+        pace.keep(pressure, || true);
         assert_eq!(looks.get(), 20);
         assert!(!pace.has_given_up);
     }
 
     #[test]
     fn tables_that_do_not_catch_up_are_waited_for_once() {
-        let mut pace = Pace { patience: Duration::from_millis(5), has_given_up: false };
-        let began = Instant::now();
-        pace.keep(|| Pressure::Halt);
-        assert!(pace.has_given_up && began.elapsed() >= pace.patience);
+        let mut pace = Pace::default();
         let looks = Cell::new(0);
-        pace.keep(|| {
+        let looked = || {
             looks.set(looks.get() + 1);
-            Pressure::Halt
-        });
-        assert_eq!(looks.get(), 1, "refused at once from now on");
-        pace.keep(|| Pressure::None);
+            looks.get() <= 5
+        };
+        pace.keep(|| Pressure::Halt, looked);
+        assert!(pace.has_given_up && looks.get() == 6);
+        pace.keep(|| Pressure::Halt, looked);
+        assert_eq!(looks.get(), 6, "refused at once from now on");
+        pace.keep(|| Pressure::None, looked);
         assert!(!pace.has_given_up, "and waited for again");
     }
 }

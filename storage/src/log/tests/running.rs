@@ -207,6 +207,23 @@ fn a_keeper_makes_a_spare_of_a_segment_that_is_not_needed_any_more() {
 }
 
 #[test]
+fn a_segment_whose_removal_was_not_synced_is_not_written_over() {
+    let disk = TwinDisk::new(1);
+    let mut log = open(&disk, 0).log;
+    let mut keeper = log.spare_keeper();
+    for sequence in 1..=5 {
+        log.append([payload(sequence, 300)]).unwrap();
+    }
+    log.sync().unwrap();
+    let second = disk.content(&segment::path_of(3)).unwrap();
+    disk.fail_syncs(1);
+    log.truncate_before(Sequence(5)).unwrap_err();
+    assert!(keeper.keep().unwrap());
+    assert_eq!(disk.content("log/dropped").unwrap(), second);
+    assert!(matches!(log.append([payload(6, 300)]), Err(LogError::Poisoned)));
+}
+
+#[test]
 fn a_full_disk_gets_the_space_of_a_retired_segment() {
     let disk = TwinDisk::new(1);
     let mut log = open(&disk, 0).log;
