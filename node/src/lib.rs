@@ -71,23 +71,26 @@
 //! 48 to 118 ms; with `memtable_mib = 1024`, so that nothing was flushed, it was 22.7 ms in the same minutes. For
 //! the tables, which held it up for up to 310 ms, it waits only when a memtable is closed (`quoit_storage_files`).
 //!
-//! So what is flushed and compacted is written a mebibyte at a time (`quoit_storage_files`, "What holds
-//! nobody up"), and the threads that do it are niced (by 10 in what comes next, by 5 now). Both builds in
-//! turn, twelve runs each, on a host with half the speed of the table's: p99 19.6 to 25.9 ms, 22.5 on
-//! average, instead of 25.7 to 41.5 and 33.7; p99.9 44 ms instead of 83; 16,600 and 16,700 puts a second.
-//! Niceness alone brought half of that; shorter time slices for the event loop and the writer
-//! (`sched_setattr`) nothing that could be seen. With dropped log segments written over, where new ones were
-//! made (`quoit_storage`'s log), eight runs each: p99 15.6 to 19.3 ms, 17.6 on average, instead of 19.8 to
-//! 24.8 and 22.2; p99.9 27 ms instead of 44; 18,500 puts a second instead of 16,700. With all of that, six
-//! runs each, the p99 was 18.8 ms without niceness, 16.4 ms with 5 and 15.1 ms with 10; but beside gets
-//! without end and six processes that only burnt the processor ten left the flushes so far behind that 94,000
-//! of 212,000 puts ended as unknown, since some replica refused them. Now a mutation waits for the tables up
-//! to a second before it is refused: no error there, with 5 or with 10. As it is now, beside the build before
-//! all of this, eight runs each: p99 16.9 to 20.0 ms, 18.8 on average, instead of 25.1 to 33.6 and 28.4, at
-//! 15,700 and 16,300 puts a second. What is left is the processor, which is busy to the last: a third in the
-//! three writing threads (the memtable's insert a fifth of that, all of it misses of the cache), a third in
-//! the event loops, a fifth in flushes and compactions, a tenth in the client. Next: a memtable with fewer
-//! misses.
+//! So what is flushed and compacted is written a mebibyte at a time (`quoit_storage_files`, "What holds nobody
+//! up"), by threads that are niced, and dropped log segments are written over (`quoit_storage`'s log). Each step
+//! beside the build before it, in turn, on a host with half the speed of the table's:
+//!
+//! | step | runs of each | p99 before | p99 | p99.9 before | p99.9 |
+//! |---|---|---|---|---|---|
+//! | a mebibyte at a time, niceness 10 | 12 | 25.7 to 41.5 ms | 19.6 to 25.9 ms | 83 ms | 44 ms |
+//! | and segments written over | 8 | 19.8 to 24.8 ms | 15.6 to 19.3 ms | 44 ms | 27 ms |
+//! | all, as it is now, with niceness 5 | 8 | 25.1 to 33.6 ms | 16.9 to 20.0 ms | 54 ms | 54 ms |
+//!
+//! The puts a second were 15,700 to 16,700 each time, but for 18,500 with the second step. By niceness alone, six
+//! runs each, the p99 was 18.8 ms with none, 16.4 ms with 5 and 15.1 ms with 10; but beside gets without end and
+//! six processes that only burnt the processor ten left the flushes so far behind that 94,000 of 212,000 puts
+//! ended as unknown, since some replica refused them. Now a mutation waits for the tables up to a second before it
+//! is refused: no error there, with 5 or with 10. Shorter time slices for the event loop and the writer
+//! (`sched_setattr`) brought nothing that could be seen.
+//!
+//! What is left is the processor, which is busy to the last: a third in the three writing threads (the memtable's
+//! insert a fifth of that, mostly misses of the cache), a third in the event loops, a fifth in flushes and
+//! compactions, a tenth in the client. Next: a memtable with fewer misses.
 //!
 //! Where the time of a get goes (`perf record -e cpu-clock -g`, 128 in flight): a quarter in the
 //! tables (block index, cache, skip list), a sixth in system calls for packets, a tenth in `malloc`,

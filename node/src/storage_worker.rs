@@ -48,7 +48,7 @@ const FREEZES_MAX: u32 = 16;
 /// weight. With 10, a tenth, they could fall behind what they were to follow.
 const MAINTENANCE_NICENESS: i32 = 5;
 /// Where the tables have fallen behind, a mutation waits for them until so long after it was asked for; then it is
-/// refused. Less than a try of the cluster's votes takes, which may stand behind it.
+/// refused. Votes for the cluster's record may stand behind it, whose first try takes as long.
 const TABLES_PATIENCE_MS: u64 = 1_000;
 
 /// What the core asks.

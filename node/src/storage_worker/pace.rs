@@ -19,7 +19,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Waits before a batch, as the tables ask; where they stopped the writer, while that `is_worth_it`.
     pub(super) fn keep(&mut self, pressure: impl Fn() -> Pressure, is_worth_it: impl Fn() -> bool) {
-        loop {
+        let calm = loop {
             match pressure() {
                 Pressure::Halt if self.has_given_up => return,
                 Pressure::Halt if is_worth_it() => thread::sleep(PAUSE),
@@ -29,15 +29,12 @@ impl Pace {
                     );
                     self.has_given_up = true;
                 }
-                Pressure::Slow => {
-                    self.has_given_up = false;
-                    return thread::sleep(PAUSE);
-                }
-                Pressure::None => {
-                    self.has_given_up = false;
-                    return;
-                }
+                calm => break calm,
             }
+        };
+        self.has_given_up = false;
+        if calm == Pressure::Slow {
+            thread::sleep(PAUSE);
         }
     }
 }

@@ -246,7 +246,7 @@ impl World {
         let machine = &mut self.machines[node];
         // Of a segment that was dropped nobody reads anything.
         let is_read = |path: &String| {
-            path.starts_with("log/") && !["log/dropped", "log/retired"].contains(&&path[..])
+            path.starts_with("log/") && path != "log/dropped" && path != "log/retired"
         };
         let paths: Vec<String> = machine.disk.paths().into_iter().filter(is_read).collect();
         let Some(path) = paths.get(permille as usize % paths.len().max(1)) else { return };

@@ -176,15 +176,21 @@ fn a_keeper_makes_one_spare_which_the_log_takes() {
     assert_eq!(open(&disk, 0).intact.len(), 8);
 }
 
-#[test]
-fn a_keeper_makes_a_spare_of_a_segment_that_is_not_needed_any_more() {
-    let disk = TwinDisk::new(1);
-    let mut log = open(&disk, 0).log;
-    let mut keeper = log.spare_keeper();
-    for sequence in 1..=9 {
+/// A log with a keeper, and so many records, two to a segment.
+fn kept_log(disk: &TwinDisk, records: u64) -> (Log, SpareKeeper) {
+    let mut log = open(disk, 0).log;
+    let keeper = log.spare_keeper();
+    for sequence in 1..=records {
         log.append([payload(sequence, 300)]).unwrap();
     }
     log.sync().unwrap();
+    (log, keeper)
+}
+
+#[test]
+fn a_keeper_makes_a_spare_of_a_segment_that_is_not_needed_any_more() {
+    let disk = TwinDisk::new(1);
+    let (mut log, mut keeper) = kept_log(&disk, 9);
     assert_eq!(log.segment_count(), 5);
     log.truncate_before(Sequence(8)).unwrap();
     assert_eq!(log.segment_count(), 2);
@@ -209,12 +215,7 @@ fn a_keeper_makes_a_spare_of_a_segment_that_is_not_needed_any_more() {
 #[test]
 fn a_segment_whose_removal_was_not_synced_is_not_written_over() {
     let disk = TwinDisk::new(1);
-    let mut log = open(&disk, 0).log;
-    let mut keeper = log.spare_keeper();
-    for sequence in 1..=5 {
-        log.append([payload(sequence, 300)]).unwrap();
-    }
-    log.sync().unwrap();
+    let (mut log, mut keeper) = kept_log(&disk, 5);
     let second = disk.content(&segment::path_of(3)).unwrap();
     disk.fail_syncs(1);
     log.truncate_before(Sequence(5)).unwrap_err();
@@ -226,11 +227,7 @@ fn a_segment_whose_removal_was_not_synced_is_not_written_over() {
 #[test]
 fn a_full_disk_gets_the_space_of_a_retired_segment() {
     let disk = TwinDisk::new(1);
-    let mut log = open(&disk, 0).log;
-    let _keeper = log.spare_keeper();
-    for sequence in 1..=5 {
-        log.append([payload(sequence, 300)]).unwrap();
-    }
+    let (mut log, _keeper) = kept_log(&disk, 5);
     log.truncate_before(Sequence(3)).unwrap();
     assert!(disk.content("log/retired").is_some());
     assert!(disk.content(segment::SPARE).is_none(), "the log took it");
@@ -252,12 +249,7 @@ fn a_full_disk_gets_the_space_of_a_retired_segment() {
 fn a_dropped_segment_that_a_crash_brings_back_is_as_it_was() {
     for seed in 0..64 {
         let disk = TwinDisk::new(seed);
-        let mut log = open(&disk, 0).log;
-        let mut keeper = log.spare_keeper();
-        for sequence in 1..=9 {
-            log.append([payload(sequence, 300)]).unwrap();
-        }
-        log.sync().unwrap();
+        let (_log, mut keeper) = kept_log(&disk, 9);
         let first = segment::path_of(1);
         let before = disk.content(&first).unwrap();
         // As the log does, before it syncs the directory; at that moment the keeper comes.
